@@ -1,0 +1,33 @@
+"""Recall Traces (Goyal et al., ICLR 2019): backtracking models as composable TorchRL modules."""
+
+from torchrl_recall.backtracking_env import BacktrackingEnv, reverse_time
+from torchrl_recall.backtracking_loss import BacktrackingLoss
+from torchrl_recall.backtracking_model import BacktrackingModel
+from torchrl_recall.high_value_states import (
+    CriticStates,
+    GoalStates,
+    HighValueStates,
+    RewardStates,
+)
+from torchrl_recall.imitation_loss import ImitationLoss
+from torchrl_recall.recall_traces import RecallTraceGenerator
+from torchrl_recall.sac_critic import SACCritic
+from torchrl_recall.trace_filters import AdvantageGate, LoopErasure
+from torchrl_recall.trajectory_filter import TopKTrajectories
+
+__all__ = [
+    "AdvantageGate",
+    "BacktrackingEnv",
+    "BacktrackingLoss",
+    "BacktrackingModel",
+    "CriticStates",
+    "GoalStates",
+    "HighValueStates",
+    "ImitationLoss",
+    "LoopErasure",
+    "RecallTraceGenerator",
+    "RewardStates",
+    "SACCritic",
+    "TopKTrajectories",
+    "reverse_time",
+]

@@ -1,0 +1,131 @@
+"""Filters of recall traces: which pairs are worth imitating.
+
+Each reads traces, narrows their boolean ``"mask"`` and leaves the rest alone, so filters compose
+in any order with :class:`torch.nn.Sequential` or :class:`~tensordict.nn.TensorDictSequential`.
+The paper uses none.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import unravel_key
+from torch import Tensor
+
+__all__ = ["AdvantageGate", "LoopErasure"]
+
+
+class LoopErasure(TensorDictModuleBase):
+    """Keep only the first backward visit of each state.
+
+    Walking back from the seed, a pair is dropped when its state lies within ``radius`` of the
+    seed or of a state already kept. A long trace of a near-random backward policy walks toward
+    and away from its seed about equally often; imitating both halves teaches nothing.
+
+    Args:
+        radius: zero drops exact revisits, which is right for discrete states; for continuous
+            ones, the radius of a ball, in the units that ``scale`` leaves. About 0.75 of the
+            largest step worked for a point mass.
+
+    Keyword Args:
+        scale: divides the states before distances are taken, shape ``[state_dim]``, so that no
+            dimension dominates; a callable is asked each time, such as a model's running
+            standard deviation.
+        observation_key: where the states are.
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: the radius is negative.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import LoopErasure
+        >>> path = torch.tensor([[[1.0], [2.0], [1.0], [2.0], [3.0]]])
+        >>> traces = TensorDict(
+        ...     {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 4]
+        ... )
+        >>> LoopErasure()(traces)["mask"]
+        tensor([[False, False,  True,  True]])
+    """
+
+    def __init__(
+        self,
+        radius: float = 0.0,
+        *,
+        scale=None,
+        observation_key: NestedKey = "observation",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        if not radius >= 0:
+            raise ValueError(f"radius must be zero or positive, got {radius}.")
+        self.radius = radius
+        self.scale = scale
+        self.mask_key = mask_key
+        self.in_keys = [observation_key, cast(NestedKey, unravel_key(("next", observation_key)))]
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        states, next_states = (tensordict.get(key) for key in self.in_keys)
+        path = torch.cat([states, next_states[:, -1:]], 1).flatten(2 if states.ndim > 2 else 1)
+        if path.ndim == 2:
+            path = path.unsqueeze(-1)
+        scale = self.scale() if callable(self.scale) else self.scale
+        path = path.double() if scale is None else path.double() / scale
+        near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
+        length = states.shape[1]
+        kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
+        kept[:, length] = True  # the seed itself
+        for t in range(length - 1, -1, -1):
+            kept[:, t] = ~(near[:, t] & kept).any(-1)
+        return _narrow(tensordict, self.mask_key, kept[:, :length])
+
+
+class AdvantageGate(TensorDictModuleBase):
+    r"""Imitate only where the critic agrees: :math:`Q(s_t, a_t) > V(s_t)`.
+
+    It helps hosts with a state-action critic, such as SAC, and hurts PPO.
+
+    Args:
+        critic: module that reads states and actions and writes both values, such as
+            :class:`~torchrl_recall.SACCritic`.
+
+    Keyword Args:
+        state_action_value_key: what the critic writes as Q(s, a).
+        value_key: what it writes as V(s).
+        mask_key: where the mask is.
+    """
+
+    def __init__(
+        self,
+        critic: TensorDictModuleBase,
+        *,
+        state_action_value_key: NestedKey = "state_action_value",
+        value_key: NestedKey = "state_value",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        self.critic = critic
+        self.state_action_value_key = state_action_value_key
+        self.value_key = value_key
+        self.mask_key = mask_key
+        self.in_keys = list(critic.in_keys)
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of pairs of any batch shape."""
+        values = self.critic(tensordict.select(*self.in_keys, strict=False))
+        agrees = values.get(self.state_action_value_key) > values.get(self.value_key)
+        return _narrow(tensordict, self.mask_key, agrees.reshape(tensordict.shape))
+
+
+def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
+    mask = tensordict.get(mask_key, None)
+    return tensordict.set(mask_key, keep if mask is None else mask & keep)

@@ -1,0 +1,255 @@
+"""The best trajectories of the agent (Alg. 1, line 5)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import cast
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.utils import unravel_key
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+from torchrl.envs import Transform
+
+__all__ = ["TopKTrajectories"]
+
+
+class TopKTrajectories(Transform):
+    r"""Replay-buffer transform that keeps the best whole trajectories and nothing else.
+
+    Of all trajectories ever written, the buffer holds the ``num_trajectories`` of highest return
+    :math:`\sum_t r_t`, ties going to the newer; those that fall behind leave it. A trajectory
+    counts once it is done, whether it came in one write or was spread over many, in any mixture
+    of shapes ``[time]``, ``[batch, time]`` (each row a stream of its own, the last dimension
+    being time), or whole and padded with a ``("collector", "mask")``.
+
+    With ``return_threshold``, the buffer holds the most recent trajectories whose return exceeds
+    it instead: with random starts, ranking by return keeps only trivially short trajectories.
+
+    From Goyal et al., *Recall Traces*, ICLR 2019. Use it on a buffer of its own::
+
+        buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10_000), batch_size=256)
+        buffer.append_transform(TopKTrajectories(10, replay_buffer=buffer))
+
+    Other transforms of that buffer go after it. It changes writes only: samples pass through.
+
+    Args:
+        num_trajectories: k_traj, how many trajectories to keep.
+
+    Keyword Args:
+        replay_buffer: the buffer that this transform is appended to. A transform cannot remove
+            what is already stored, so it must know the buffer.
+        return_threshold: see above.
+        reward_key: where rewards are, under ``"next"``.
+        done_key: where the end of a trajectory is, under ``"next"``; it covers time-outs.
+
+    Raises:
+        ValueError: ``num_trajectories`` is below one, rewards are NaN, or one trajectory is
+            longer than the buffer.
+        KeyError: a reward or done flag is missing.
+        RuntimeError: the transform is put in an environment or the buffer is shared between
+            processes.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+        >>> from torchrl_recall import TopKTrajectories
+        >>> buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
+        >>> _ = buffer.append_transform(TopKTrajectories(2, replay_buffer=buffer))
+        >>> for reward in (1.0, 5.0, 3.0, 0.5):
+        ...     _ = buffer.extend(TensorDict({"next": {
+        ...         "reward": torch.tensor([[reward]]), "done": torch.tensor([[True]]),
+        ...     }}, [1]))
+        >>> sorted(buffer[:]["next", "reward"].flatten().tolist())
+        [3.0, 5.0]
+    """
+
+    requires_shared_write_state = True  # torchrl then refuses ReplayBuffer(shared=True)
+
+    def __init__(
+        self,
+        num_trajectories: int,
+        *,
+        replay_buffer: ReplayBuffer,
+        return_threshold: float | None = None,
+        reward_key: NestedKey = "reward",
+        done_key: NestedKey = "done",
+    ) -> None:
+        super().__init__()
+        if not isinstance(num_trajectories, int) or num_trajectories < 1:
+            raise ValueError(
+                f"num_trajectories must be an integer of at least 1, got {num_trajectories!r}."
+            )
+        if getattr(replay_buffer, "shared", False):
+            raise RuntimeError(
+                "TopKTrajectories keeps write state that processes cannot share; use a buffer "
+                "with shared=False."
+            )
+        self.num_trajectories = num_trajectories
+        self.return_threshold = return_threshold
+        self.reward_key = cast(NestedKey, unravel_key(("next", reward_key)))
+        self.done_key = cast(NestedKey, unravel_key(("next", done_key)))
+        self.replay_buffer = replay_buffer
+        self.trajectories_seen = 0
+        self._returns = torch.zeros(0)  # of the kept trajectories, oldest first
+        self._lengths = torch.zeros(0, dtype=torch.long)
+        self._unfinished: list[TensorDictBase] = []  # writes since the oldest open trajectory
+        self._starts = torch.zeros(0, dtype=torch.long)  # where each row's open one begins
+
+    @property
+    def returns(self) -> Tensor:
+        """Returns of the kept trajectories, oldest first, shape ``[<= num_trajectories]``."""
+        return self._returns.clone()
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Samples pass through."""
+        return tensordict
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        raise RuntimeError(
+            "TopKTrajectories filters what is written to a replay buffer; append it to a buffer, "
+            "not to an environment."
+        )
+
+    _reset = _call
+
+    def transform_input_spec(self, input_spec):
+        """Refuse environments."""
+        return self._call(input_spec)
+
+    transform_output_spec = transform_input_spec
+
+    @torch.no_grad()
+    def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase | None:
+        finished = self._finished(tensordict)
+        if not finished:
+            return None
+        returns = torch.stack([self._return(trajectory) for trajectory in finished])
+        self.trajectories_seen += len(finished)
+        stored = len(self._returns)
+        all_returns = torch.cat([self._returns, returns])
+        all_lengths = torch.cat([self._lengths, torch.tensor([len(t) for t in finished])])
+        keep = self._choose(all_returns, all_lengths)
+        if not (keep >= stored).any():
+            return None  # nothing new is good enough, and the buffer is as it should be
+        rows: list[TensorDictBase] = []
+        if (old := keep[keep < stored]).numel():
+            kept_rows = torch.isin(
+                torch.repeat_interleave(torch.arange(stored), self._lengths), old
+            )
+            data = self.replay_buffer.storage[: int(self._lengths.sum())]
+            rows.append(data[kept_rows].exclude("index"))
+        rows += [finished[i] for i in (keep[keep >= stored] - stored).tolist()]
+        self._returns, self._lengths = all_returns[keep], all_lengths[keep]
+        self.replay_buffer.empty()
+        return torch.cat(rows) if len(rows) > 1 else rows[0].clone()
+
+    def _choose(self, returns: Tensor, lengths: Tensor) -> Tensor:
+        """Indices, oldest first, of the trajectories to keep."""
+        newest_first = torch.arange(len(returns) - 1, -1, -1)
+        if self.return_threshold is None:
+            order = newest_first[returns[newest_first].argsort(descending=True, stable=True)]
+        else:
+            order = newest_first[returns[newest_first] > self.return_threshold]
+        order = order[: self.num_trajectories]
+        capacity = self.replay_buffer.storage.max_size
+        if (too_long := lengths > capacity).any():
+            raise ValueError(
+                f"a trajectory of {int(lengths[too_long][0])} steps does not fit into a buffer of "
+                f"{capacity}; give its storage room for {self.num_trajectories} trajectories."
+            )
+        fits = lengths[order].cumsum(0) <= capacity
+        if not fits.all():
+            warnings.warn(
+                f"the best {len(order)} trajectories hold {int(lengths[order].sum())} steps, more "
+                f"than the buffer's {capacity}; keeping the best {int(fits.sum())}. Give the "
+                "storage more room, or ask for fewer trajectories.",
+                stacklevel=6,
+            )
+        return order[fits].sort().values
+
+    def _return(self, trajectory: TensorDictBase) -> Tensor:
+        total = trajectory.get(self.reward_key).sum().float().cpu()
+        if total.isnan():
+            raise ValueError(
+                f"{self.reward_key!r} of a trajectory of {len(trajectory)} steps holds NaN, so it "
+                "has no return; find the environment step that produced it."
+            )
+        return total
+
+    def _finished(self, tensordict: TensorDictBase) -> list[TensorDictBase]:
+        """Split off the trajectories that this write completes; keep the rest for later."""
+        for key in (self.reward_key, self.done_key):
+            if tensordict.get(key, None) is None:
+                raise KeyError(
+                    f"TopKTrajectories reads {key!r}, which is not among "
+                    f"{sorted(map(str, tensordict.keys(True, True)))}. Name it with reward_key= "
+                    "or done_key=."
+                )
+        if not tensordict.ndim:
+            raise ValueError(
+                "TopKTrajectories needs a time dimension; write with extend(), not add()."
+            )
+        if (mask := tensordict.get(("collector", "mask"), None)) is not None:
+            return self._finished_whole(tensordict, mask)
+        data = tensordict.reshape(-1, tensordict.shape[-1])
+        if self._unfinished and len(data) != len(self._starts):
+            raise ValueError(
+                f"this write has {len(data)} rows, but trajectories of {len(self._starts)} rows "
+                "are still open. Write every environment each time, or whole trajectories only."
+            )
+        if not self._unfinished:
+            self._starts = torch.zeros(len(data), dtype=torch.long)
+        self._unfinished.append(data.clone())
+        if not data.get(self.done_key).any():
+            return []
+        window = torch.cat(self._unfinished, 1)
+        done = window.get(self.done_key).reshape(*window.shape, -1).any(-1)
+        finished = []
+        for row, end in done.nonzero().tolist():
+            start = int(self._starts[row])
+            if end >= start:
+                finished.append(window[row, start : end + 1])
+                self._starts[row] = end + 1
+        open_from = int(self._starts.min())
+        self._unfinished = [window[:, open_from:].clone()] if open_from < window.shape[1] else []
+        self._starts -= open_from
+        return finished
+
+    def _finished_whole(self, tensordict: TensorDictBase, mask: Tensor) -> list[TensorDictBase]:
+        data, mask = tensordict.reshape(-1, tensordict.shape[-1]), mask.reshape(tensordict.shape)
+        mask = mask.reshape(data.shape)
+        return [
+            whole.exclude(("collector", "mask"))
+            for row, valid in zip(data.unbind(0), mask.unbind(0), strict=True)
+            if len(whole := row[valid]) and whole.get(self.done_key)[-1].any()
+        ]
+
+    def get_extra_state(self) -> dict:
+        """The filter's state as tensors and plain containers; the kept rows are in the buffer."""
+        unfinished = torch.cat(self._unfinished, 1) if self._unfinished else None
+        return {
+            "returns": self._returns.clone(),
+            "lengths": self._lengths.clone(),
+            "starts": self._starts.clone(),
+            "trajectories_seen": self.trajectories_seen,
+            "unfinished": None
+            if unfinished is None
+            else [(key, value.clone()) for key, value in unfinished.items(True, True)],
+            "unfinished_shape": None if unfinished is None else list(unfinished.shape),
+        }
+
+    def set_extra_state(self, state: dict) -> None:
+        """Restore :meth:`get_extra_state`."""
+        self._returns = state["returns"].clone()
+        self._lengths = state["lengths"].clone()
+        self._starts = state["starts"].clone()
+        self.trajectories_seen = state["trajectories_seen"]
+        self._unfinished = []
+        if state["unfinished"] is not None:
+            unfinished = TensorDict({}, batch_size=state["unfinished_shape"])
+            for key, value in state["unfinished"]:
+                unfinished.set(tuple(key) if isinstance(key, list) else key, value.clone())
+            self._unfinished = [unfinished]
