@@ -1,0 +1,1 @@
+"""Runnable recipes: short loops that compose the library."""

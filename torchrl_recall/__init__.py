@@ -10,6 +10,7 @@ from torchrl_recall.high_value_states import (
     RewardStates,
 )
 from torchrl_recall.imitation_loss import ImitationLoss
+from torchrl_recall.recall import Recall, SelfImitation
 from torchrl_recall.recall_traces import RecallTraceGenerator
 from torchrl_recall.sac_critic import SACCritic
 from torchrl_recall.trace_filters import AdvantageGate, LoopErasure
@@ -25,9 +26,11 @@ __all__ = [
     "HighValueStates",
     "ImitationLoss",
     "LoopErasure",
+    "Recall",
     "RecallTraceGenerator",
     "RewardStates",
     "SACCritic",
+    "SelfImitation",
     "TopKTrajectories",
     "reverse_time",
 ]

@@ -180,7 +180,7 @@ class RecallTraceGenerator(nn.Module):
                 f"the seeds are on {states.device}, but the model is on {device}. Move one with "
                 ".to(device)."
             )
-        if not seeds.numel():
+        if not seeds.batch_size.numel():
             raise ValueError("there are no seeds; give at least one high-value state.")
         if states.dtype.is_floating_point and not states.isfinite().all():
             raise ValueError(

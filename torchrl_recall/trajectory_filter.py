@@ -93,6 +93,7 @@ class TopKTrajectories(Transform):
         self.done_key = cast(NestedKey, unravel_key(("next", done_key)))
         self.replay_buffer = replay_buffer
         self.trajectories_seen = 0
+        self.lowest_return = float("inf")  # of all trajectories ever seen
         self._returns = torch.zeros(0)  # of the kept trajectories, oldest first
         self._lengths = torch.zeros(0, dtype=torch.long)
         self._unfinished: list[TensorDictBase] = []  # writes since the oldest open trajectory
@@ -102,6 +103,11 @@ class TopKTrajectories(Transform):
     def returns(self) -> Tensor:
         """Returns of the kept trajectories, oldest first, shape ``[<= num_trajectories]``."""
         return self._returns.clone()
+
+    @property
+    def best_return(self) -> float:
+        """The highest return kept, minus infinity before the first."""
+        return float(self._returns.max()) if len(self._returns) else -float("inf")
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Samples pass through."""
@@ -128,6 +134,7 @@ class TopKTrajectories(Transform):
             return None
         returns = torch.stack([self._return(trajectory) for trajectory in finished])
         self.trajectories_seen += len(finished)
+        self.lowest_return = min(self.lowest_return, float(returns.min()))
         stored = len(self._returns)
         all_returns = torch.cat([self._returns, returns])
         all_lengths = torch.cat([self._lengths, torch.tensor([len(t) for t in finished])])
@@ -235,6 +242,7 @@ class TopKTrajectories(Transform):
             "lengths": self._lengths.clone(),
             "starts": self._starts.clone(),
             "trajectories_seen": self.trajectories_seen,
+            "lowest_return": self.lowest_return,
             "unfinished": None
             if unfinished is None
             else [(key, value.clone()) for key, value in unfinished.items(True, True)],
@@ -247,6 +255,7 @@ class TopKTrajectories(Transform):
         self._lengths = state["lengths"].clone()
         self._starts = state["starts"].clone()
         self.trajectories_seen = state["trajectories_seen"]
+        self.lowest_return = state["lowest_return"]
         self._unfinished = []
         if state["unfinished"] is not None:
             unfinished = TensorDict({}, batch_size=state["unfinished_shape"])

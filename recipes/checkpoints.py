@@ -1,0 +1,203 @@
+"""Atomic, verified checkpoints without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tensordict import TensorDict, TensorDictBase
+
+__all__ = ["CheckpointError", "load_latest", "save"]
+
+_FORMAT = "torchrl_recall checkpoint 1"
+_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none could be trusted."""
+
+
+def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
+    """Write a checkpoint beside the older ones, or leave them as they are.
+
+    Tensors go to a safetensors file, everything else to JSON, and a manifest holds the SHA-256 of
+    both. The folder gets its name only once all of it is on disk.
+
+    Args:
+        directory: where the run's checkpoints are.
+        frames: names the checkpoint.
+        state: nested dicts, lists and tuples of tensors, tensordicts, arrays, numbers, strings.
+
+    Keyword Args:
+        keep: how many checkpoints stay.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; older checkpoints are intact.
+        TypeError: the state holds something else.
+    """
+    final = directory / f"{frames:012d}"
+    temporary = directory / f".writing-{frames:012d}"
+    tensors: dict[str, torch.Tensor] = {}
+    document = json.dumps(_pack(state, tensors, "state"))
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / _TENSORS)
+        (temporary / _STATE).write_text(document)
+        manifest = {
+            "format": _FORMAT,
+            "frames": frames,
+            "sha256": {name: _sha256(temporary / name) for name in (_TENSORS, _STATE)},
+        }
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        _sync(directory)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint at {frames} frames could not be written to {directory}: {error}. "
+            "Older checkpoints are intact. Free some disk space, or lower checkpoint.keep, and "
+            "go on with resume=auto."
+        ) from error
+    for old in _checkpoints(directory)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_latest(directory: Path) -> tuple[int, dict] | None:
+    """Read the newest checkpoint that can be trusted.
+
+    Args:
+        directory: where the run's checkpoints are.
+
+    Returns:
+        Its frames and state; None if there are no checkpoints at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one is damaged or foreign.
+    """
+    folders = _checkpoints(directory)
+    for folder in folders:
+        try:
+            return _load(folder)
+        except CheckpointError as error:
+            warnings.warn(f"{error} Trying the one before it.", stacklevel=2)
+    if folders:
+        raise CheckpointError(
+            f"none of the checkpoints in {directory} can be trusted. Start again in another "
+            "run_dir, or restore the folder from a backup."
+        )
+    return None
+
+
+def _load(folder: Path) -> tuple[int, dict]:
+    files = {path.name for path in folder.iterdir()}
+    if files != {_TENSORS, _STATE, _MANIFEST}:
+        odd = sorted(files ^ {_TENSORS, _STATE, _MANIFEST})
+        raise CheckpointError(
+            f"checkpoint {folder} is refused: {', '.join(odd)} is missing or not ours (pickles "
+            "are never read)."
+        )
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        known = manifest["format"] == _FORMAT
+        digests, frames = manifest["sha256"], manifest["frames"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {folder} is refused: {_MANIFEST} is damaged.") from error
+    if not known:
+        raise CheckpointError(
+            f"checkpoint {folder} is refused: its format is {manifest['format']!r}, not {_FORMAT!r}."
+        )
+    for name in (_TENSORS, _STATE):
+        if _sha256(folder / name) != digests.get(name):
+            raise CheckpointError(
+                f"checkpoint {folder} is refused: {name} does not match its checksum."
+            )
+    with safe_open(folder / _TENSORS, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return frames, _unpack(json.loads((folder / _STATE).read_text()), tensors)
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Newest first."""
+    if not directory.is_dir():
+        return []
+    return sorted((p for p in directory.iterdir() if p.name.isdigit()), reverse=True)
+
+
+def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
+    """Plain JSON in which tensors are references into ``tensors``."""
+    if isinstance(node, torch.Tensor):
+        tensor = node.detach().cpu().contiguous()
+        if tensor.untyped_storage().nbytes() != tensor.nbytes or any(
+            tensor.data_ptr() == other.data_ptr() for other in tensors.values()
+        ):
+            tensor = tensor.clone()
+        tensors[name] = tensor
+        return {"tensor": name}
+    if isinstance(node, TensorDictBase):
+        items = [
+            [list(key) if isinstance(key, tuple) else key, value]
+            for key, value in sorted(node.items(True, True), key=lambda item: str(item[0]))
+        ]
+        return {"tensordict": _pack(items, tensors, name), "batch_size": list(node.batch_size)}
+    if isinstance(node, np.ndarray):
+        return {"array": _pack(torch.from_numpy(node), tensors, name)}
+    if isinstance(node, dict):
+        return {"dict": [[k, _pack(v, tensors, f"{name}.{k}")] for k, v in node.items()]}
+    if isinstance(node, list | tuple):
+        kind = "tuple" if isinstance(node, tuple) else "list"
+        return {kind: [_pack(v, tensors, f"{name}.{i}") for i, v in enumerate(node)]}
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    if isinstance(node, np.generic):
+        return node.item()
+    raise TypeError(f"{name} is a {type(node).__name__}, which a checkpoint does not hold.")
+
+
+def _unpack(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if "tensor" in node:
+        return tensors[node["tensor"]]
+    if "tensordict" in node:
+        out = TensorDict({}, batch_size=node["batch_size"])
+        for key, value in _unpack(node["tensordict"], tensors):
+            out.set(tuple(key) if isinstance(key, list) else key, value)
+        return out
+    if "array" in node:
+        return _unpack(node["array"], tensors).numpy()
+    if "dict" in node:
+        return OrderedDict((k, _unpack(v, tensors)) for k, v in node["dict"])
+    kind, values = next(iter(node.items()))
+    unpacked = [_unpack(v, tensors) for v in values]
+    return tuple(unpacked) if kind == "tuple" else unpacked
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

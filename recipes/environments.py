@@ -1,0 +1,192 @@
+"""Gymnasium tasks for the recipes: making, checking, evaluating, saving and restoring them."""
+
+from __future__ import annotations
+
+import warnings
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs import DoubleToFloat, EnvBase, ExplorationType, GymEnv, TransformedEnv
+from torchrl.envs.utils import set_exploration_type
+
+from torchrl_recall.recipes.schema import ConfigError
+
+__all__ = ["check_finite", "env_state_dict", "evaluate", "load_env_state_dict", "make_env"]
+
+# Not part of MuJoCo's integration state, but read by observations and rewards before the next
+# step computes them anew.
+_DERIVED = (
+    "xpos", "xipos", "xquat", "cfrc_ext", "cinert", "cvel", "qfrc_actuator", "subtree_com",
+)  # fmt: skip
+
+
+def make_env(name: str) -> TransformedEnv:
+    """Make a task with a vector observation and a bounded continuous action.
+
+    Args:
+        name: a Gymnasium id such as ``Hopper-v5``.
+
+    Returns:
+        The environment, its observations as float32.
+
+    Raises:
+        ConfigError: there is no such task, or its spaces are of another kind.
+    """
+    try:
+        gymnasium.spec(name)
+    except gymnasium.error.Error as error:
+        raise ConfigError(
+            f"env.name={name!r} is not a registered Gymnasium task: {error}. "
+            "`gymnasium.pprint_registry()` lists those installed."
+        ) from error
+    env = TransformedEnv(GymEnv(name), DoubleToFloat())
+    keys = list(env.observation_spec.keys(True, True))
+    spec = env.observation_spec.get("observation", None)
+    if keys != ["observation"]:
+        raise ConfigError(
+            f"{name} has the observations {keys}; this recipe needs the single entry "
+            "'observation'. Join dict observations into one vector with torchrl's CatTensors."
+        )
+    if not spec.dtype.is_floating_point or len(spec.shape) != 1:
+        raise ConfigError(
+            f"{name} observes {tuple(spec.shape)} of {spec.dtype}; this recipe needs a vector of "
+            "floats. Encode pixels first (ToTensorImage and an encoder), or flatten arrays with "
+            "torchrl's FlattenObservation."
+        )
+    action_spec = env.action_spec
+    if action_spec.domain != "continuous":
+        raise ConfigError(
+            f"{name} has discrete actions, {action_spec}; SAC here needs continuous ones."
+        )
+    if not hasattr(action_spec.space, "low") or not (
+        action_spec.space.low.isfinite().all() and action_spec.space.high.isfinite().all()
+    ):
+        raise ConfigError(
+            f"the actions of {name} have no finite bounds; SAC's squashed policy needs them. "
+            "Bound them with gymnasium.wrappers.ClipAction or RescaleAction."
+        )
+    if not (action_spec.space.high > action_spec.space.low).all():
+        raise ConfigError(
+            f"an action of {name} has zero width: its low and high bounds are equal. Remove that "
+            "dimension from the action space."
+        )
+    return env
+
+
+def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
+    """Stop at the first NaN or infinity that an environment returns.
+
+    Args:
+        data: what was just collected.
+
+    Keyword Args:
+        env_name: for the error.
+        frames: environment steps taken, for the error.
+
+    Raises:
+        FloatingPointError: naming environment, step and key.
+    """
+    for key in (("next", "observation"), ("next", "reward")):
+        if not data.get(key).isfinite().all():
+            raise FloatingPointError(
+                f"{env_name} returned NaN or infinity in {key} within the {data.numel()} steps "
+                f"after step {frames}. The run was saved up to there; mend the environment, then "
+                "go on with resume=auto."
+            )
+
+
+@torch.no_grad()
+def evaluate(env: EnvBase, actor, *, num_episodes: int, seed: int) -> list[float]:
+    """Undiscounted returns of the deterministic policy.
+
+    The same seed starts the same episodes each time, and no random state outside is touched.
+
+    Args:
+        env: an environment of its own, not the one that collects.
+        actor: the policy.
+
+    Keyword Args:
+        num_episodes: how many episodes.
+        seed: of the environment.
+
+    Returns:
+        One return for each episode.
+    """
+    returns = []
+    with torch.random.fork_rng(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        env.set_seed(seed)
+        for _ in range(num_episodes):
+            data, total, done = env.reset(), 0.0, False
+            while not done:
+                step, data = env.step_and_maybe_reset(actor(data))
+                total += float(step["next", "reward"])
+                done = bool(step["next", "done"])
+            returns.append(total)
+    return returns
+
+
+def env_state_dict(env: TransformedEnv) -> dict | None:
+    """All that decides how a MuJoCo task goes on; None for other tasks, which cannot be saved.
+
+    Args:
+        env: made by :func:`make_env`.
+
+    Returns:
+        MuJoCo's integration state and derived arrays, the task's random generator and the
+        time-limit counter.
+    """
+    wrapped = env.base_env._env
+    task = wrapped.unwrapped
+    if not isinstance(getattr(task, "data", None), mujoco.MjData):
+        return None
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(task.model, kind))
+    mujoco.mj_getState(task.model, task.data, state, kind)
+    time_limit = _time_limit(wrapped)
+    return {
+        "integration": state,
+        "derived": {name: np.array(getattr(task.data, name)) for name in _DERIVED},
+        "np_random": task.np_random.bit_generator.state,
+        "elapsed_steps": None if time_limit is None else time_limit._elapsed_steps,
+    }
+
+
+def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
+    """Restore :func:`env_state_dict` into a freshly reset environment.
+
+    Args:
+        env: made by :func:`make_env` and reset at least once.
+        state: what was saved.
+
+    Returns:
+        Whether the environment goes on where it was; if not, a new episode begins.
+    """
+    if state is None:
+        warnings.warn(
+            f"{env.base_env._env.spec.id} is not a MuJoCo task, so its state could not be saved: "
+            "the resumed run starts a new episode and is not bitwise the uninterrupted one.",
+            stacklevel=2,
+        )
+        return False
+    wrapped = env.base_env._env
+    task = wrapped.unwrapped
+    mujoco.mj_setState(
+        task.model, task.data, state["integration"], mujoco.mjtState.mjSTATE_INTEGRATION
+    )
+    for name, value in state["derived"].items():
+        getattr(task.data, name)[:] = value
+    task.np_random.bit_generator.state = state["np_random"]
+    if state["elapsed_steps"] is not None:
+        _time_limit(wrapped)._elapsed_steps = state["elapsed_steps"]
+    return True
+
+
+def _time_limit(env: gymnasium.Env) -> gymnasium.wrappers.TimeLimit | None:
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return env
+        env = env.env
+    return None

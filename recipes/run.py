@@ -1,0 +1,220 @@
+"""One run in its folder: resumption, checkpoints, log and summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+from torch import Tensor
+from torchrl.collectors import Collector
+from torchrl.data import ReplayBuffer
+
+from torchrl_recall.recall import ImitationOfGoodPairs
+from torchrl_recall.recipes import checkpoints, utils
+from torchrl_recall.recipes.environments import env_state_dict, load_env_state_dict
+from torchrl_recall.recipes.sac import SAC, collector_state_dict, load_collector_state_dict
+from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig
+from torchrl_recall.replay_buffer_state import (
+    load_replay_buffer_state_dict,
+    replay_buffer_state_dict,
+)
+
+__all__ = ["Run"]
+
+# What a resumed run may change: none of it decides a weight of the frames already taken.
+_MAY_CHANGE = ("resume", "run_dir", "collector.total_frames", "checkpoint", "logger", "profile")
+
+
+class Run:
+    """Context of a recipe's loop: holds the folder, resumes, saves, logs and sums up.
+
+    Args:
+        run_dir: the run's folder.
+        config: the whole configuration.
+        sac: the host.
+        recall: recall or a control, or None.
+        replay_buffer: all experience.
+        collector: where frames come from.
+
+    Raises:
+        ConfigError: the folder is in use, holds a run that is not to be resumed, or one of
+            another configuration.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: SACRecallConfig,
+        sac: SAC,
+        recall: ImitationOfGoodPairs | None,
+        replay_buffer: ReplayBuffer,
+        collector: Collector,
+    ) -> None:
+        self.run_dir = run_dir
+        self.config = config
+        self.sac = sac
+        self.recall = recall
+        self.replay_buffer = replay_buffer
+        self.collector = collector
+        self.frames = 0
+        self._previous_frames = 0
+        self._resumed_from = 0
+        self._signal = utils.StopSignal()
+
+    def __enter__(self) -> Run:
+        self._lock = utils.lock(self.run_dir)
+        self._lock.__enter__()
+        wall_seconds = self._resume()
+        plain = OmegaConf.structured(self.config)
+        OmegaConf.save(plain, self.run_dir / "config.yaml")
+        self.log_file = utils.RunLog(
+            self.run_dir,
+            self.config.collector.total_frames,
+            backend=self.config.logger.backend,
+            frames=self.frames,
+            wall_seconds=wall_seconds,
+        )
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if kind is FloatingPointError:  # bad data came after the state, which is still good
+                self.save()
+        finally:
+            self.log_file.close()
+            self.collector.shutdown()
+            self._lock.__exit__(None, None, None)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether SIGTERM or SIGINT came."""
+        return self._signal.received is not None
+
+    def advance(self, num_frames: int) -> None:
+        """Count frames."""
+        self._previous_frames = self.frames
+        self.frames += num_frames
+        self.log_file.progress(num_frames)
+
+    def due(self, interval: int) -> bool:
+        """Whether a multiple of the interval was just passed, or the run is at its end."""
+        if self.frames >= self.config.collector.total_frames:
+            return True
+        return interval > 0 and self.frames // interval > self._previous_frames // interval
+
+    def log(self, returns: list[float], metrics: dict[str, Tensor]) -> None:
+        """Write a row: the mean return of an evaluation, then the latest metrics."""
+        row = {"eval_return": float(np.mean(returns)), "eval_return_std": float(np.std(returns))}
+        self.log_file.write(self.frames, row | {k: float(v) for k, v in metrics.items()})
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        checkpoints.save(
+            self.run_dir / "checkpoints",
+            self.frames,
+            self._state_dict(),
+            keep=self.config.checkpoint.keep,
+        )
+
+    def save_and_stop(self) -> int:
+        """Save after a signal; returns the exit status."""
+        self.save()
+        received = self._signal.received
+        assert received is not None
+        print(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:\n{self._command()}")
+        return 128 + received
+
+    def finish(self) -> None:
+        """Sum up."""
+        rows = self.log_file.rows
+        states = [self.sac.loss_module.state_dict()]
+        if self.recall is not None and hasattr(self.recall, "model"):
+            states.append(self.recall.model.state_dict())
+        summary = {
+            "env": self.config.env.name,
+            "recall": self.config.recall.name,
+            "seed": self.config.seed,
+            "frames": self.frames,
+            "final_eval_return": float(rows[-1]["eval_return"]) if rows else None,
+            "steps_per_second": round(self.log_file.steps_per_second(self.frames), 2),
+            "wall_seconds": round(self.log_file.wall_seconds, 2),
+            "versions": utils.versions(),
+            "weights_sha256": utils.weights_sha256(*states),
+        }
+        self.log_file.finish(summary)
+        print(f"to go on: {self._command()} collector.total_frames={2 * self.frames}")
+
+    def _state_dict(self) -> dict:
+        return {
+            "config": dataclasses.asdict(self.config),
+            "versions": utils.versions(),
+            "frames": self.frames,
+            "wall_seconds": self.log_file.wall_seconds,
+            "sac": self.sac.state_dict(),
+            "recall": None if self.recall is None else self.recall.state_dict(),
+            "replay_buffer": replay_buffer_state_dict(self.replay_buffer),
+            "collector": collector_state_dict(self.collector),
+            "env": env_state_dict(self.collector.env),
+            "rng": utils.rng_state_dict(),
+        }
+
+    def _resume(self) -> float:
+        """Load the newest good checkpoint if asked to; returns the seconds already spent."""
+        directory = self.run_dir / "checkpoints"
+        if self.config.resume == "never":
+            if directory.exists() or (self.run_dir / "metrics.csv").exists():
+                raise ConfigError(
+                    f"run_dir={self.run_dir} already holds a run. Go on with it by resume=auto, "
+                    "or choose another run_dir."
+                )
+            return 0.0
+        found = checkpoints.load_latest(directory)
+        if found is None:
+            return 0.0
+        self.frames, state = found
+        self._previous_frames = self.frames
+        self._check_config(state["config"])
+        if state["versions"] != utils.versions():
+            warnings.warn(
+                f"the checkpoint was written with {state['versions']}; with other versions the "
+                "resumed run is not bitwise the uninterrupted one.",
+                stacklevel=2,
+            )
+        self.sac.load_state_dict(state["sac"])
+        if self.recall is not None:
+            self.recall.load_state_dict(state["recall"])
+        load_replay_buffer_state_dict(self.replay_buffer, state["replay_buffer"])
+        same_episode = load_env_state_dict(self.collector.env, state["env"])
+        load_collector_state_dict(self.collector, state["collector"], same_episode=same_episode)
+        utils.set_rng_state_dict(state["rng"])
+        print(f"resumed at {self.frames:,} steps from {directory}")
+        return state["wall_seconds"]
+
+    def _check_config(self, saved: dict) -> None:
+        ours, theirs = _flat(dataclasses.asdict(self.config)), _flat(saved)
+        differ = [
+            f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
+            for key in sorted({*ours, *theirs})
+            if ours.get(key) != theirs.get(key)
+            and not key.startswith(_MAY_CHANGE)
+        ]
+        if differ:
+            raise ConfigError(
+                f"the run in {self.run_dir} has another configuration ({'; '.join(differ)}). "
+                "Resume with the saved values, or choose another run_dir."
+            )
+
+    def _command(self) -> str:
+        words = [word for word in sys.argv if not word.startswith(("resume=", "run_dir="))]
+        return " ".join(["python", *words, f"run_dir={self.run_dir}", "resume=auto"])
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    out: dict = {}
+    for key, value in node.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out

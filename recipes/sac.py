@@ -1,0 +1,204 @@
+"""The host of the SAC recipes, from TorchRL's parts, and recall wired to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.envs import EnvBase
+from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
+from torchrl.objectives import SACLoss, SoftUpdate
+
+from torchrl_recall import (
+    AdvantageGate,
+    BacktrackingModel,
+    CriticStates,
+    ImitationLoss,
+    LoopErasure,
+    Recall,
+    SACCritic,
+    SelfImitation,
+)
+from torchrl_recall.recall import ImitationOfGoodPairs
+from torchrl_recall.recipes.schema import SACRecallConfig
+
+__all__ = ["SAC", "make_recall", "make_sac"]
+
+
+@dataclass
+class SAC:
+    """Policy, losses and their update."""
+
+    actor: ProbabilisticActor
+    loss_module: SACLoss
+    optimizer: torch.optim.Adam
+    target_updater: SoftUpdate
+
+    def update(self, batch: TensorDict) -> TensorDict:
+        """Alg. 1, lines 6 and 7: one gradient step of actor, critics and entropy coefficient."""
+        losses = self.loss_module(batch)
+        total = losses["loss_actor"] + losses["loss_qvalue"] + losses["loss_alpha"]
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+        self.target_updater.step()
+        return losses.detach()
+
+    def state_dict(self) -> dict:
+        """Weights, targets, entropy coefficient and optimiser."""
+        return {"loss": self.loss_module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.loss_module.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class GaussianParameters(nn.Module):
+    """Splits a network's output into the mean and standard deviation before the squashing.
+
+    The logarithm of the latter is clamped to [-20, 2], as in Haarnoja et al. (2018). TorchRL's
+    default extractor bounds the deviation by 0.1 from below, which keeps SAC from sharpening.
+    """
+
+    def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes ``[*batch, 2 * dim]`` to two of ``[*batch, dim]``."""
+        loc, log_scale = parameters.chunk(2, -1)
+        return loc, log_scale.clamp(-20.0, 2.0).exp()
+
+
+def make_sac(env: EnvBase, config: SACRecallConfig, device: torch.device) -> SAC:
+    """Build SAC for a task.
+
+    Args:
+        env: gives the specs.
+        config: ``sac`` and ``optim``.
+        device: where the networks are.
+
+    Returns:
+        The host.
+    """
+    action_spec = env.action_spec_unbatched.to(device)
+    obs_dim = env.observation_spec_unbatched["observation"].shape[-1]
+    action_dim = action_spec.shape[-1]
+    sizes = {"num_cells": config.sac.num_cells, "activation_class": nn.ReLU, "device": device}
+    actor = ProbabilisticActor(
+        TensorDictModule(
+            nn.Sequential(
+                MLP(in_features=obs_dim, out_features=2 * action_dim, **sizes),
+                GaussianParameters(),
+            ),
+            in_keys=["observation"],
+            out_keys=["loc", "scale"],
+        ),
+        in_keys=["loc", "scale"],
+        spec=action_spec,
+        distribution_class=TanhNormal,
+        distribution_kwargs={"low": action_spec.space.low, "high": action_spec.space.high},
+        return_log_prob=False,
+    )
+    qvalues = [
+        ValueOperator(
+            MLP(in_features=obs_dim + action_dim, out_features=1, **sizes),
+            in_keys=["observation", "action"],
+        )
+        for _ in range(2)
+    ]
+    loss_module = SACLoss(
+        actor,
+        qvalues,
+        num_qvalue_nets=2,
+        loss_function="l2",
+        alpha_init=config.sac.alpha_init,
+        action_spec=action_spec,
+    )
+    loss_module.make_value_estimator(gamma=config.sac.gamma)
+    loss_module.to(device)
+    parameters = [p for p in loss_module.parameters() if p.requires_grad]
+    return SAC(
+        actor=actor,
+        loss_module=loss_module,
+        optimizer=torch.optim.Adam(parameters, lr=config.optim.lr, fused=True),
+        target_updater=SoftUpdate(loss_module, tau=config.sac.target_update_tau),
+    )
+
+
+def make_recall(
+    env: EnvBase, config: SACRecallConfig, sac: SAC, device: torch.device
+) -> ImitationOfGoodPairs | None:
+    """Wire recall, or its control, to the host.
+
+    Args:
+        env: gives the specs.
+        config: ``recall`` and ``backtracking``.
+        sac: the host.
+        device: where the model is.
+
+    Returns:
+        None for ``recall.method=none``.
+    """
+    recall, backtracking = config.recall, config.backtracking
+    if recall.method == "none":
+        return None
+    critic = SACCritic(sac.loss_module)
+    imitation_loss = ImitationLoss(sac.actor)
+    schedule = {
+        "num_trajectories": backtracking.num_trajectories,
+        "buffer_size": backtracking.buffer_size,
+        "return_threshold": backtracking.return_threshold,
+        "lr": recall.lr,
+        "interval": recall.interval,
+        "num_updates": recall.num_updates,
+        "batch_size": recall.batch_size,
+        "anneal_frames": recall.anneal_frames,
+    }
+    gate = [AdvantageGate(critic)] if recall.advantage_gate else []
+    if recall.method == "self_imitation":
+        return SelfImitation(imitation_loss, filters=gate, **schedule)
+    model = BacktrackingModel.from_specs(
+        env.observation_spec_unbatched,
+        env.action_spec_unbatched,
+        num_cells=backtracking.num_cells,
+        action_scale=backtracking.action_scale,
+        clamp_actions=backtracking.clamp_actions,
+    ).to(device)
+    erasure = (
+        []
+        if recall.loop_erasure is None
+        else [LoopErasure(recall.loop_erasure, scale=model.observations.scale)]
+    )
+    return Recall(
+        model,
+        imitation_loss,
+        CriticStates(critic, recall.num_high_value_states, temperature=recall.temperature),
+        filters=erasure + gate,
+        trace_length=recall.trace_length,
+        num_traces=recall.num_traces,
+        num_model_updates=backtracking.num_updates,
+        model_lr=backtracking.lr,
+        state_predictor_data=backtracking.state_predictor_data,
+        state_batch_size=recall.state_batch_size,
+        state_fraction=backtracking.state_fraction,
+        critic=critic,
+        compile=recall.compile,
+        **schedule,
+    )
+
+
+def collector_state_dict(collector) -> dict:
+    """Where a collector is; TorchRL's own state leaves out the observation it will act on."""
+    return {
+        "frames": collector._frames,
+        "iter": collector._iter,
+        "carrier": collector._carrier.detach().clone(),
+    }
+
+
+def load_collector_state_dict(collector, state: dict, *, same_episode: bool) -> None:
+    """Restore :func:`collector_state_dict`; the observation only if the episode goes on."""
+    collector._frames, collector._iter = state["frames"], state["iter"]
+    if same_episode:
+        collector._carrier.update(state["carrier"])

@@ -1,0 +1,101 @@
+"""SAC with recall traces (Goyal et al., ICLR 2019, Sec. 6.5).
+
+python recipes/sac_recall.py env.name=Hopper-v5 recall=backtracking seed=0
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from torchrl_recall.recipes.schema import SACRecallConfig
+
+
+def train(config: SACRecallConfig) -> int:
+    """Run the recipe; see ``config/sac_recall.yaml``.
+
+    Returns:
+        The exit status: zero when finished, 128 + n when stopped by signal n.
+    """
+    # Imported here, so that --help answers at once.
+    from pathlib import Path
+
+    import torch
+    from torchrl.collectors import Collector
+    from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+
+    from torchrl_recall.recipes import utils
+    from torchrl_recall.recipes.environments import check_finite, evaluate, make_env
+    from torchrl_recall.recipes.run import Run
+    from torchrl_recall.recipes.sac import make_recall, make_sac
+
+    torch.set_num_threads(config.torch_threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    torch.manual_seed(config.seed)
+    device = utils.resolve_device(config.device)
+    env, eval_env = make_env(config.env.name), make_env(config.env.name)
+    env.set_seed(config.seed)
+    sac = make_sac(env, config, device)
+    recall = make_recall(env, config, sac, device)
+    replay_buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(config.replay_buffer.size, device=device),
+        batch_size=config.replay_buffer.batch_size,
+    )
+    collector = Collector(
+        env,
+        sac.actor,
+        frames_per_batch=config.collector.frames_per_batch,
+        total_frames=config.collector.total_frames,
+        init_random_frames=config.collector.init_random_frames,
+        policy_device=device,
+        storing_device=device,
+        track_traj_ids=False,
+    )
+    metrics: dict = {}
+    with Run(Path(config.run_dir), config, sac, recall, replay_buffer, collector) as run:
+        for data in collector:  # Alg. 1, l.4
+            check_finite(data, env_name=config.env.name, frames=run.frames)
+            replay_buffer.extend(data)  # l.5
+            if recall is not None:
+                recall.extend(data)
+            if run.frames >= config.collector.init_random_frames:
+                for _ in range(config.sac.num_updates * data.numel()):
+                    losses = sac.update(replay_buffer.sample())  # l.6-7
+                metrics |= losses.to_dict()
+                if recall is not None:
+                    metrics |= recall.step(replay_buffer)  # l.8-13
+            run.advance(data.numel())
+            if run.due(config.eval.interval):
+                returns = evaluate(
+                    eval_env,
+                    sac.actor,
+                    num_episodes=config.eval.num_episodes,
+                    seed=config.seed + 1_000_000,
+                )
+                run.log(returns, metrics)
+            if run.stopped:
+                return run.save_and_stop()
+            if run.due(config.checkpoint.interval):
+                run.save()
+        run.finish()
+    return 0
+
+
+@hydra.main(version_base="1.3", config_path="config", config_name="sac_recall")
+def main(cfg: DictConfig) -> None:
+    """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
+    from torchrl_recall.recipes.checkpoints import CheckpointError
+    from torchrl_recall.recipes.schema import ConfigError, validate
+
+    try:
+        sys.exit(train(validate(cfg)))
+    except (ConfigError, CheckpointError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""What every recipe needs around its loop: devices, run folder, log, pictures, signals."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.record.loggers import get_logger
+from tqdm import tqdm
+
+from torchrl_recall.recipes.schema import ConfigError
+
+__all__ = [
+    "RunLog",
+    "StopSignal",
+    "lock",
+    "resolve_device",
+    "rng_state_dict",
+    "set_rng_state_dict",
+    "versions",
+    "weights_sha256",
+]
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda, but torch sees no CUDA device; use device=cpu or auto.")
+    return torch.device(name)
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide the bits of a run."""
+    names = ("torchrl-recall", "torch", "torchrl", "tensordict", "gymnasium", "mujoco")
+    return {name: importlib.metadata.version(name) for name in names} | {
+        "python": sys.version.split()[0]
+    }
+
+
+def rng_state_dict() -> dict[str, Tensor]:
+    """State of torch's random generators, the only global ones a recipe draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state_dict(state: dict[str, Tensor]) -> None:
+    """Restore :func:`rng_state_dict`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def weights_sha256(*state_dicts: dict[str, Tensor]) -> str:
+    """One hash of all weights, equal only if every bit is."""
+    digest = hashlib.sha256()
+    for state in state_dicts:
+        for name, value in sorted(state.items()):
+            if isinstance(value, Tensor):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder; the operating system lets go of it however the process ends.
+
+    Raises:
+        ConfigError: another process is writing into the folder.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another run is writing into {run_dir}. Wait for it, or choose another run_dir."
+            ) from error
+        yield
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT, so that the loop can save before it stops."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame) -> None:
+        self.received = signal.Signals(number)
+
+
+class RunLog:
+    """Metrics of one run: ``metrics.csv``, an optional TorchRL logger, and the terminal.
+
+    Args:
+        run_dir: where to write.
+        total_frames: for the progress bar.
+
+    Keyword Args:
+        backend: a TorchRL logger, ``"auto"`` or ``"none"``.
+        frames: where a resumed run goes on; later rows are dropped, they will be written again.
+        wall_seconds: time that the run had taken there.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        total_frames: int,
+        *,
+        backend: str = "auto",
+        frames: int = 0,
+        wall_seconds: float = 0.0,
+    ) -> None:
+        self.run_dir = run_dir
+        self.path = run_dir / "metrics.csv"
+        self.rows = [row for row in self._read() if int(row["frames"]) <= frames]
+        self.total_frames = total_frames
+        self._start = time.perf_counter() - wall_seconds
+        self._first = frames, time.perf_counter()
+        self._bar = tqdm(
+            total=total_frames, initial=frames, unit="step", disable=not sys.stderr.isatty()
+        )
+        if backend == "auto":
+            backend = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
+        self._logger = (
+            None
+            if backend == "none"
+            else get_logger(backend, logger_name=str(run_dir), experiment_name=backend)
+        )
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time since the run began, without the time between a stop and its resumption."""
+        return time.perf_counter() - self._start
+
+    def steps_per_second(self, frames: int) -> float:
+        """Frames per second in this process, evaluations included."""
+        first, start = self._first
+        return (frames - first) / max(1e-9, time.perf_counter() - start)
+
+    def progress(self, num_frames: int) -> None:
+        """Move the bar."""
+        self._bar.update(num_frames)
+
+    def write(self, frames: int, metrics: dict[str, float]) -> None:
+        """Add a row and show it."""
+        row = {"frames": frames, "wall_seconds": round(self.wall_seconds, 2), **metrics}
+        self.rows.append({key: str(value) for key, value in row.items()})
+        fields = list(dict.fromkeys(key for r in self.rows for key in r))
+        partial = self.path.with_suffix(".csv.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        partial.replace(self.path)
+        if self._logger is not None:
+            for key, value in metrics.items():
+                self._logger.log_scalar(key, value, step=frames)
+        speed = self.steps_per_second(frames)
+        left = (self.total_frames - frames) / max(1e-9, speed)
+        self._bar.clear()
+        print(
+            f"{frames:>9,} / {self.total_frames:,} steps | return {metrics['eval_return']:9.2f} | "
+            f"{speed:6.1f} steps/s | {left / 60:5.1f} min left",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.close()
+
+    def finish(self, summary: dict) -> None:
+        """Write ``summary.json`` and ``curve.png``, and print the table."""
+        self.close()
+        (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        print(f"\n{'steps':>10} {'seconds':>9} {'return':>10}")
+        for row in self.rows:
+            print(
+                f"{int(row['frames']):>10,} {float(row['wall_seconds']):>9.1f} "
+                f"{float(row['eval_return']):>10.2f}"
+            )
+        print(f"\nsummary: {self.run_dir / 'summary.json'}")
+        if importlib.util.find_spec("matplotlib"):
+            print(f"picture: {_plot(self.rows, summary, self.run_dir / 'curve.png')}")
+        else:
+            print("no picture: matplotlib is missing, pip install 'torchrl-recall[plots]'")
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def mean_metrics(losses: TensorDictBase | dict[str, Tensor]) -> dict[str, float]:
+    """Scalars as floats, for a row of the log."""
+    return {str(key): float(value) for key, value in losses.items()}
+
+
+def _plot(rows: list[dict[str, str]], summary: dict, path: Path) -> Path:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [int(row["frames"]) for row in rows], [float(row["eval_return"]) for row in rows], "o-"
+    )
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return of the deterministic policy")
+    axes.set_title(f"{summary['env']}, recall={summary['recall']}, seed {summary['seed']}")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    return path

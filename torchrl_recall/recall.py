@@ -1,0 +1,349 @@
+"""Lines 5 and 8 to 13 of Algorithm 1, wired once for recipes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
+
+from torchrl_recall.backtracking_loss import BacktrackingLoss
+from torchrl_recall.backtracking_model import BacktrackingModel
+from torchrl_recall.high_value_states import HighValueStates, best_indices
+from torchrl_recall.imitation_loss import ImitationLoss
+from torchrl_recall.recall_traces import RecallTraceGenerator
+from torchrl_recall.replay_buffer_state import (
+    load_replay_buffer_state_dict,
+    replay_buffer_state_dict,
+)
+from torchrl_recall.trajectory_filter import TopKTrajectories
+
+__all__ = ["ImitationOfGoodPairs", "Recall", "SelfImitation"]
+
+
+class ImitationOfGoodPairs(ABC):
+    """Imitates good (state, action) pairs beside a host algorithm; the schedule that all share.
+
+    Every ``interval`` frames the subclass offers pairs; the filters narrow them, and
+    ``num_updates`` gradient steps of the imitation loss follow with an optimiser of their own.
+    Nothing happens before some trajectory has been better than another: until then no state is
+    known to be good.
+
+    Args:
+        imitation_loss: Eq. 3, holding the host's policy.
+
+    Keyword Args:
+        num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
+        buffer_size: room for their transitions.
+        return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
+        filters: modules that narrow the pairs' mask, in order.
+        lr: learning rate of imitation; the paper takes the host's.
+        interval: frames between rounds.
+        num_updates: imitation steps in each round.
+        batch_size: pairs in each imitation step.
+        anneal_frames: imitation's learning rate falls linearly to zero at this many frames;
+            None keeps it. (Scaling the loss would do nothing under Adam.)
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        imitation_loss: ImitationLoss,
+        *,
+        num_trajectories: int = 10,
+        buffer_size: int = 100_000,
+        return_threshold: float | None = None,
+        filters: Sequence[TensorDictModuleBase] = (),
+        lr: float = 3e-4,
+        interval: int = 50,
+        num_updates: int = 10,
+        batch_size: int = 256,
+        anneal_frames: int | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("buffer_size", buffer_size, 1),
+            ("interval", interval, 1),
+            ("num_updates", num_updates, 0),
+            ("batch_size", batch_size, 1),
+            ("anneal_frames", 1 if anneal_frames is None else anneal_frames, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+        if not lr > 0:
+            raise ValueError(f"lr must be positive, got {lr}.")
+        self.imitation_loss = imitation_loss
+        self.filters = list(filters)
+        self.lr = lr
+        self.interval = interval
+        self.num_updates = num_updates
+        self.batch_size = batch_size
+        self.anneal_frames = anneal_frames
+        self.backtracking_buffer = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(buffer_size), batch_size=batch_size
+        )
+        self.trajectory_filter = TopKTrajectories(
+            num_trajectories,
+            replay_buffer=self.backtracking_buffer,
+            return_threshold=return_threshold,
+        )
+        self.backtracking_buffer.append_transform(self.trajectory_filter)
+        self.optimizer = _adam(imitation_loss, lr)
+        self.frames = 0
+        self._frames_of_last_round = 0
+
+    @property
+    def weight(self) -> float:
+        """Share of the learning rate that annealing leaves, in [0, 1]."""
+        if self.anneal_frames is None:
+            return 1.0
+        return max(0.0, 1.0 - self.frames / self.anneal_frames)
+
+    @property
+    def active(self) -> bool:
+        """Whether a trajectory better than another has been seen, and annealing goes on."""
+        kept = self.trajectory_filter
+        return self.weight > 0 and kept.best_return > kept.lowest_return
+
+    def extend(self, tensordict: TensorDictBase) -> None:
+        """Alg. 1, line 5: offer new experience, ``[time]`` or ``[batch, time]``, in order."""
+        self.backtracking_buffer.extend(tensordict)
+        self.frames += tensordict.numel()
+
+    def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
+        """Alg. 1, lines 8 to 13, as often as the schedule says since the last call.
+
+        Args:
+            replay_buffer: all experience.
+
+        Returns:
+            Detached means of the last round, empty if no round was due.
+        """
+        metrics: dict[str, Tensor] = {}
+        while self.frames - self._frames_of_last_round >= self.interval:
+            self._frames_of_last_round += self.interval
+            if self.active:
+                metrics = self._round(replay_buffer)
+        return metrics
+
+    def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
+        return self._imitate(self._pairs(replay_buffer))
+
+    @abstractmethod
+    def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
+        """Pairs worth imitating, of any batch shape, or None."""
+
+    def _imitate(self, pairs: TensorDictBase | None) -> dict[str, Tensor]:
+        """Alg. 1, lines 12 and 13."""
+        if pairs is None or not self.num_updates:
+            return {}
+        for keep in self.filters:
+            pairs = keep(pairs)
+        mask = pairs.get("mask", None)
+        chosen = pairs.reshape(-1) if mask is None else pairs[mask]
+        metrics = {"recall/kept": torch.tensor(len(chosen) / pairs.numel())}
+        if not len(chosen):
+            return metrics
+        self.optimizer.param_groups[0]["lr"] = self.lr * self.weight
+        losses = [
+            self._update(batch) for batch in _minibatches(chosen, self.num_updates, self.batch_size)
+        ]
+        return metrics | {"recall/loss_imitation": torch.stack(losses).mean()}
+
+    def _update(self, batch: TensorDictBase) -> Tensor:
+        loss = self.imitation_loss(batch)["loss_imitation"]
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def state_dict(self) -> dict:
+        """Everything that a resumed run needs; the policy belongs to the host."""
+        return {
+            "backtracking_buffer": replay_buffer_state_dict(self.backtracking_buffer),
+            "optimizer": self.optimizer.state_dict(),
+            "frames": self.frames,
+            "frames_of_last_round": self._frames_of_last_round,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        load_replay_buffer_state_dict(self.backtracking_buffer, state["backtracking_buffer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.frames = state["frames"]
+        self._frames_of_last_round = state["frames_of_last_round"]
+
+
+class Recall(ImitationOfGoodPairs):
+    r"""Recall traces beside a host algorithm: lines 5 and 8 to 13 of Algorithm 1.
+
+    From Goyal et al., *Recall Traces*, ICLR 2019. Give it the model and the policy's loss, call
+    :meth:`extend` with what was collected and :meth:`step` after the host's own update.
+
+    Args:
+        model: the backtracking model.
+        imitation_loss: Eq. 3, holding the host's policy.
+        high_value_states: where traces start (line 10).
+
+    Keyword Args:
+        trace_length: steps of each trace.
+        num_traces: N, traces from each high-value state.
+        num_model_updates: steps of Eq. 2 in each round; zero leaves the model untrained.
+        model_lr: β, the model's learning rate.
+        state_predictor_data: what the state predictor learns from, ``"all"`` transitions or, as
+            in the paper, only the ``"top"`` trajectories. The backward policy always learns from
+            the top ones.
+        state_batch_size: transitions from which the high-value states are chosen.
+        state_fraction: k, the share of most valuable states of the top trajectories that the
+            model learns from (line 8); needs a critic below one.
+        critic: ranks states for ``state_fraction``.
+        compile: see :class:`~torchrl_recall.RecallTraceGenerator`.
+        kwargs: see :class:`ImitationOfGoodPairs`.
+
+    Raises:
+        ValueError: a number is out of its range, or a critic is needed.
+
+    Examples:
+        >>> # recall = Recall(model, ImitationLoss(actor), CriticStates(critic, 64))
+        >>> # for data in collector:
+        >>> #     replay_buffer.extend(data); recall.extend(data)
+        >>> #     ...                                  # the host's own update
+        >>> #     metrics = recall.step(replay_buffer)
+    """
+
+    def __init__(
+        self,
+        model: BacktrackingModel,
+        imitation_loss: ImitationLoss,
+        high_value_states: HighValueStates,
+        *,
+        trace_length: int = 20,
+        num_traces: int = 1,
+        num_model_updates: int = 50,
+        model_lr: float = 1e-3,
+        state_predictor_data: Literal["all", "top"] = "all",
+        state_batch_size: int = 1024,
+        state_fraction: float = 1.0,
+        critic: TensorDictModuleBase | None = None,
+        compile: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(imitation_loss, **kwargs)
+        if not isinstance(num_model_updates, int) or num_model_updates < 0:
+            raise ValueError(
+                f"num_model_updates must be an integer of at least 0, got {num_model_updates!r}."
+            )
+        if not model_lr > 0:
+            raise ValueError(f"model_lr must be positive, got {model_lr}.")
+        if state_predictor_data not in ("all", "top"):
+            raise ValueError(
+                f"state_predictor_data must be 'all' or 'top', got {state_predictor_data!r}."
+            )
+        if not 0 < state_fraction <= 1 or (state_fraction < 1 and critic is None):
+            raise ValueError(
+                f"state_fraction must be in (0, 1], and below 1 it needs a critic to rank states "
+                f"with; got {state_fraction} and critic={critic}."
+            )
+        self.model = model
+        self.high_value_states = high_value_states
+        self.generator = RecallTraceGenerator(
+            model, trace_length=trace_length, num_traces=num_traces, compile=compile
+        )
+        self.backtracking_loss = BacktrackingLoss(model)
+        self.model_optimizer = _adam(self.backtracking_loss, model_lr)
+        self.num_model_updates = num_model_updates
+        self.state_predictor_data = state_predictor_data
+        self.state_batch_size = state_batch_size
+        self.state_fraction = state_fraction
+        self.critic = critic
+
+    def extend(self, tensordict: TensorDictBase) -> None:
+        """Alg. 1, line 5, and the model's running statistics."""
+        self.model.update_statistics(tensordict)
+        super().extend(tensordict)
+
+    def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
+        return self._train_model(replay_buffer) | super()._round(replay_buffer)
+
+    def _train_model(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
+        """Alg. 1, lines 8 and 9."""
+        if not self.num_model_updates:
+            return {}
+        size = self.num_model_updates, self.batch_size
+        top = self._top_states()
+        everything = (
+            replay_buffer.sample(size[0] * size[1]) if self.state_predictor_data == "all" else top
+        )
+        losses = [
+            self._update_model(good, any_)
+            for good, any_ in zip(
+                _minibatches(top, *size), _minibatches(everything, *size), strict=True
+            )
+        ]
+        names = ("backtracking/loss_backward_policy", "backtracking/loss_state_predictor")
+        return dict(zip(names, torch.stack(losses).mean(0), strict=True))
+
+    def _update_model(self, top: TensorDictBase, everything: TensorDictBase) -> Tensor:
+        loss = self.backtracking_loss
+        losses = loss.backward_policy_loss(top), loss.state_predictor_loss(everything)  # Eq. 2
+        self.model_optimizer.zero_grad()
+        sum(losses).backward()
+        self.model_optimizer.step()
+        return torch.stack(losses).detach()
+
+    def _top_states(self) -> TensorDictBase:
+        """The most valuable states of the top trajectories."""
+        if self.state_fraction == 1:
+            return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
+        candidates = self.backtracking_buffer.sample(self.state_batch_size)
+        with torch.no_grad():
+            values = self.critic(candidates.select(self.model.observation_key))["state_value"]
+        k = max(1, round(self.state_fraction * len(candidates)))
+        return candidates[best_indices(values.flatten(), k, name="values")]
+
+    def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
+        """Alg. 1, lines 10 and 11."""
+        seeds = self.high_value_states(replay_buffer.sample(self.state_batch_size))
+        return self.generator(seeds) if len(seeds) else None
+
+    def state_dict(self) -> dict:
+        """The model, its optimiser, and the rest."""
+        return super().state_dict() | {
+            "model": self.model.state_dict(),
+            "model_optimizer": self.model_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self.model.load_state_dict(state["model"])
+        self.model_optimizer.load_state_dict(state["model_optimizer"])
+
+
+class SelfImitation(ImitationOfGoodPairs):
+    """Imitation of the real top trajectories, without a model: the control the paper lacks.
+
+    It shares everything with :class:`Recall` but the source of the pairs. See
+    :class:`ImitationOfGoodPairs` for its arguments.
+    """
+
+    def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
+        return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
+
+
+def _minibatches(data: TensorDictBase, num: int, size: int) -> Iterator[TensorDictBase]:
+    """Draw ``num`` batches of ``size`` with replacement, in one indexing of each entry."""
+    data = data.reshape(-1)
+    index = torch.randint(data.numel(), (num, size), device=data.device)
+    return iter(data[index].unbind(0))
+
+
+def _adam(module: torch.nn.Module, lr: float) -> torch.optim.Adam:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
