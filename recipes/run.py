@@ -26,7 +26,7 @@ from torchrl_recall.replay_buffer_state import (
 __all__ = ["Run"]
 
 # What a resumed run may change: none of it decides a weight of the frames already taken.
-_MAY_CHANGE = ("resume", "run_dir", "collector.total_frames", "checkpoint", "logger", "profile")
+_MAY_CHANGE = ("resume", "run_dir", "collector.total_frames", "checkpoint", "logger")
 
 
 class Run:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
@@ -21,31 +22,27 @@ from torchrl_recall import (
     Recall,
     SACCritic,
     SelfImitation,
+    WithinSupport,
 )
 from torchrl_recall.recall import ImitationOfGoodPairs
 from torchrl_recall.recipes.schema import SACRecallConfig
+from torchrl_recall.update import make_update
 
 __all__ = ["SAC", "make_recall", "make_sac"]
 
 
 @dataclass
 class SAC:
-    """Policy, losses and their update."""
+    """Policy, losses and their update.
+
+    ``update`` is lines 6 and 7 of Alg. 1: one gradient step of actor, critics and entropy
+    coefficient on a batch, then the targets.
+    """
 
     actor: ProbabilisticActor
     loss_module: SACLoss
     optimizer: torch.optim.Adam
-    target_updater: SoftUpdate
-
-    def update(self, batch: TensorDict) -> TensorDict:
-        """Alg. 1, lines 6 and 7: one gradient step of actor, critics and entropy coefficient."""
-        losses = self.loss_module(batch)
-        total = losses["loss_actor"] + losses["loss_qvalue"] + losses["loss_alpha"]
-        self.optimizer.zero_grad()
-        total.backward()
-        self.optimizer.step()
-        self.target_updater.step()
-        return losses.detach()
+    update: Callable[[TensorDict], TensorDict]
 
     def state_dict(self) -> dict:
         """Weights, targets, entropy coefficient and optimiser."""
@@ -118,12 +115,10 @@ def make_sac(env: EnvBase, config: SACRecallConfig, device: torch.device) -> SAC
     loss_module.make_value_estimator(gamma=config.sac.gamma)
     loss_module.to(device)
     parameters = [p for p in loss_module.parameters() if p.requires_grad]
-    return SAC(
-        actor=actor,
-        loss_module=loss_module,
-        optimizer=torch.optim.Adam(parameters, lr=config.optim.lr, fused=True),
-        target_updater=SoftUpdate(loss_module, tau=config.sac.target_update_tau),
-    )
+    optimizer = torch.optim.Adam(parameters, lr=config.optim.lr, fused=True)
+    updater = SoftUpdate(loss_module, tau=config.sac.target_update_tau)
+    update = make_update(loss_module, optimizer, updater, compile=config.compile)
+    return SAC(actor, loss_module, optimizer, update)
 
 
 def make_recall(
@@ -154,6 +149,7 @@ def make_recall(
         "num_updates": recall.num_updates,
         "batch_size": recall.batch_size,
         "anneal_frames": recall.anneal_frames,
+        "compile": config.compile,
     }
     gate = [AdvantageGate(critic)] if recall.advantage_gate else []
     if recall.method == "self_imitation":
@@ -165,16 +161,16 @@ def make_recall(
         action_scale=backtracking.action_scale,
         clamp_actions=backtracking.clamp_actions,
     ).to(device)
-    erasure = (
-        []
-        if recall.loop_erasure is None
-        else [LoopErasure(recall.loop_erasure, scale=model.observations.scale)]
-    )
+    filters: list[TensorDictModuleBase] = []
+    if recall.max_deviation is not None:
+        filters.append(WithinSupport(model.observations.normalize, recall.max_deviation))
+    if recall.loop_erasure is not None:
+        filters.append(LoopErasure(recall.loop_erasure, scale=model.observations.scale))
     return Recall(
         model,
         imitation_loss,
         CriticStates(critic, recall.num_high_value_states, temperature=recall.temperature),
-        filters=erasure + gate,
+        filters=filters + gate,
         trace_length=recall.trace_length,
         num_traces=recall.num_traces,
         num_model_updates=backtracking.num_updates,
@@ -183,7 +179,6 @@ def make_recall(
         state_batch_size=recall.state_batch_size,
         state_fraction=backtracking.state_fraction,
         critic=critic,
-        compile=recall.compile,
         **schedule,
     )
 

@@ -64,8 +64,7 @@ def train(config: SACRecallConfig) -> int:
                 recall.extend(data)
             if run.frames >= config.collector.init_random_frames:
                 for _ in range(config.sac.num_updates * data.numel()):
-                    losses = sac.update(replay_buffer.sample())  # l.6-7
-                metrics |= losses.to_dict()
+                    metrics |= sac.update(replay_buffer.sample())  # l.6-7
                 if recall is not None:
                     metrics |= recall.step(replay_buffer)  # l.8-13
             run.advance(data.numel())

@@ -96,10 +96,10 @@ class RecallConfig:
     trace_length: int
     temperature: float | None
     state_batch_size: int
+    max_deviation: float | None
     loop_erasure: float | None
     advantage_gate: bool
     anneal_frames: int | None
-    compile: bool
 
 
 @dataclass
@@ -126,6 +126,7 @@ class SACRecallConfig:
     device: str
     torch_threads: int
     matmul_precision: str
+    compile: bool
     run_dir: str
     resume: str
     env: EnvConfig
@@ -138,7 +139,6 @@ class SACRecallConfig:
     logger: LoggerConfig
     recall: RecallConfig
     backtracking: BacktrackingConfig
-    profile: bool
     table_2: dict[str, int] = field(default_factory=dict)
 
 

@@ -13,7 +13,7 @@ from torchrl_recall.imitation_loss import ImitationLoss
 from torchrl_recall.recall import Recall, SelfImitation
 from torchrl_recall.recall_traces import RecallTraceGenerator
 from torchrl_recall.sac_critic import SACCritic
-from torchrl_recall.trace_filters import AdvantageGate, LoopErasure
+from torchrl_recall.trace_filters import AdvantageGate, LoopErasure, WithinSupport
 from torchrl_recall.trajectory_filter import TopKTrajectories
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "SACCritic",
     "SelfImitation",
     "TopKTrajectories",
+    "WithinSupport",
     "reverse_time",
 ]

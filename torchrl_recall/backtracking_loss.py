@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,15 +126,22 @@ class BacktrackingLoss(LossModule):
 
     def backward_policy_loss(self, tensordict: TensorDictBase) -> Tensor:
         """First term of Eq. 2: -log q(a_t | s_{t+1}), reduced."""
-        with self.backtracking_model_params.to_module(self.backtracking_model):
-            log_prob = self.backtracking_model.backward_policy_log_prob(self._rename(tensordict))
+        with self._functional_model() as model:
+            log_prob = model.backward_policy_log_prob(self._rename(tensordict))
         return self._reduce_loss(-log_prob, tensordict)
 
     def state_predictor_loss(self, tensordict: TensorDictBase) -> Tensor:
         """Second term of Eq. 2: -log q(Δs_t | a_t, s_{t+1}), reduced."""
-        with self.backtracking_model_params.to_module(self.backtracking_model):
-            log_prob = self.backtracking_model.state_predictor_log_prob(self._rename(tensordict))
+        with self._functional_model() as model:
+            log_prob = model.state_predictor_log_prob(self._rename(tensordict))
         return self._reduce_loss(-log_prob, tensordict)
+
+    @contextmanager
+    def _functional_model(self) -> Iterator[BacktrackingModel]:
+        # preserve_module_state=False, as TorchRL's own losses do: it compiles.
+        params, model = self.backtracking_model_params, self.backtracking_model
+        with params.to_module(model, preserve_module_state=False):
+            yield model
 
     def _rename(self, tensordict: TensorDictBase) -> TensorDictBase:
         keys, model = self.tensor_keys, self.backtracking_model

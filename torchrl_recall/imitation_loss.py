@@ -135,7 +135,7 @@ class ImitationLoss(LossModule):
                 f"{sorted(map(str, tensordict.keys(True, True)))}. Rename it with "
                 "loss.set_keys(action=...)."
             )
-        with self.actor_network_params.to_module(self.actor_network):
+        with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
             dist = self.actor_network.get_dist(tensordict)
         log_prob = dist.log_prob(self._clamp(action))
         if log_prob.ndim > tensordict.ndim:  # a distribution without event dimensions

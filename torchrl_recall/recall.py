@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
@@ -22,6 +22,7 @@ from torchrl_recall.replay_buffer_state import (
     replay_buffer_state_dict,
 )
 from torchrl_recall.trajectory_filter import TopKTrajectories
+from torchrl_recall.update import make_update
 
 __all__ = ["ImitationOfGoodPairs", "Recall", "SelfImitation"]
 
@@ -48,6 +49,8 @@ class ImitationOfGoodPairs(ABC):
         batch_size: pairs in each imitation step.
         anneal_frames: imitation's learning rate falls linearly to zero at this many frames;
             None keeps it. (Scaling the loss would do nothing under Adam.)
+        compile: whether gradient steps and trace generation are compiled; it costs some ten
+            seconds once, see :func:`~torchrl_recall.update.make_update`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -66,6 +69,7 @@ class ImitationOfGoodPairs(ABC):
         num_updates: int = 10,
         batch_size: int = 256,
         anneal_frames: int | None = None,
+        compile: bool = False,
     ) -> None:
         for name, value, least in (
             ("buffer_size", buffer_size, 1),
@@ -95,6 +99,7 @@ class ImitationOfGoodPairs(ABC):
         )
         self.backtracking_buffer.append_transform(self.trajectory_filter)
         self.optimizer = _adam(imitation_loss, lr)
+        self._update = make_update(imitation_loss, self.optimizer, compile=compile)
         self.frames = 0
         self._frames_of_last_round = 0
 
@@ -151,17 +156,11 @@ class ImitationOfGoodPairs(ABC):
         if not len(chosen):
             return metrics
         self.optimizer.param_groups[0]["lr"] = self.lr * self.weight
+        chosen = chosen.select(*self.imitation_loss.in_keys)
         losses = [
             self._update(batch) for batch in _minibatches(chosen, self.num_updates, self.batch_size)
         ]
-        return metrics | {"recall/loss_imitation": torch.stack(losses).mean()}
-
-    def _update(self, batch: TensorDictBase) -> Tensor:
-        loss = self.imitation_loss(batch)["loss_imitation"]
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+        return metrics | _means(losses, "recall")
 
     def state_dict(self) -> dict:
         """Everything that a resumed run needs; the policy belongs to the host."""
@@ -203,7 +202,6 @@ class Recall(ImitationOfGoodPairs):
         state_fraction: k, the share of most valuable states of the top trajectories that the
             model learns from (line 8); needs a critic below one.
         critic: ranks states for ``state_fraction``.
-        compile: see :class:`~torchrl_recall.RecallTraceGenerator`.
         kwargs: see :class:`ImitationOfGoodPairs`.
 
     Raises:
@@ -234,7 +232,7 @@ class Recall(ImitationOfGoodPairs):
         compile: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(imitation_loss, **kwargs)
+        super().__init__(imitation_loss, compile=compile, **kwargs)
         if not isinstance(num_model_updates, int) or num_model_updates < 0:
             raise ValueError(
                 f"num_model_updates must be an integer of at least 0, got {num_model_updates!r}."
@@ -257,6 +255,9 @@ class Recall(ImitationOfGoodPairs):
         )
         self.backtracking_loss = BacktrackingLoss(model)
         self.model_optimizer = _adam(self.backtracking_loss, model_lr)
+        self._update_model = make_update(
+            self.backtracking_loss, self.model_optimizer, loss_fn=self._losses, compile=compile
+        )
         self.num_model_updates = num_model_updates
         self.state_predictor_data = state_predictor_data
         self.state_batch_size = state_batch_size
@@ -280,22 +281,21 @@ class Recall(ImitationOfGoodPairs):
         everything = (
             replay_buffer.sample(size[0] * size[1]) if self.state_predictor_data == "all" else top
         )
-        losses = [
-            self._update_model(good, any_)
-            for good, any_ in zip(
-                _minibatches(top, *size), _minibatches(everything, *size), strict=True
-            )
-        ]
-        names = ("backtracking/loss_backward_policy", "backtracking/loss_state_predictor")
-        return dict(zip(names, torch.stack(losses).mean(0), strict=True))
+        keys = self.backtracking_loss.in_keys
+        batches = zip(
+            _minibatches(top.select(*keys), *size),
+            _minibatches(everything.select(*keys), *size),
+            strict=True,
+        )
+        return _means([self._update_model(*batch) for batch in batches], "backtracking")
 
-    def _update_model(self, top: TensorDictBase, everything: TensorDictBase) -> Tensor:
+    def _losses(self, top: TensorDictBase, everything: TensorDictBase) -> TensorDict:
+        """Eq. 2, each factor on its own data."""
         loss = self.backtracking_loss
-        losses = loss.backward_policy_loss(top), loss.state_predictor_loss(everything)  # Eq. 2
-        self.model_optimizer.zero_grad()
-        sum(losses).backward()
-        self.model_optimizer.step()
-        return torch.stack(losses).detach()
+        return TensorDict({
+            "loss_backward_policy": loss.backward_policy_loss(top),
+            "loss_state_predictor": loss.state_predictor_loss(everything),
+        })
 
     def _top_states(self) -> TensorDictBase:
         """The most valuable states of the top trajectories."""
@@ -342,6 +342,11 @@ def _minibatches(data: TensorDictBase, num: int, size: int) -> Iterator[TensorDi
     data = data.reshape(-1)
     index = torch.randint(data.numel(), (num, size), device=data.device)
     return iter(data[index].unbind(0))
+
+
+def _means(losses: list[TensorDictBase], prefix: str) -> dict[str, Tensor]:
+    means = torch.stack(losses).mean(0)
+    return {f"{prefix}/{key}": value for key, value in means.items()}
 
 
 def _adam(module: torch.nn.Module, lr: float) -> torch.optim.Adam:

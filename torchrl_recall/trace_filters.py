@@ -7,6 +7,7 @@ The paper uses none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-__all__ = ["AdvantageGate", "LoopErasure"]
+__all__ = ["AdvantageGate", "LoopErasure", "WithinSupport"]
 
 
 class LoopErasure(TensorDictModuleBase):
@@ -56,7 +57,7 @@ class LoopErasure(TensorDictModuleBase):
         self,
         radius: float = 0.0,
         *,
-        scale=None,
+        scale: Tensor | Callable[[], Tensor] | None = None,
         observation_key: NestedKey = "observation",
         mask_key: NestedKey = "mask",
     ) -> None:
@@ -124,6 +125,50 @@ class AdvantageGate(TensorDictModuleBase):
         values = self.critic(tensordict.select(*self.in_keys, strict=False))
         agrees = values.get(self.state_action_value_key) > values.get(self.value_key)
         return _narrow(tensordict, self.mask_key, agrees.reshape(tensordict.shape))
+
+
+class WithinSupport(TensorDictModuleBase):
+    """Cut each trace where it leaves the states that were seen, walking back from its seed.
+
+    A model that is rolled out on its own predictions drifts; far from the data its states grow
+    without bound, and a policy's likelihood there means nothing. Traces fail by leaving the
+    support rather than by their one-step error.
+
+    Args:
+        normalize: maps states to standardised ones, such as ``model.observations.normalize``.
+        max_deviation: standard deviations from the mean that count as seen, in every dimension.
+
+    Keyword Args:
+        observation_key: where the states are.
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: ``max_deviation`` is not positive.
+    """
+
+    def __init__(
+        self,
+        normalize: Callable[[Tensor], Tensor],
+        max_deviation: float = 5.0,
+        *,
+        observation_key: NestedKey = "observation",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        if not max_deviation > 0:
+            raise ValueError(f"max_deviation must be positive, got {max_deviation}.")
+        self.normalize = normalize
+        self.max_deviation = max_deviation
+        self.mask_key = mask_key
+        self.in_keys = [observation_key]
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        deviation = self.normalize(tensordict.get(self.in_keys[0])).abs().amax(-1)
+        seen = (deviation <= self.max_deviation).long()
+        return _narrow(tensordict, self.mask_key, seen.flip(-1).cumprod(-1).flip(-1).bool())
 
 
 def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
