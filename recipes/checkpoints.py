@@ -122,7 +122,8 @@ def _load(folder: Path) -> tuple[int, dict]:
         raise CheckpointError(f"checkpoint {folder} is refused: {_MANIFEST} is damaged.") from error
     if not known:
         raise CheckpointError(
-            f"checkpoint {folder} is refused: its format is {manifest['format']!r}, not {_FORMAT!r}."
+            f"checkpoint {folder} is refused: its format is {manifest['format']!r}, "
+            f"not {_FORMAT!r}."
         )
     for name in (_TENSORS, _STATE):
         if _sha256(folder / name) != digests.get(name):

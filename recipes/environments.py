@@ -179,8 +179,8 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     for name, value in state["derived"].items():
         getattr(task.data, name)[:] = value
     task.np_random.bit_generator.state = state["np_random"]
-    if state["elapsed_steps"] is not None:
-        _time_limit(wrapped)._elapsed_steps = state["elapsed_steps"]
+    if (time_limit := _time_limit(wrapped)) is not None:
+        time_limit._elapsed_steps = state["elapsed_steps"]
     return True
 
 

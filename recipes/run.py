@@ -125,7 +125,8 @@ class Run:
         self.save()
         received = self._signal.received
         assert received is not None
-        print(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:\n{self._command()}")
+        print(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:")
+        print(self._command())
         return 128 + received
 
     def finish(self) -> None:
@@ -199,8 +200,7 @@ class Run:
         differ = [
             f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
             for key in sorted({*ours, *theirs})
-            if ours.get(key) != theirs.get(key)
-            and not key.startswith(_MAY_CHANGE)
+            if ours.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE)
         ]
         if differ:
             raise ConfigError(

@@ -174,6 +174,7 @@ def make_recall(
         trace_length=recall.trace_length,
         num_traces=recall.num_traces,
         num_model_updates=backtracking.num_updates,
+        model_batch_size=backtracking.batch_size,
         model_lr=backtracking.lr,
         state_predictor_data=backtracking.state_predictor_data,
         state_batch_size=recall.state_batch_size,

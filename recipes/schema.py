@@ -107,6 +107,7 @@ class BacktrackingConfig:
     """The backtracking model and its data."""
 
     num_updates: int
+    batch_size: int
     lr: float
     num_cells: list[int]
     num_trajectories: int
@@ -191,7 +192,7 @@ def validate(cfg: DictConfig) -> SACRecallConfig:
             f"collector.init_random_frames={config.collector.init_random_frames} leaves nothing "
             f"to learn from within collector.total_frames={config.collector.total_frames}."
         )
-    for key in ("replay_buffer.batch_size", "recall.batch_size"):
+    for key in ("replay_buffer.batch_size", "recall.batch_size", "backtracking.batch_size"):
         batch_size = OmegaConf.select(cfg, key)
         if config.replay_buffer.size < batch_size:
             raise ConfigError(

@@ -80,8 +80,7 @@ class BacktrackingEnv(ModelBasedEnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         model = self.world_model
-        seeds = None if tensordict is None else tensordict.get(model.observation_key, None)
-        if seeds is None:
+        if tensordict is None or (seeds := tensordict.get(model.observation_key, None)) is None:
             return self.full_observation_spec.rand().update(self.full_done_spec.zero())
         out = TensorDict({}, batch_size=tensordict.batch_size)
         out.set(model.observation_key, seeds)

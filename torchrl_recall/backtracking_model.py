@@ -185,9 +185,7 @@ class BacktrackingModel(TensorDictModuleBase):
             observations,
             in_features=observations.num_features + actions.num_features,
             in_keys=[action_key, next_key],
-            out_key=delta_key
-            if isinstance(observations, ContinuousVariable)
-            else observation_key,
+            out_key=delta_key if isinstance(observations, ContinuousVariable) else observation_key,
             num_cells=num_cells,
             activation_class=nn.ReLU,
         )

@@ -56,7 +56,8 @@ class HighValueStates(nn.Module, ABC):
 class CriticStates(HighValueStates):
     r"""The states of highest value under a critic (off-policy; Alg. 2, line 6).
 
-    .. math:: \arg\max_{s \in \mathcal{B}} V(s), \quad\text{or}\quad s \sim e^{V(s) / \text{temperature}}
+    .. math:: \arg\max_{s \in \mathcal{B}} V(s)
+        \quad\text{or}\quad s \sim e^{V(s) / \text{temperature}}
 
     NaN is never the highest value.
 
@@ -172,9 +173,11 @@ class GoalStates(HighValueStates):
                 f"goals must be finite states of shape [num_goals, *state_shape], got shape "
                 f"{tuple(goals.shape)}."
             )
-        super().__init__(len(goals) if num_states is None else num_states,
-                         observation_key=observation_key)
+        super().__init__(
+            len(goals) if num_states is None else num_states, observation_key=observation_key
+        )
         self.draw = num_states is not None
+        self.goals: Tensor
         self.register_buffer("goals", goals)
 
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:

@@ -145,14 +145,15 @@ class ImitationLoss(LossModule):
         return TensorDict({"loss_imitation": loss}, batch_size=shape)
 
     def _clamp(self, action: Tensor) -> Tensor:
-        return action if self.action_low is None else action.clamp(self.action_low, self.action_high)
+        return (
+            action if self.action_low is None else action.clamp(self.action_low, self.action_high)
+        )
 
 
 def _bounds(spec: TensorSpec | None, actor) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(spec, Composite):
         keys = getattr(actor, "dist_sample_keys", None) or ["action"]
         spec = spec[keys[0]] if keys[0] in spec.keys(True, True) else None
-    space = getattr(spec, "space", None)
-    if spec is None or not spec.dtype.is_floating_point or not hasattr(space, "low"):
+    if spec is None or not spec.dtype.is_floating_point or not hasattr(spec.space, "low"):
         return None, None
-    return space.low.clone(), space.high.clone()
+    return spec.space.low.clone(), spec.space.high.clone()

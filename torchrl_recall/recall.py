@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -194,6 +194,7 @@ class Recall(ImitationOfGoodPairs):
         trace_length: steps of each trace.
         num_traces: N, traces from each high-value state.
         num_model_updates: steps of Eq. 2 in each round; zero leaves the model untrained.
+        model_batch_size: transitions in each of them.
         model_lr: β, the model's learning rate.
         state_predictor_data: what the state predictor learns from, ``"all"`` transitions or, as
             in the paper, only the ``"top"`` trajectories. The backward policy always learns from
@@ -224,6 +225,7 @@ class Recall(ImitationOfGoodPairs):
         trace_length: int = 20,
         num_traces: int = 1,
         num_model_updates: int = 50,
+        model_batch_size: int = 256,
         model_lr: float = 1e-3,
         state_predictor_data: Literal["all", "top"] = "all",
         state_batch_size: int = 1024,
@@ -236,6 +238,10 @@ class Recall(ImitationOfGoodPairs):
         if not isinstance(num_model_updates, int) or num_model_updates < 0:
             raise ValueError(
                 f"num_model_updates must be an integer of at least 0, got {num_model_updates!r}."
+            )
+        if not isinstance(model_batch_size, int) or model_batch_size < 1:
+            raise ValueError(
+                f"model_batch_size must be an integer of at least 1, got {model_batch_size!r}."
             )
         if not model_lr > 0:
             raise ValueError(f"model_lr must be positive, got {model_lr}.")
@@ -259,6 +265,7 @@ class Recall(ImitationOfGoodPairs):
             self.backtracking_loss, self.model_optimizer, loss_fn=self._losses, compile=compile
         )
         self.num_model_updates = num_model_updates
+        self.model_batch_size = model_batch_size
         self.state_predictor_data = state_predictor_data
         self.state_batch_size = state_batch_size
         self.state_fraction = state_fraction
@@ -276,7 +283,7 @@ class Recall(ImitationOfGoodPairs):
         """Alg. 1, lines 8 and 9."""
         if not self.num_model_updates:
             return {}
-        size = self.num_model_updates, self.batch_size
+        size = self.num_model_updates, self.model_batch_size
         top = self._top_states()
         everything = (
             replay_buffer.sample(size[0] * size[1]) if self.state_predictor_data == "all" else top
@@ -292,14 +299,16 @@ class Recall(ImitationOfGoodPairs):
     def _losses(self, top: TensorDictBase, everything: TensorDictBase) -> TensorDict:
         """Eq. 2, each factor on its own data."""
         loss = self.backtracking_loss
-        return TensorDict({
-            "loss_backward_policy": loss.backward_policy_loss(top),
-            "loss_state_predictor": loss.state_predictor_loss(everything),
-        })
+        return TensorDict(
+            {
+                "loss_backward_policy": loss.backward_policy_loss(top),
+                "loss_state_predictor": loss.state_predictor_loss(everything),
+            }
+        )
 
     def _top_states(self) -> TensorDictBase:
         """The most valuable states of the top trajectories."""
-        if self.state_fraction == 1:
+        if self.critic is None or self.state_fraction == 1:
             return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
         candidates = self.backtracking_buffer.sample(self.state_batch_size)
         with torch.no_grad():
@@ -345,7 +354,7 @@ def _minibatches(data: TensorDictBase, num: int, size: int) -> Iterator[TensorDi
 
 
 def _means(losses: list[TensorDictBase], prefix: str) -> dict[str, Tensor]:
-    means = torch.stack(losses).mean(0)
+    means: Any = torch.stack(losses).mean(0)
     return {f"{prefix}/{key}": value for key, value in means.items()}
 
 

@@ -107,7 +107,7 @@ class RecallTraceGenerator(nn.Module):
                 actions.append(action)
                 states.append(state)
         path = torch.stack(states[::-1], 1)  # forward time: s_{T-L}, ..., s_T
-        traces = TensorDict({}, batch_size=path.shape[:1] + (self.trace_length,))
+        traces = TensorDict({}, batch_size=(*path.shape[:1], self.trace_length))
         traces.set(model.observation_key, path[:, :-1])
         traces.set(model.action_key, torch.stack(actions[::-1], 1))
         return traces.set(model.next_observation_key, path[:, 1:])

@@ -35,7 +35,7 @@ class SACCritic(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``state_value``, and ``state_action_value`` if there is an action; ``[*batch, 1]``."""
+        """Write ``state_value``, and with an action ``state_action_value``, ``[*batch, 1]``."""
         loss = self.loss_module
         action_key = loss.tensor_keys.action
         states = tensordict.exclude(action_key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import cast
+from typing import Any, cast
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -212,7 +212,7 @@ class TopKTrajectories(Transform):
         self._unfinished.append(data.clone())
         if not data.get(self.done_key).any():
             return []
-        window = torch.cat(self._unfinished, 1)
+        window: TensorDictBase = torch.cat(self._unfinished, 1)  # type: ignore[assignment]
         done = window.get(self.done_key).reshape(*window.shape, -1).any(-1)
         finished = []
         for row, end in done.nonzero().tolist():
@@ -236,7 +236,7 @@ class TopKTrajectories(Transform):
 
     def get_extra_state(self) -> dict:
         """The filter's state as tensors and plain containers; the kept rows are in the buffer."""
-        unfinished = torch.cat(self._unfinished, 1) if self._unfinished else None
+        unfinished: Any = torch.cat(self._unfinished, 1) if self._unfinished else None
         return {
             "returns": self._returns.clone(),
             "lengths": self._lengths.clone(),

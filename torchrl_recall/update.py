@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -97,14 +97,20 @@ def _eager_gradient(loss_fn: Callable[..., TensorDictBase], optimizer) -> Update
 
 
 class _CompiledGradient:
-    """Writes ``.grad`` of every parameter from one compiled graph."""
+    """Writes ``.grad`` of every parameter from one compiled graph.
+
+    The graph takes and returns plain tensors: guards on tensordicts would cost as much as a small
+    network does.
+    """
 
     def __init__(self, loss_module: LossModule, loss_fn: Callable, fallback: Update) -> None:
         self.loss_module = loss_module
         self.loss_fn = loss_fn
         self.fallback = fallback
-        self.parameters = _trainable(loss_module)
         self.initialized = False
+        leaves = list(_leaves(loss_module))
+        self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
+        self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
         self.compiled: Callable[..., Any] | None = torch.compile(
             torch.func.grad_and_value(self._loss, has_aux=True),
             fullgraph=True,
@@ -122,8 +128,11 @@ class _CompiledGradient:
                     self.loss_fn(*(arg.copy() for arg in args))
                 torch.set_rng_state(rng)
                 self.initialized = True
-            values = {name: _plain(value) for name, value in self.parameters.items()}
-            gradients, (_, losses) = self.compiled(values, *args)
+            gradients, (_, losses) = self.compiled(
+                [leaf.detach() for _, leaf in self.trained],
+                [leaf.detach() for _, leaf in self.fixed],
+                [(arg.to_dict(), arg.batch_size) for arg in args],
+            )
         except Exception as error:  # the compiler's own errors share no base class
             torch.set_rng_state(rng)
             losses = self.fallback(*args)  # raises if the loss itself is at fault
@@ -132,48 +141,51 @@ class _CompiledGradient:
             )
             self.compiled = None
             return losses
-        for name, value in self.parameters.items():
-            _assign(value, gradients[name])
+        for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
+            # Contiguous: compiled graphs may return transposed strides, which a fused Adam on CPU
+            # reads as if they were the parameter's.
+            leaf.grad = gradient.contiguous()
         return TensorDict(losses)
 
-    def _loss(self, values: dict, *args: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self,
+        trained: list[Tensor],
+        fixed: list[Tensor],
+        args: list[tuple[dict, torch.Size]],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
+        values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
         attributes = self.loss_module.__dict__
         attributes.update(values)  # instance attributes hide the registered parameters
         try:
-            # A copy: what a loss writes into its input, such as the TD error, must not outlive the
-            # graph.
-            losses = self.loss_fn(*(arg.copy() for arg in args))
+            losses = self.loss_fn(*(TensorDict(data, batch_size=size) for data, size in args))
         finally:
             for name in values:
                 del attributes[name]
         return _total(losses), dict(losses.detach().items())
 
 
-def _trainable(loss_module: LossModule) -> dict[str, TensorDictParams | Tensor]:
-    """The module's trainable parameters by attribute name."""
-    found: dict[str, TensorDictParams | Tensor] = {
-        name: child
-        for name, child in loss_module.named_children()
-        if isinstance(child, TensorDictParams)
-        and any(p.requires_grad for p in child.parameters())
-    }
-    return found | {
-        name: p for name, p in loss_module.named_parameters(recurse=False) if p.requires_grad
-    }
+def _leaves(loss_module: LossModule) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """The module's trainable parameters, and the buffers among them, by attribute and key."""
+    for name, child in loss_module.named_children():
+        if isinstance(child, TensorDictParams) and any(p.requires_grad for p in child.parameters()):
+            for key, leaf in child.items(True, True):
+                yield (name, *(key if isinstance(key, tuple) else (key,))), leaf
+    for name, parameter in loss_module.named_parameters(recurse=False):
+        if parameter.requires_grad:
+            yield (name,), parameter
 
 
-def _plain(value: TensorDictParams | Tensor) -> TensorDict | Tensor:
-    if isinstance(value, TensorDictParams):
-        return TensorDict(value.data.to_dict(), batch_size=value.batch_size)
-    return value.detach()
-
-
-def _assign(parameter: TensorDictParams | Tensor, gradient: TensorDictBase | Tensor) -> None:
-    # Contiguous: compiled graphs may return transposed strides, which a fused Adam on CPU reads
-    # as if they were the parameter's.
-    if isinstance(parameter, TensorDictParams):
-        for key, value in parameter.items(True, True):
-            if value.requires_grad:
-                value.grad = gradient.get(key).contiguous()
-    else:
-        parameter.grad = gradient.contiguous()
+def _nested(
+    items: Iterable[tuple[tuple[str, ...], Tensor]], loss_module: LossModule
+) -> dict[str, TensorDict | Tensor]:
+    """Attributes of the module, made of plain tensors."""
+    values: dict[str, TensorDict | Tensor] = {}
+    for (name, *key), tensor in items:
+        if not key:
+            values[name] = tensor
+            continue
+        if name not in values:
+            values[name] = TensorDict({}, batch_size=getattr(loss_module, name).batch_size)
+        values[name].set(tuple(key), tensor)  # type: ignore[union-attr]
+    return values

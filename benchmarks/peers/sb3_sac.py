@@ -2,7 +2,7 @@
 
 One process per run; rows are appended as they come, and a finished run is not repeated::
 
-    python benchmarks/peers/sb3_sac.py --env Hopper-v5 --seed 0 --frames 50000 --out benchmarks/results/host_check
+    python benchmarks/peers/sb3_sac.py --env Hopper-v5 --seed 0 --out runs/host_check
 
 Needs the extra ``peers``.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=50_000)
     parser.add_argument("--eval-interval", type=int, default=5_000)
     parser.add_argument("--eval-episodes", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/host_check"))
+    parser.add_argument("--out", type=Path, default=Path("runs/host_check"))
     args = parser.parse_args()
 
     run_dir = args.out / f"{args.env}_sb3_{args.seed}"
@@ -66,7 +66,7 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(["frames", "wall_seconds", "eval_return"])
         for frames in range(args.eval_interval, args.frames + 1, args.eval_interval):
-            model.learn(args.eval_interval, reset_num_timesteps=False, log_interval=None)
+            model.learn(args.eval_interval, reset_num_timesteps=False, log_interval=1_000_000)
             returns, _ = evaluate_policy(
                 model,
                 eval_env,
@@ -74,9 +74,10 @@ def main() -> None:
                 return_episode_rewards=True,
                 warn=False,
             )
-            writer.writerow([frames, round(time.perf_counter() - start, 1), float(np.mean(returns))])
+            mean = float(np.mean(returns))
+            writer.writerow([frames, round(time.perf_counter() - start, 1), mean])
             file.flush()
-            print(args.env, args.seed, frames, float(np.mean(returns)), flush=True)
+            print(args.env, args.seed, frames, mean, flush=True)
     partial.rename(done)
 
 

@@ -1,0 +1,35 @@
+# `make run` learns Hopper with recall traces; `make test` passes the tests. Each makes its own environment.
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11
+# One thread: it decides the bits of a run, and small networks are fastest with one.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: run test lint clean
+
+run: $(VENV)/.test
+	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=12_000 \
+		eval.interval=2_000 compile=false run_dir=runs/hopper resume=auto
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy torchrl_recall recipes benchmarks
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

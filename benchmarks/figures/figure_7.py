@@ -1,0 +1,143 @@
+"""Figure 7: SAC with recall traces against SAC, and against controls that the paper lacks.
+
+    python benchmarks/figures/figure_7.py seeds=3 first_seed=0 out=runs/figure_7 \
+        tasks=[Hopper-v5] methods=[none,backtracking,paper,self_imitation] frames=30000
+
+Every run writes its rows as it goes; called again, the command goes on where it stopped. The
+method ``sb3`` is Stable-Baselines3's SAC (extra ``peers``), so the same command checks the host:
+
+    python benchmarks/figures/figure_7.py seeds=3 out=runs/host_check \
+        tasks=[HalfCheetah-v5,Hopper-v5] methods=[none,sb3] frames=50000
+
+``results.csv`` and ``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there
+are, without starting any.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from scipy.stats import bootstrap
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = {
+    "figure": "7",
+    "seeds": 5,
+    "first_seed": 0,
+    "out": "runs/figure_7",
+    "tasks": ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"],
+    "methods": ["none", "backtracking", "self_imitation"],
+    "frames": 30_000,
+    "collect": False,
+}
+Curves = dict[tuple[str, str], dict[int, tuple[list[int], list[float]]]]
+
+
+def run(task: str, method: str, seed: int, frames: int, run_dir: Path) -> None:
+    """Train one seed, or go on with it."""
+    if (run_dir / "summary.json").exists() or (
+        method == "sb3" and (run_dir / "metrics.csv").exists()
+    ):
+        return
+    if method == "sb3":
+        command = [str(ROOT / "benchmarks/peers/sb3_sac.py"), "--env", task, "--seed", str(seed)]
+        command += ["--frames", str(frames), "--out", str(run_dir.parent)]
+    else:
+        command = [str(ROOT / "recipes/sac_recall.py"), f"env.name={task}", f"recall={method}"]
+        command += [f"seed={seed}", f"collector.total_frames={frames}", f"run_dir={run_dir}"]
+        command += ["resume=auto", "logger.backend=none"]
+    subprocess.run([sys.executable, *command], check=True)
+
+
+def read(path: Path, frames: int) -> tuple[list[int], list[float]]:
+    """Frames and returns of the evaluations, up to a number of frames."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["frames"]) <= frames]
+    return [int(row["frames"]) for row in rows], [float(row["eval_return"]) for row in rows]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the mean; the range where seeds are too few to resample."""
+    if len(values) < 3 or np.ptp(values) == 0:
+        return min(values), max(values)
+    found = bootstrap((values,), np.mean, rng=np.random.default_rng(0), method="percentile")
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def table(curves: Curves) -> str:
+    """Markdown: final return and mean return over training, with intervals."""
+    lines = [
+        "| task | method | seeds | final return [95 %] | mean over training [95 %] |",
+        "|---|---|---|---|---|",
+    ]
+    for (task, method), seeds in curves.items():
+        cells = []
+        for summary in (lambda y: y[-1], np.mean):
+            values = [float(summary(returns)) for _, returns in seeds.values()]
+            low, high = interval(values)
+            cells.append(f"{np.mean(values):.0f} [{low:.0f}, {high:.0f}]")
+        lines.append(f"| {task} | {method} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(curves: Curves, path: Path, caption: str) -> None:
+    """One panel for each task: the mean, its interval and every seed."""
+    tasks = list(dict.fromkeys(task for task, _ in curves))
+    figure = Figure(figsize=(5 * len(tasks), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, task in zip(panels, tasks, strict=True):
+        for color, ((name, method), seeds) in enumerate(curves.items()):
+            if name != task:
+                continue
+            frames = next(iter(seeds.values()))[0]
+            returns = np.array([r[: len(frames)] for _, r in seeds.values()])
+            bands = np.array([interval(list(column)) for column in returns.T])
+            axes.plot(frames, returns.mean(0), color=f"C{color}", label=method)
+            axes.fill_between(frames, *bands.T, color=f"C{color}", alpha=0.2)
+            axes.plot(frames, returns.T, color=f"C{color}", alpha=0.25, linewidth=0.7)
+        axes.set(title=task, xlabel="environment steps", ylabel="return, deterministic policy")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.supxlabel(caption, fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run what is missing, then write results and picture."""
+    config = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
+    if unknown := set(config) - set(DEFAULTS):
+        sys.exit(f"unknown keys {sorted(unknown)}; there are {sorted(DEFAULTS)}")
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    curves: Curves = defaultdict(dict)
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
+        for task in config.tasks:
+            for method in config.methods:
+                run_dir = out / f"{task}_{method}_{seed}"
+                if not config.collect:
+                    run(task, method, seed, config.frames, run_dir)
+                if (run_dir / "metrics.csv").exists():
+                    curves[task, method][seed] = read(run_dir / "metrics.csv", config.frames)
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["figure", "task", "method", "seed", "frames", "metric", "value"])
+        for (task, method), seeds in curves.items():
+            for seed, rows in seeds.items():
+                for frames, value in zip(*rows, strict=True):
+                    writer.writerow(
+                        [config.figure, task, method, seed, frames, "eval_return", value]
+                    )
+    command = " ".join(["python benchmarks/figures/figure_7.py", *sys.argv[1:]])
+    draw(curves, out / "figure.png", f"{config.seeds} seeds, bootstrap 95 % intervals. {command}")
+    print(table(curves))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,427 @@
+"""Lines 5 and 8 to 13 of Algorithm 1."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn
+from torchrl.collectors import Collector
+from torchrl.data import Bounded, LazyTensorStorage, TensorDictReplayBuffer, Unbounded
+from torchrl.envs import Compose, DoubleToFloat, GymEnv, StepCounter, TransformedEnv
+from torchrl.modules import MLP, ValueOperator
+from torchrl.objectives import SACLoss
+
+from torchrl_recall import (
+    AdvantageGate,
+    BacktrackingModel,
+    CriticStates,
+    ImitationLoss,
+    LoopErasure,
+    Recall,
+    RewardStates,
+    SACCritic,
+    SelfImitation,
+    WithinSupport,
+)
+
+
+def episode(value: float, *, length: int = 5, action: float | None = None) -> TensorDict:
+    """One whole trajectory of the given return."""
+    path = torch.randn(length + 1, 3).cumsum(0)
+    data = TensorDict({"observation": path[:-1]}, [length])
+    data["action"] = torch.rand(length, 2) * 2 - 1 if action is None else torch.full((length, 2), action)
+    done = torch.zeros(length, 1, dtype=torch.bool)
+    done[-1] = True
+    reward = torch.full((length, 1), value / length)
+    following = {"observation": path[1:], "reward": reward, "done": done, "terminated": done}
+    return data.set("next", TensorDict(following, [length]))
+
+
+def episodes(*values: float) -> TensorDict:
+    return torch.cat([episode(value) for value in values])
+
+
+def make_replay_buffer(*data: TensorDict) -> TensorDictReplayBuffer:
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1000), batch_size=16)
+    buffer.extend(torch.cat(data) if data else episodes(0.0, 1.0, 2.0))
+    return buffer
+
+
+SMALL = {"interval": 10, "num_updates": 3, "batch_size": 8, "num_trajectories": 3}
+SMALL_RECALL = SMALL | {"num_model_updates": 2, "trace_length": 4, "state_batch_size": 16}
+
+
+def new_model() -> BacktrackingModel:
+    return BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)), num_cells=(8, 8))
+
+
+@pytest.fixture
+def make(make_actor):
+    """A recall or self-imitation object and the policy it teaches."""
+
+    def build(kind: type = Recall, **kwargs):
+        actor = make_actor()
+        loss = ImitationLoss(actor)
+        if kind is SelfImitation:
+            return SelfImitation(loss, **SMALL | kwargs), actor
+        seeds = kwargs.pop("high_value_states", RewardStates(4))
+        model = kwargs.pop("model", None) or new_model()
+        return Recall(model, loss, seeds, **SMALL_RECALL | kwargs), actor
+
+    return build
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    return [value.detach().clone() for value in module.parameters()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def steps(optimizer: torch.optim.Optimizer) -> int:
+    counts = {int(state["step"]) for state in optimizer.state.values()}
+    assert len(counts) <= 1
+    return counts.pop() if counts else 0
+
+
+KINDS = pytest.mark.parametrize("kind", [Recall, SelfImitation])
+
+
+@KINDS
+@pytest.mark.parametrize("values", [(), (1.0, 1.0, 1.0, 1.0), (0.0,) * 10])
+def test_nothing_happens_before_a_useful_return(kind, values, make):
+    recall, actor = make(kind)
+    policy = weights(actor)
+    model = weights(recall.model) if kind is Recall else []
+    for value in values:
+        recall.extend(episode(value))
+        assert recall.step(make_replay_buffer()) == {}
+    assert not recall.active
+    assert same(weights(actor), policy)
+    assert steps(recall.optimizer) == 0
+    if kind is Recall:
+        assert same(weights(recall.model), model)
+        assert steps(recall.model_optimizer) == 0
+
+
+@KINDS
+def test_a_better_return_starts_it(kind, make):
+    recall, actor = make(kind)
+    policy = weights(actor)
+    recall.extend(episodes(1.0, 2.0))
+    assert recall.active
+    metrics = recall.step(make_replay_buffer())
+    assert not same(weights(actor), policy)
+    expected = {"recall/kept", "recall/loss_imitation"}
+    if kind is Recall:
+        expected |= {"backtracking/loss_backward_policy", "backtracking/loss_state_predictor"}
+    assert set(metrics) == expected
+    assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
+    assert metrics["recall/kept"] == 1
+
+
+@pytest.mark.parametrize(
+    ("length", "interval", "rounds"),
+    [
+        (10, 10, [1, 2, 3, 4]),
+        (5, 10, [0, 1, 1, 2]),
+        (25, 10, [2, 5, 7, 10]),
+        (10, 25, [0, 0, 1, 1]),
+    ],
+)
+def test_schedule_by_hand(length, interval, rounds, make):
+    recall, _ = make(interval=interval)
+    start = episodes(1.0, 2.0)
+    recall.backtracking_buffer.extend(start)  # makes it active without counting frames
+    recall.model.update_statistics(start)
+    for expected in rounds:
+        recall.extend(episode(1.0, length=length))
+        recall.step(make_replay_buffer())
+        assert steps(recall.optimizer) == 3 * expected
+        assert steps(recall.model_optimizer) == 2 * expected
+    assert recall.frames == 4 * length
+
+
+@KINDS
+def test_rounds_missed_before_a_useful_return_are_not_made_up(kind, make):
+    recall, _ = make(kind)
+    for _ in range(20):
+        recall.extend(episode(1.0))
+        recall.step(make_replay_buffer())
+    recall.extend(episode(2.0, length=10))
+    recall.step(make_replay_buffer())
+    assert steps(recall.optimizer) == 3
+
+
+def test_frames_of_a_batch_count_each(make):
+    recall, _ = make()
+    recall.extend(torch.stack([episode(1.0), episode(2.0)]))
+    assert recall.frames == 10
+
+
+def test_padding_is_not_experience(make):
+    recall, _ = make()
+    short, long = episode(2.0, length=3), episode(1.0, length=5)
+    for data in (short, long):
+        data["collector", "mask"] = torch.ones(len(data), dtype=torch.bool)
+    data = torch.stack([torch.cat([short, short.new_zeros(2)]), long])
+    recall.extend(data)
+    assert recall.frames == 8
+    assert recall.model.observations.count.item() == 8
+    expected = torch.cat([short, long])["next", "observation"].mean(0)
+    torch.testing.assert_close(recall.model.observations.mean, expected)
+
+
+@KINDS
+def test_annealing_reaches_zero(kind, make):
+    recall, actor = make(kind, anneal_frames=40, lr=1e-3)
+    recall.extend(episodes(1.0, 2.0))
+    assert recall.weight == pytest.approx(0.75)
+    recall.step(make_replay_buffer())
+    assert recall.optimizer.param_groups[0]["lr"] == pytest.approx(0.75e-3)
+    recall.extend(episodes(1.0, 2.0, 3.0))
+    recall.step(make_replay_buffer())
+    assert recall.optimizer.param_groups[0]["lr"] == pytest.approx(0.375e-3)
+    policy, count = weights(actor), steps(recall.optimizer)
+    for _ in range(3):
+        recall.extend(episodes(1.0, 9.0, 3.0))
+        recall.step(make_replay_buffer())
+    assert recall.weight == 0
+    assert not recall.active
+    assert steps(recall.optimizer) == count
+    assert same(weights(actor), policy)
+
+
+def test_without_annealing_the_weight_is_one(make):
+    recall, _ = make()
+    for _ in range(5):
+        recall.extend(episodes(1.0, 2.0))
+    assert recall.weight == 1
+
+
+@KINDS
+def test_no_imitation_updates(kind, make):
+    recall, actor = make(kind, num_updates=0)
+    policy = weights(actor)
+    recall.extend(episodes(1.0, 2.0))
+    recall.step(make_replay_buffer())
+    assert same(weights(actor), policy)
+
+
+def test_no_model_updates_leave_the_model_untrained(make):
+    recall, actor = make(num_model_updates=0)
+    model, policy = weights(recall.model), weights(actor)
+    recall.extend(episodes(1.0, 2.0))
+    metrics = recall.step(make_replay_buffer())
+    assert same(weights(recall.model), model)
+    assert not same(weights(actor), policy)
+    assert not any(key.startswith("backtracking") for key in metrics)
+
+
+def test_a_filter_that_drops_everything(make):
+    nothing = WithinSupport(lambda x: x, 1e-12)
+    recall, actor = make(filters=[nothing])
+    policy = weights(actor)
+    recall.extend(episodes(1.0, 2.0))
+    metrics = recall.step(make_replay_buffer())
+    assert metrics["recall/kept"] == 0
+    assert same(weights(actor), policy)
+    assert steps(recall.model_optimizer) == 2
+
+
+def test_filters_narrow_what_is_imitated(make):
+    recall, _ = make(filters=[LoopErasure(2.0), LoopErasure(1.0)], trace_length=20)
+    recall.extend(episodes(1.0, 2.0))
+    kept = recall.step(make_replay_buffer())["recall/kept"]
+    assert 0 < kept < 1
+
+
+def test_no_seeds_no_imitation(make):
+    recall, actor = make(high_value_states=RewardStates(4, threshold=100.0))
+    policy = weights(actor)
+    recall.extend(episodes(1.0, 2.0))
+    metrics = recall.step(make_replay_buffer())
+    assert same(weights(actor), policy)
+    assert "recall/loss_imitation" not in metrics
+    assert steps(recall.model_optimizer) == 2
+
+
+def test_self_imitation_learns_the_actions_of_the_best_trajectories(make):
+    recall, actor = make(SelfImitation, num_trajectories=1, lr=0.02, num_updates=100)
+    best = episode(9.0, action=0.5)
+    for data in (episode(1.0, action=-0.5), best, episode(2.0, action=-0.5)):
+        recall.extend(data)
+        recall.step(make_replay_buffer())
+    mode = actor.get_dist(best.select("observation")).deterministic_sample
+    assert mode.mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_backward_policy_learns_from_the_best_trajectories_only(make):
+    recall, _ = make(num_trajectories=1, num_model_updates=200, model_lr=0.01, num_updates=0)
+    bad, best = episode(1.0, length=50, action=-0.5), episode(9.0, length=50, action=0.5)
+    bad["action"] += 0.01 * torch.randn(50, 2)
+    recall.extend(torch.cat([bad, best]))
+    recall.step(make_replay_buffer(bad, best))
+    loc = recall.model.backward_policy.get_dist(
+        TensorDict({"next": {"observation": torch.zeros(1, 3)}}, [1])
+    ).mean
+    assert (recall.model.actions.decode(loc) > 0.3).all()
+
+
+@pytest.mark.parametrize(("data", "equal"), [("top", True), ("all", False)])
+def test_state_predictor_data(data, equal, make):
+    results = []
+    start = episodes(1.0, 2.0)
+    for buffer in (make_replay_buffer(episodes(0.0)), make_replay_buffer(episodes(0.0))):
+        torch.manual_seed(1)
+        recall, _ = make(state_predictor_data=data, num_updates=0)
+        recall.extend(start.clone())
+        recall.step(buffer)
+        results.append(weights(recall.model.state_predictor))
+    assert same(*results) == equal
+
+
+class First(nn.Module):
+    def forward(self, observation):
+        return observation[..., :1]
+
+
+def test_state_fraction_takes_the_most_valuable(make):
+    critic = ValueOperator(First(), in_keys=["observation"])
+    recall, _ = make(state_fraction=0.25, critic=critic, state_batch_size=200)
+    data = episodes(1.0, 2.0, 3.0, 4.0)
+    recall.extend(data)
+    top = recall._top_states()
+    assert len(top) == 50
+    kept = recall.backtracking_buffer[:]["observation"][:, 0]
+    assert top["observation"][:, 0].min() >= kept.median()
+    recall.step(make_replay_buffer())
+    assert steps(recall.model_optimizer) == 2 * 2
+
+
+def test_each_optimizer_holds_its_own_parameters(make):
+    recall, actor = make()
+    held = [
+        [p for group in optimizer.param_groups for p in group["params"]]
+        for optimizer in (recall.optimizer, recall.model_optimizer)
+    ]
+    assert {id(p) for p in held[0]} == {id(p) for p in actor.parameters()}
+    assert {id(p) for p in held[1]} == {id(p) for p in recall.model.parameters()}
+    assert all(len({id(p) for p in params}) == len(params) for params in held)
+
+
+def test_statistics_come_from_all_experience(make):
+    recall, _ = make(num_trajectories=1)
+    for value in (5.0, 1.0, 2.0):
+        recall.extend(episode(value))
+    assert len(recall.backtracking_buffer) == 5
+    assert recall.model.observations.count.item() == 15
+
+
+# state
+
+
+def advance(recall, buffer, seed: int, rounds: int = 4) -> None:
+    torch.manual_seed(seed)
+    for value in range(rounds):
+        recall.extend(episode(float(value), length=7))
+        recall.step(buffer)
+
+
+@KINDS
+def test_state_dict_continues_identically(kind, make):
+    buffer = make_replay_buffer()
+    recall, actor = make(kind, anneal_frames=1000)
+    advance(recall, buffer, 1)
+    recall.extend(episode(3.0)[:3])  # saved in mid-trajectory
+    file = io.BytesIO()
+    torch.save(recall.state_dict(), file)
+    other, copy = make(kind, anneal_frames=1000)
+    assert not same(weights(copy), weights(actor))
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=False))
+    copy.load_state_dict(actor.state_dict())
+    assert (other.frames, other.weight) == (recall.frames, recall.weight)
+
+    for both in (recall, other):
+        advance(both, buffer, 2)
+    assert same(weights(copy), weights(actor))
+    assert steps(other.optimizer) == steps(recall.optimizer) > 0
+    assert torch.equal(
+        other.backtracking_buffer[:]["observation"], recall.backtracking_buffer[:]["observation"]
+    )
+    if kind is Recall:
+        assert same(weights(other.model), weights(recall.model))
+        assert torch.equal(other.model.deltas.mean, recall.model.deltas.mean)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("buffer_size", 0),
+        ("interval", 0),
+        ("interval", 1.5),
+        ("num_updates", -1),
+        ("batch_size", 0),
+        ("anneal_frames", 0),
+        ("lr", 0.0),
+        ("lr", -1.0),
+        ("lr", math.nan),
+        ("num_trajectories", 0),
+        ("num_model_updates", -1),
+        ("num_model_updates", 1.5),
+        ("model_lr", 0.0),
+        ("state_predictor_data", "some"),
+        ("state_batch_size", 0),
+        ("state_fraction", 0.0),
+        ("state_fraction", 1.5),
+        ("state_fraction", 0.5),
+        ("trace_length", 0),
+        ("num_traces", 0),
+    ],
+)
+def test_bad_arguments_are_named(name, value, make):
+    with pytest.raises(ValueError, match=name):
+        make(**{name: value})
+
+
+# beside a real host
+
+
+def test_beside_sac_on_pendulum(make_actor):
+    env = TransformedEnv(GymEnv("Pendulum-v1"), Compose(DoubleToFloat(), StepCounter(20)))
+    spec = env.action_spec_unbatched
+    actor = make_actor(3, spec)
+    qvalue = ValueOperator(
+        MLP(in_features=4, out_features=1, num_cells=[8]), in_keys=["observation", "action"]
+    )
+    sac = SACLoss(actor, qvalue, action_spec=spec)
+    critic = SACCritic(sac)
+    model = BacktrackingModel.from_specs(env.observation_spec, spec, num_cells=(8, 8))
+    recall = Recall(
+        model,
+        ImitationLoss(actor),
+        CriticStates(critic, 4, temperature=1.0),
+        **SMALL_RECALL | {"interval": 20},
+        filters=[LoopErasure(), WithinSupport(model.observations.normalize), AdvantageGate(critic)],
+    )
+    collector = Collector(env, actor, frames_per_batch=30, total_frames=240)
+    collector.set_seed(0)
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1000), batch_size=16)
+    policy, critics = weights(actor), sac.qvalue_network_params.data.clone()
+    for data in collector:
+        buffer.extend(data)
+        recall.extend(data)
+        metrics = recall.step(buffer)
+    collector.shutdown()
+    assert recall.active
+    assert len(recall.backtracking_buffer) == 3 * 20
+    assert metrics["backtracking/loss_state_predictor"].isfinite()
+    assert not same(weights(actor), policy)  # recall teaches the host's own policy,
+    assert (sac.qvalue_network_params.data == critics).all()  # and leaves its critic alone
+    assert all(p.isfinite().all() for p in actor.parameters())
