@@ -8,8 +8,8 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: run test lint clean
 
 run: $(VENV)/.test
-	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=12_000 \
-		eval.interval=2_000 compile=false run_dir=runs/hopper resume=auto
+	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=10_000 \
+		eval.interval=2_000 run_dir=runs/hopper resume=auto
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

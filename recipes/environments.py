@@ -9,12 +9,21 @@ import mujoco
 import numpy as np
 import torch
 from tensordict import TensorDictBase
+from torchrl.collectors import Collector
 from torchrl.envs import DoubleToFloat, EnvBase, ExplorationType, GymEnv, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
 from torchrl_recall.recipes.schema import ConfigError
 
-__all__ = ["check_finite", "env_state_dict", "evaluate", "load_env_state_dict", "make_env"]
+__all__ = [
+    "check_finite",
+    "collector_state_dict",
+    "env_state_dict",
+    "evaluate",
+    "load_collector_state_dict",
+    "load_env_state_dict",
+    "make_env",
+]
 
 # Not part of MuJoCo's integration state, but read by observations and rewards before the next
 # step computes them anew.
@@ -23,11 +32,12 @@ _DERIVED = (
 )  # fmt: skip
 
 
-def make_env(name: str) -> TransformedEnv:
+def make_env(name: str, device: torch.device | None = None) -> TransformedEnv:
     """Make a task with a vector observation and a bounded continuous action.
 
     Args:
         name: a Gymnasium id such as ``Hopper-v5``.
+        device: where its tensors are put; the CPU, where the physics is, by default.
 
     Returns:
         The environment, its observations as float32.
@@ -42,7 +52,8 @@ def make_env(name: str) -> TransformedEnv:
             f"env.name={name!r} is not a registered Gymnasium task: {error}. "
             "`gymnasium.pprint_registry()` lists those installed."
         ) from error
-    env = TransformedEnv(GymEnv(name), DoubleToFloat())
+    on_cpu = device is None or device.type == "cpu"  # no device then means no casts
+    env = TransformedEnv(GymEnv(name, device=None if on_cpu else device), DoubleToFloat())
     keys = list(env.observation_spec.keys(True, True))
     spec = env.observation_spec.get("observation", None)
     if keys != ["observation"]:
@@ -89,7 +100,7 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
     Raises:
         FloatingPointError: naming environment, step and key.
     """
-    for key in (("next", "observation"), ("next", "reward")):
+    for key in ("observation", ("next", "observation"), ("next", "reward")):
         if not data.get(key).isfinite().all():
             raise FloatingPointError(
                 f"{env_name} returned NaN or infinity in {key} within the {data.numel()} steps "
@@ -182,6 +193,33 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     if (time_limit := _time_limit(wrapped)) is not None:
         time_limit._elapsed_steps = state["elapsed_steps"]
     return True
+
+
+def collector_state_dict(collector: Collector) -> dict:
+    """Where a collector is; TorchRL's own state leaves out the observation it will act on."""
+    return {
+        "carrier": collector._carrier.detach().clone(),
+        "env": env_state_dict(collector.env),
+    }
+
+
+def load_collector_state_dict(collector: Collector, state: dict, frames: int) -> None:
+    """Restore :func:`collector_state_dict`.
+
+    The episode goes on where it was, unless the task cannot be saved or had returned NaN: then a
+    new one begins.
+
+    Args:
+        collector: a fresh one, built as the saved one was.
+        state: what was saved.
+        frames: collected so far.
+    """
+    collector._frames = frames
+    carrier = state["carrier"]
+    if not carrier.get("observation").isfinite().all():
+        warnings.warn("the saved episode had reached NaN; a new one begins.", stacklevel=2)
+    elif load_env_state_dict(collector.env, state["env"]):
+        collector._carrier.update(carrier)
 
 
 def _time_limit(env: gymnasium.Env) -> gymnasium.wrappers.TimeLimit | None:

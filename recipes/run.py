@@ -15,8 +15,8 @@ from torchrl.data import ReplayBuffer
 
 from torchrl_recall.recall import ImitationOfGoodPairs
 from torchrl_recall.recipes import checkpoints, utils
-from torchrl_recall.recipes.environments import env_state_dict, load_env_state_dict
-from torchrl_recall.recipes.sac import SAC, collector_state_dict, load_collector_state_dict
+from torchrl_recall.recipes.environments import collector_state_dict, load_collector_state_dict
+from torchrl_recall.recipes.sac import SAC
 from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig
 from torchrl_recall.replay_buffer_state import (
     load_replay_buffer_state_dict,
@@ -26,7 +26,7 @@ from torchrl_recall.replay_buffer_state import (
 __all__ = ["Run"]
 
 # What a resumed run may change: none of it decides a weight of the frames already taken.
-_MAY_CHANGE = ("resume", "run_dir", "collector.total_frames", "checkpoint", "logger")
+_MAY_CHANGE = ("resume", "run_dir", "collector.total_frames", "eval", "checkpoint", "logger")
 
 
 class Run:
@@ -159,7 +159,6 @@ class Run:
             "recall": None if self.recall is None else self.recall.state_dict(),
             "replay_buffer": replay_buffer_state_dict(self.replay_buffer),
             "collector": collector_state_dict(self.collector),
-            "env": env_state_dict(self.collector.env),
             "rng": utils.rng_state_dict(),
         }
 
@@ -189,8 +188,7 @@ class Run:
         if self.recall is not None:
             self.recall.load_state_dict(state["recall"])
         load_replay_buffer_state_dict(self.replay_buffer, state["replay_buffer"])
-        same_episode = load_env_state_dict(self.collector.env, state["env"])
-        load_collector_state_dict(self.collector, state["collector"], same_episode=same_episode)
+        load_collector_state_dict(self.collector, state["collector"], self.frames)
         utils.set_rng_state_dict(state["rng"])
         print(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]

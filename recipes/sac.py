@@ -182,19 +182,3 @@ def make_recall(
         critic=critic,
         **schedule,
     )
-
-
-def collector_state_dict(collector) -> dict:
-    """Where a collector is; TorchRL's own state leaves out the observation it will act on."""
-    return {
-        "frames": collector._frames,
-        "iter": collector._iter,
-        "carrier": collector._carrier.detach().clone(),
-    }
-
-
-def load_collector_state_dict(collector, state: dict, *, same_episode: bool) -> None:
-    """Restore :func:`collector_state_dict`; the observation only if the episode goes on."""
-    collector._frames, collector._iter = state["frames"], state["iter"]
-    if same_episode:
-        collector._carrier.update(state["carrier"])

@@ -33,11 +33,12 @@ def train(config: SACRecallConfig) -> int:
     from torchrl_recall.recipes.run import Run
     from torchrl_recall.recipes.sac import make_recall, make_sac
 
+    utils.quiet()
+    device = utils.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.set_float32_matmul_precision(config.matmul_precision)
     torch.manual_seed(config.seed)
-    device = utils.resolve_device(config.device)
-    env, eval_env = make_env(config.env.name), make_env(config.env.name)
+    env, eval_env = (make_env(config.env.name, device) for _ in range(2))
     env.set_seed(config.seed)
     sac = make_sac(env, config, device)
     recall = make_recall(env, config, sac, device)
@@ -51,9 +52,8 @@ def train(config: SACRecallConfig) -> int:
         frames_per_batch=config.collector.frames_per_batch,
         total_frames=config.collector.total_frames,
         init_random_frames=config.collector.init_random_frames,
-        policy_device=device,
-        storing_device=device,
         track_traj_ids=False,
+        auto_register_policy_transforms=False,
     )
     metrics: dict = {}
     with Run(Path(config.run_dir), config, sac, recall, replay_buffer, collector) as run:

@@ -8,15 +8,17 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tensordict import TensorDictBase
+import torchrl
 from torch import Tensor
 from torchrl.record.loggers import get_logger
 from tqdm import tqdm
@@ -42,6 +44,13 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda, but torch sees no CUDA device; use device=cpu or auto.")
     return torch.device(name)
+
+
+def quiet() -> None:
+    """Silence notes of the libraries that a user can do nothing about."""
+    torchrl.logger.setLevel("WARNING")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="tensordict|torchrl")
 
 
 def versions() -> dict[str, str]:
@@ -135,7 +144,6 @@ class RunLog:
         self.rows = [row for row in self._read() if int(row["frames"]) <= frames]
         self.total_frames = total_frames
         self._start = time.perf_counter() - wall_seconds
-        self._first = frames, time.perf_counter()
         self._bar = tqdm(
             total=total_frames, initial=frames, unit="step", disable=not sys.stderr.isatty()
         )
@@ -153,9 +161,8 @@ class RunLog:
         return time.perf_counter() - self._start
 
     def steps_per_second(self, frames: int) -> float:
-        """Frames per second in this process, evaluations included."""
-        first, start = self._first
-        return (frames - first) / max(1e-9, time.perf_counter() - start)
+        """Frames per second of the whole run, evaluations included."""
+        return frames / max(1e-9, self.wall_seconds)
 
     def progress(self, num_frames: int) -> None:
         """Move the bar."""
@@ -209,11 +216,6 @@ class RunLog:
             return []
         with self.path.open(newline="") as file:
             return list(csv.DictReader(file))
-
-
-def mean_metrics(losses: TensorDictBase | dict[str, Tensor]) -> dict[str, float]:
-    """Scalars as floats, for a row of the log."""
-    return {str(key): float(value) for key, value in losses.items()}
 
 
 def _plot(rows: list[dict[str, str]], summary: dict, path: Path) -> Path:

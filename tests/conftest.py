@@ -59,9 +59,7 @@ def make_model(transitions) -> Callable[..., BacktrackingModel]:
         observation = Unbounded((3,)) if observation is None else observation
         action = Bounded(-1, 1, (2,)) if action is None else action
         keys = {k: kwargs[k] for k in ("observation_key", "action_key") if k in kwargs}
-        model = BacktrackingModel.from_specs(
-            observation, action, **{"num_cells": (8, 8)} | kwargs
-        )
+        model = BacktrackingModel.from_specs(observation, action, **{"num_cells": (8, 8)} | kwargs)
         model.update_statistics(
             transitions(64, observation=model.observation_spec, action=model.action_spec, **keys)
         )

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict
 from hydra import compose, initialize_config_dir
+
 from torchrl_recall.recipes import checkpoints
 from torchrl_recall.recipes.schema import SACRecallConfig, validate
 
@@ -206,7 +207,10 @@ REFUSED = {
         VECTOR,
         Box(np.array([-1, -np.inf]), np.array([1, 1]), dtype=np.float64),
     ),
-    "RecipeZeroWidth-v0": (VECTOR, Box(np.array([-1.0, 0.0]), np.array([1.0, 0.0]), dtype=np.float64)),
+    "RecipeZeroWidth-v0": (
+        VECTOR,
+        Box(np.array([-1.0, 0.0]), np.array([1.0, 0.0]), dtype=np.float64),
+    ),
     "RecipeDict-v0": (Dict(position=VECTOR, goal=VECTOR), ACTION),
     "RecipePixels-v0": (Box(0, 255, (8, 8, 3), np.uint8), ACTION),
     "RecipeFloatImage-v0": (Box(0, 1, (8, 8), np.float32), ACTION),

@@ -64,7 +64,9 @@ def test_any_batch_shape(shape, make_model):
 
 
 def test_steps_chain(make_model):
-    rollout = roll(BacktrackingEnv(make_model()), TensorDict({"observation": torch.randn(5, 3)}, [5]))
+    rollout = roll(
+        BacktrackingEnv(make_model()), TensorDict({"observation": torch.randn(5, 3)}, [5])
+    )
     assert torch.equal(rollout["next", "observation"][:, :-1], rollout["observation"][:, 1:])
     assert not rollout["next", "reward"].any()
     assert not rollout["next", "done"].any()

@@ -131,8 +131,10 @@ def test_categories_of_both_factors_sum_to_one(state, action, make_model):
 
     def category(spec, index):
         index = torch.tensor(index)
-        return index if isinstance(spec, Categorical) and not isinstance(spec, OneHot) else (
-            nn.functional.one_hot(index, spec.space.n).to(spec.dtype)
+        return (
+            index
+            if isinstance(spec, Categorical) and not isinstance(spec, OneHot)
+            else (nn.functional.one_hot(index, spec.space.n).to(spec.dtype))
         )
 
     total = 0.0
@@ -167,7 +169,7 @@ def test_samples_lie_in_their_spaces(state, action, make_model, transitions):
     assert model.action_spec.is_in(out["action"])
     assert out["observation"].dtype == model.observation_spec.dtype
     assert out["action"].dtype == model.action_spec.dtype
-    assert ("observation_delta" in out.keys()) == (state == "vector")
+    assert ("observation_delta" in out) == (state == "vector")
     assert torch.equal(out["next", "observation"], data["next", "observation"])
     assert model.log_prob(out).isfinite().all()
 

@@ -47,7 +47,9 @@ def gaussian_actor(spec=None, **kwargs) -> ProbabilisticActor:
 
 def pairs(actions: list[float]) -> TensorDict:
     action = torch.tensor(actions).unsqueeze(-1)
-    return TensorDict({"observation": torch.zeros(len(actions), 3), "action": action}, [len(action)])
+    return TensorDict(
+        {"observation": torch.zeros(len(actions), 3), "action": action}, [len(action)]
+    )
 
 
 def gaussian(x: float) -> float:
@@ -71,7 +73,13 @@ def test_value_by_hand(reduction, expected):
 
 @pytest.mark.parametrize(
     ("margin", "action", "scored"),
-    [(0.01, 2.0, 0.99), (0.01, 1.0, 0.99), (0.01, -7.0, -0.99), (0.25, 0.9, 0.75), (0.25, 0.5, 0.5)],
+    [
+        (0.01, 2.0, 0.99),
+        (0.01, 1.0, 0.99),
+        (0.01, -7.0, -0.99),
+        (0.25, 0.9, 0.75),
+        (0.25, 0.5, 0.5),
+    ],
 )
 def test_action_is_clamped_to_the_bounds_less_a_margin(margin, action, scored):
     loss = ImitationLoss(gaussian_actor(Bounded(-1, 1, (1,))), action_margin=margin)

@@ -33,7 +33,9 @@ def episode(value: float, *, length: int = 5, action: float | None = None) -> Te
     """One whole trajectory of the given return."""
     path = torch.randn(length + 1, 3).cumsum(0)
     data = TensorDict({"observation": path[:-1]}, [length])
-    data["action"] = torch.rand(length, 2) * 2 - 1 if action is None else torch.full((length, 2), action)
+    data["action"] = (
+        torch.rand(length, 2) * 2 - 1 if action is None else torch.full((length, 2), action)
+    )
     done = torch.zeros(length, 1, dtype=torch.bool)
     done[-1] = True
     reward = torch.full((length, 1), value / length)
@@ -262,7 +264,9 @@ def test_self_imitation_learns_the_actions_of_the_best_trajectories(make):
 
 
 def test_backward_policy_learns_from_the_best_trajectories_only(make):
-    recall, _ = make(num_trajectories=1, num_model_updates=200, model_lr=0.01, num_updates=0)
+    recall, _ = make(
+        num_trajectories=1, num_model_updates=200, model_lr=0.01, num_updates=0, interval=100
+    )
     bad, best = episode(1.0, length=50, action=-0.5), episode(9.0, length=50, action=0.5)
     bad["action"] += 0.01 * torch.randn(50, 2)
     recall.extend(torch.cat([bad, best]))

@@ -92,7 +92,9 @@ def test_actions_lead_to_where_they_were_sampled_from():
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[-1.0, 0.0], [0.0, 0.0]]))
         linear.bias.copy_(torch.tensor([0.0, -20.0]))  # the smallest scale
-    traces = RecallTraceGenerator(model, trace_length=10)(TensorDict({"observation": following}, 512))
+    traces = RecallTraceGenerator(model, trace_length=10)(
+        TensorDict({"observation": following}, 512)
+    )
     error = traces["observation"] - (traces["next", "observation"] - 2 * traces["action"])
     assert error.abs().mean() < 0.1
     wrong = traces["observation"][:, :-1] - (

@@ -12,6 +12,7 @@ import pytest
 import torch
 from recipe_fixtures import load, tiny, train
 from tensordict import TensorDict
+
 from torchrl_recall.recipes.checkpoints import CheckpointError, load_latest, save
 
 FILES = {"tensors.safetensors", "state.json", "manifest.json"}
@@ -29,9 +30,7 @@ def round_trip(tmp_path, value):
 
 
 def same_tensor(a, b):
-    return (
-        a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous(), b.contiguous())
-    )
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous(), b.contiguous())
 
 
 def folders(tmp_path):

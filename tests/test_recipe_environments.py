@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torchrl.envs import ExplorationType
 from torchrl.envs.utils import exploration_type
+
 from torchrl_recall.recipes.environments import (
     check_finite,
     env_state_dict,
@@ -274,7 +275,9 @@ def test_evaluation_sums_the_undiscounted_rewards_of_the_mean_policy():
     observation, total, done = plain.unwrapped._get_obs(), 0.0, False
     while not done:
         data = TensorDict({"observation": torch.as_tensor(observation, dtype=torch.float32)})
-        observation, reward, terminated, truncated, _ = plain.step(actor(data)["loc"].tanh().detach().numpy())
+        observation, reward, terminated, truncated, _ = plain.step(
+            actor(data)["loc"].tanh().detach().numpy()
+        )
         total += reward
         done = terminated or truncated
     assert got == pytest.approx(total, rel=1e-3)

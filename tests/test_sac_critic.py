@@ -65,8 +65,8 @@ def test_values_by_hand(known):
 def test_without_an_action_there_is_only_a_state_value(known):
     out = SACCritic(known)(TensorDict({"observation": STATES}, [3]))
     assert out["state_value"].flatten().tolist() == pytest.approx([1.0, 0.75, 0.0])
-    assert "state_action_value" not in out.keys()
-    assert "action" not in out.keys()
+    assert "state_action_value" not in out
+    assert "action" not in out
 
 
 def test_action_of_the_data_survives(known):

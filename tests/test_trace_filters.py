@@ -49,8 +49,13 @@ def test_loops_by_hand(path, kept):
 
 @pytest.mark.parametrize(
     ("radius", "kept"),
-    [(0.0, [1, 1, 1, 1]), (0.4, [1, 1, 1, 1]), (0.5, [1, 0, 1, 0]), (1.0, [0, 1, 0, 0]),
-     (9.0, [0, 0, 0, 0])],
+    [
+        (0.0, [1, 1, 1, 1]),
+        (0.4, [1, 1, 1, 1]),
+        (0.5, [1, 0, 1, 0]),
+        (1.0, [0, 1, 0, 0]),
+        (9.0, [0, 0, 0, 0]),
+    ],
 )
 def test_radius_by_hand(radius, kept):
     # Walking back from the seed 0: 0.5, 1, 1.5, 2. Dropped states do not block later ones.
@@ -97,7 +102,9 @@ def test_loops_of_discrete_states(spec, make_model):
     states = torch.tensor([2, 1, 2, 0])
     if isinstance(spec, OneHot):
         states = nn.functional.one_hot(states, 3).bool()
-    traces = TensorDict({"observation": states[None, :-1], "next": {"observation": states[None, 1:]}})
+    traces = TensorDict(
+        {"observation": states[None, :-1], "next": {"observation": states[None, 1:]}}
+    )
     traces.batch_size = [1, 3]
     assert LoopErasure()(traces)["mask"].tolist() == [[False, True, True]]
 
@@ -211,8 +218,6 @@ def test_gate_takes_any_batch_shape(shape, critic):
 
 
 # all of them
-
-
 
 
 @pytest.mark.parametrize("container", [nn.Sequential, TensorDictSequential])

@@ -41,7 +41,9 @@ def stored(buffer: ReplayBuffer, key="tag") -> list[float]:
 
 
 @pytest.mark.parametrize("kind", [ReplayBuffer, TensorDictReplayBuffer])
-@pytest.mark.parametrize("order", [(1.0, 5.0, 3.0, 0.5), (5.0, 3.0, 1.0, 0.5), (0.5, 1.0, 3.0, 5.0)])
+@pytest.mark.parametrize(
+    "order", [(1.0, 5.0, 3.0, 0.5), (5.0, 3.0, 1.0, 0.5), (0.5, 1.0, 3.0, 5.0)]
+)
 def test_the_best_two_of_four_remain(order, kind):
     buffer, keep = make_buffer(2, kind=kind)
     for value in order:
@@ -251,7 +253,11 @@ def test_collector_of_whole_trajectories(layout):
 def test_collector_that_writes_whole_trajectories_itself():
     buffer, keep = make_buffer(2)
     collector = Collector(
-        hopper, None, frames_per_batch=40, total_frames=160, trajs_per_batch=3,
+        hopper,
+        None,
+        frames_per_batch=40,
+        total_frames=160,
+        trajs_per_batch=3,
         replay_buffer=buffer,
     )
     for _ in collector:
@@ -288,7 +294,7 @@ def test_after_an_error_everything_is_as_before(bad):
     for value in (1.0, 2.0):
         buffer.extend(trajectory([value], tag=value))
     before = keep.trajectories_seen, keep.lowest_return, keep.returns.tolist(), stored(buffer)
-    with pytest.raises(ValueError, match="NaN|does not fit"):
+    with pytest.raises(ValueError, match=r"NaN|does not fit"):
         buffer.extend(bad.clone().set("tag", torch.zeros(len(bad))))
     after = keep.trajectories_seen, keep.lowest_return, keep.returns.tolist(), stored(buffer)
     assert after == before
@@ -401,7 +407,11 @@ def test_memory_of_finished_trajectories_is_freed():
         keep._inv_call(data[:, start : start + 25])
         held = max(
             held,
-            sum(v.untyped_storage().nbytes() for td in keep._unfinished for v in td.values(True, True)),
+            sum(
+                v.untyped_storage().nbytes()
+                for td in keep._unfinished
+                for v in td.values(True, True)
+            ),
         )
     one_step = sum(v[0, :1].numel() * v.element_size() for v in data.values(True, True))
     assert held <= 2 * (10 + 25) * one_step

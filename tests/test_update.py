@@ -64,14 +64,20 @@ def run(update, loss, data, steps: int) -> tuple[dict, list[TensorDict]]:
     for step in range(steps):
         torch.manual_seed(step)
         outputs.append(update(data[torch.randint(64, (16,))]))
-    return {name: value.detach().clone() for name, value in loss.state_dict().items()
-            if isinstance(value, torch.Tensor)}, outputs
+    return {
+        name: value.detach().clone()
+        for name, value in loss.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }, outputs
 
 
 def test_eager_is_the_usual_loop(make_actor, transitions):
     loss, optimizer, updater, data = sac(make_actor, transitions)
-    before = {name: value.clone() for name, value in loss.state_dict().items()
-              if isinstance(value, torch.Tensor)}
+    before = {
+        name: value.clone()
+        for name, value in loss.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
     after, _ = run(make_update(loss, optimizer, updater), loss, data, 5)
 
     loss, optimizer, updater, data = sac(make_actor, transitions)
@@ -163,10 +169,12 @@ def test_loss_fn_may_take_several_batches(make_model, transitions):
     loss = BacktrackingLoss(model)
 
     def losses(first, second):
-        return TensorDict({
-            "loss_backward_policy": loss.backward_policy_loss(first),
-            "other": loss.state_predictor_loss(second).detach(),
-        })
+        return TensorDict(
+            {
+                "loss_backward_policy": loss.backward_policy_loss(first),
+                "other": loss.state_predictor_loss(second).detach(),
+            }
+        )
 
     update = make_update(loss, torch.optim.SGD(loss.parameters(), lr=0.1), loss_fn=losses)
     before = [p.clone() for p in model.state_predictor.parameters()]

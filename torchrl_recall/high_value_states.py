@@ -74,6 +74,17 @@ class CriticStates(HighValueStates):
 
     Raises:
         ValueError: the temperature is not positive, or no state has a finite value.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.modules import ValueOperator
+        >>> from torchrl_recall import CriticStates
+        >>> critic = ValueOperator(torch.nn.Identity(), in_keys=["observation"])  # V(s) = s
+        >>> data = TensorDict({"observation": torch.tensor([[1.0], [3.0], [2.0]])}, [3])
+        >>> CriticStates(critic, num_states=2)(data)["observation"]
+        tensor([[3.],
+                [2.]])
     """
 
     def __init__(
@@ -119,6 +130,17 @@ class RewardStates(HighValueStates):
 
     Raises:
         ValueError: no reward is finite.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import RewardStates
+        >>> data = TensorDict({"next": {
+        ...     "observation": torch.tensor([[1.0], [3.0], [2.0]]),
+        ...     "reward": torch.tensor([[0.0], [0.0], [1.0]]),
+        ... }}, [3])
+        >>> RewardStates(num_states=8, threshold=0.0)(data)["observation"]
+        tensor([[2.]])
     """
 
     def __init__(
@@ -159,6 +181,12 @@ class GoalStates(HighValueStates):
 
     Raises:
         ValueError: there are no goals, or they are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall import GoalStates
+        >>> GoalStates(torch.zeros(1, 3), num_states=5)()["observation"].shape
+        torch.Size([5, 3])
     """
 
     def __init__(

@@ -90,7 +90,7 @@ class ImitationOfGoodPairs(ABC):
         self.batch_size = batch_size
         self.anneal_frames = anneal_frames
         self.backtracking_buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(buffer_size), batch_size=batch_size
+            storage=LazyTensorStorage(buffer_size, device="auto"), batch_size=batch_size
         )
         self.trajectory_filter = TopKTrajectories(
             num_trajectories,
@@ -209,11 +209,35 @@ class Recall(ImitationOfGoodPairs):
         ValueError: a number is out of its range, or a critic is needed.
 
     Examples:
-        >>> # recall = Recall(model, ImitationLoss(actor), CriticStates(critic, 64))
-        >>> # for data in collector:
-        >>> #     replay_buffer.extend(data); recall.extend(data)
-        >>> #     ...                                  # the host's own update
-        >>> #     metrics = recall.step(replay_buffer)
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import NormalParamExtractor, TensorDictModule
+        >>> from torchrl.data import (
+        ...     Bounded, LazyTensorStorage, TensorDictReplayBuffer, Unbounded
+        ... )
+        >>> from torchrl.modules import ProbabilisticActor, TanhNormal
+        >>> from torchrl_recall import BacktrackingModel, ImitationLoss, Recall, RewardStates
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(net, ["observation"], ["loc", "scale"]),
+        ...     in_keys=["loc", "scale"], spec=Bounded(-1, 1, (2,)), distribution_class=TanhNormal,
+        ... )
+        >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> recall = Recall(model, ImitationLoss(actor), RewardStates(4), interval=40)
+        >>> replay_buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
+        >>> data = TensorDict({                       # two episodes of 20 steps
+        ...     "observation": torch.randn(40, 3),
+        ...     "action": torch.rand(40, 2),
+        ...     "next": {
+        ...         "observation": torch.randn(40, 3),
+        ...         "reward": torch.randn(40, 1),
+        ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
+        ...     },
+        ... }, [40])
+        >>> _ = replay_buffer.extend(data)
+        >>> recall.extend(data)
+        >>> bool(recall.step(replay_buffer)["recall/loss_imitation"].isfinite())
+        True
     """
 
     def __init__(
@@ -286,7 +310,7 @@ class Recall(ImitationOfGoodPairs):
         size = self.num_model_updates, self.model_batch_size
         top = self._top_states()
         everything = (
-            replay_buffer.sample(size[0] * size[1]) if self.state_predictor_data == "all" else top
+            _draw(replay_buffer, size[0] * size[1]) if self.state_predictor_data == "all" else top
         )
         keys = self.backtracking_loss.in_keys
         batches = zip(
@@ -310,7 +334,7 @@ class Recall(ImitationOfGoodPairs):
         """The most valuable states of the top trajectories."""
         if self.critic is None or self.state_fraction == 1:
             return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
-        candidates = self.backtracking_buffer.sample(self.state_batch_size)
+        candidates = _draw(self.backtracking_buffer, self.state_batch_size)
         with torch.no_grad():
             values = self.critic(candidates.select(self.model.observation_key))["state_value"]
         k = max(1, round(self.state_fraction * len(candidates)))
@@ -318,7 +342,7 @@ class Recall(ImitationOfGoodPairs):
 
     def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
         """Alg. 1, lines 10 and 11."""
-        seeds = self.high_value_states(replay_buffer.sample(self.state_batch_size))
+        seeds = self.high_value_states(_draw(replay_buffer, self.state_batch_size))
         return self.generator(seeds) if len(seeds) else None
 
     def state_dict(self) -> dict:
@@ -340,10 +364,39 @@ class SelfImitation(ImitationOfGoodPairs):
 
     It shares everything with :class:`Recall` but the source of the pairs. See
     :class:`ImitationOfGoodPairs` for its arguments.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import NormalParamExtractor, TensorDictModule
+        >>> from torchrl.data import Bounded
+        >>> from torchrl.modules import ProbabilisticActor, TanhNormal
+        >>> from torchrl_recall import ImitationLoss, SelfImitation
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(net, ["observation"], ["loc", "scale"]),
+        ...     in_keys=["loc", "scale"], spec=Bounded(-1, 1, (2,)), distribution_class=TanhNormal,
+        ... )
+        >>> imitation = SelfImitation(ImitationLoss(actor), num_trajectories=1, interval=40)
+        >>> imitation.extend(TensorDict({
+        ...     "observation": torch.randn(40, 3),
+        ...     "action": torch.rand(40, 2),
+        ...     "next": {
+        ...         "reward": torch.arange(40.0).unsqueeze(-1),
+        ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
+        ...     },
+        ... }, [40]))
+        >>> sorted(imitation.step(replay_buffer=None))
+        ['recall/kept', 'recall/loss_imitation']
     """
 
     def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
         return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
+
+
+def _draw(buffer: ReplayBuffer, num: int) -> TensorDictBase:
+    """Uniform transitions, whatever batch size and priorities the host samples with."""
+    return buffer[torch.randint(len(buffer), (num,))]
 
 
 def _minibatches(data: TensorDictBase, num: int, size: int) -> Iterator[TensorDictBase]:

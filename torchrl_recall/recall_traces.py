@@ -147,8 +147,10 @@ class RecallTraceGenerator(nn.Module):
         except Exception as error:  # the compiler's own errors share no base class
             torch.set_rng_state(state)
             out = self._eager_step(next_observation)  # raises if the model itself is at fault
+            reason = str(error).strip().splitlines()[:1]
             warnings.warn(
-                f"the backward step could not be compiled, so it runs eagerly: {error}",
+                f"the backward step could not be compiled, so it runs eagerly: "
+                f"{type(error).__name__} {reason}",
                 stacklevel=4,
             )
             self._step = self._eager_step

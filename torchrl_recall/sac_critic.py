@@ -23,8 +23,29 @@ class SACCritic(TensorDictModuleBase):
         loss_module: the loss, version 2 (without a value network).
 
     Examples:
-        >>> # critic = SACCritic(sac_loss)
-        >>> # CriticStates(critic, num_states=64); AdvantageGate(critic)
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import NormalParamExtractor, TensorDictModule
+        >>> from torchrl.data import Bounded
+        >>> from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
+        >>> from torchrl.objectives import SACLoss
+        >>> from torchrl_recall import AdvantageGate, CriticStates, SACCritic
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(net, ["observation"], ["loc", "scale"]),
+        ...     in_keys=["loc", "scale"], spec=Bounded(-1, 1, (2,)), distribution_class=TanhNormal,
+        ... )
+        >>> qvalue = ValueOperator(
+        ...     MLP(in_features=5, out_features=1, num_cells=[8]), ["observation", "action"]
+        ... )
+        >>> critic = SACCritic(SACLoss(actor, qvalue))
+        >>> data = TensorDict(
+        ...     {"observation": torch.randn(64, 3), "action": torch.rand(64, 2)}, [64]
+        ... )
+        >>> CriticStates(critic, num_states=16)(data).shape
+        torch.Size([16])
+        >>> AdvantageGate(critic)(data)["mask"].shape
+        torch.Size([64])
     """
 
     def __init__(self, loss_module: SACLoss) -> None:

@@ -101,6 +101,21 @@ class AdvantageGate(TensorDictModuleBase):
         state_action_value_key: what the critic writes as Q(s, a).
         value_key: what it writes as V(s).
         mask_key: where the mask is.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torchrl_recall import AdvantageGate
+        >>> critic = TensorDictModule(             # Q(s, a) = s + a, V(s) = s
+        ...     lambda s, a: (s + a, s),
+        ...     in_keys=["observation", "action"],
+        ...     out_keys=["state_action_value", "state_value"],
+        ... )
+        >>> pairs = TensorDict({"observation": torch.zeros(2, 1),
+        ...                     "action": torch.tensor([[1.0], [-1.0]])}, [2])
+        >>> AdvantageGate(critic)(pairs)["mask"]
+        tensor([ True, False])
     """
 
     def __init__(
@@ -144,6 +159,14 @@ class WithinSupport(TensorDictModuleBase):
 
     Raises:
         ValueError: ``max_deviation`` is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import WithinSupport
+        >>> traces = TensorDict({"observation": torch.tensor([[[0.0], [9.0], [1.0]]])}, [1, 3])
+        >>> WithinSupport(lambda state: state, max_deviation=5.0)(traces)["mask"]
+        tensor([[False, False,  True]])
     """
 
     def __init__(

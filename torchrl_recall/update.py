@@ -136,8 +136,11 @@ class _CompiledGradient:
         except Exception as error:  # the compiler's own errors share no base class
             torch.set_rng_state(rng)
             losses = self.fallback(*args)  # raises if the loss itself is at fault
+            reason = str(error).strip().splitlines()[:1]
             warnings.warn(
-                f"the update could not be compiled, so it runs eagerly: {error}", stacklevel=3
+                f"the update could not be compiled, so it runs eagerly: {type(error).__name__} "
+                f"{reason}. torch.compile needs a C++ compiler; compile=false avoids the attempt.",
+                stacklevel=3,
             )
             self.compiled = None
             return losses
