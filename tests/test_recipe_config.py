@@ -183,8 +183,8 @@ def test_a_task_that_does_not_fit_ends_in_one_line(name, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_ends_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code = run_main(monkeypatch, tmp_path, *SHORT, "device=cuda")
     assert code.startswith("ConfigError: device=cuda")
     assert "device=cpu" in code

@@ -207,7 +207,7 @@ def test_bad_numbers_are_named(key, value):
 
 
 def test_a_reset_to_nan_is_seen():
-    with pytest.raises(FloatingPointError, match="Some-v0 .*observation"):
+    with pytest.raises(FloatingPointError, match=r"Some-v0 .*observation"):
         check_finite(transition(start=float("nan")), env_name="Some-v0", frames=17)
 
 

@@ -2,6 +2,7 @@ import json
 import math
 import shlex
 import sys
+from contextlib import nullcontext
 
 import matplotlib.image
 import pytest
@@ -24,6 +25,7 @@ from recipe_fixtures import (
     train,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from torchrl_recall.recipes.environments import make_env
 from torchrl_recall.recipes.sac import make_recall, make_sac
 from torchrl_recall.recipes.schema import ConfigError, validate
@@ -141,8 +143,8 @@ def test_the_command_to_go_on_works(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words, f"run_dir={run}"])
     assert train(run, words) == 0
     (line,) = [text for text in capsys.readouterr().out.splitlines() if "to go on: " in text]
-    python, script, *arguments = shlex.split(line.removeprefix("to go on: "))
-    assert (python, script) == ("python", str(SCRIPT))
+    _, script, *arguments = shlex.split(line.removeprefix("to go on: "))
+    assert script == str(SCRIPT)
     assert configure(arguments).run_dir == str(run)
     assert train(run, [word for word in arguments if not word.startswith("run_dir=")]) == 0
     assert summary(run)["frames"] == 140
@@ -201,7 +203,10 @@ def test_bad_numbers_stop_the_run_and_leave_it_resumable(tmp_path, monkeypatch, 
     assert frames == 99
     assert finite(state["sac"])
     monkeypatch.setattr(Faulty, "fault", {})
-    assert train(run, [*words, "resume=auto"]) == 0
+    # An observation that the policy cannot act on ends its episode.
+    new_episode = pytest.warns(UserWarning, match="a new one begins")
+    with new_episode if key == "observation" else nullcontext():
+        assert train(run, [*words, "resume=auto"]) == 0
     frames, state = load(run)
     assert frames == 160
     rows = state["replay_buffer"]["rows"]
@@ -211,7 +216,7 @@ def test_bad_numbers_stop_the_run_and_leave_it_resumable(tmp_path, monkeypatch, 
     assert finite(state["recall"]["model"])
 
 
-@pytest.mark.parametrize("reset", [1, 4])
+@pytest.mark.parametrize("reset", [2, 4])  # the first belongs to the seeding
 def test_a_reset_to_nan_stops_the_run(tmp_path, monkeypatch, reset):
     monkeypatch.setattr(Faulty, "fault", {"reset": reset})
     with pytest.raises(FloatingPointError, match=r"RecipeFaulty-v0 .*observation"):
