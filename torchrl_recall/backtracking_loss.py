@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -106,7 +106,7 @@ class BacktrackingLoss(LossModule):
     def _loss_mask_keys(self) -> tuple[NestedKey, ...]:
         return (self.tensor_keys.mask, *super()._loss_mask_keys())
 
-    @dispatch
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute both terms of Eq. 2.
 
@@ -127,13 +127,13 @@ class BacktrackingLoss(LossModule):
     def backward_policy_loss(self, tensordict: TensorDictBase) -> Tensor:
         """First term of Eq. 2: -log q(a_t | s_{t+1}), reduced."""
         with self._functional_model() as model:
-            log_prob = model.backward_policy_log_prob(self._rename(tensordict))
+            log_prob = model.backward_policy_log_prob(self._data(tensordict))
         return self._reduce_loss(-log_prob, tensordict)
 
     def state_predictor_loss(self, tensordict: TensorDictBase) -> Tensor:
         """Second term of Eq. 2: -log q(Δs_t | a_t, s_{t+1}), reduced."""
         with self._functional_model() as model:
-            log_prob = model.state_predictor_log_prob(self._rename(tensordict))
+            log_prob = model.state_predictor_log_prob(self._data(tensordict))
         return self._reduce_loss(-log_prob, tensordict)
 
     @contextmanager
@@ -143,8 +143,10 @@ class BacktrackingLoss(LossModule):
         with params.to_module(model, preserve_module_state=False):
             yield model
 
-    def _rename(self, tensordict: TensorDictBase) -> TensorDictBase:
+    def _data(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The transitions under the model's keys, without what the masks leave out."""
         keys, model = self.tensor_keys, self.backtracking_model
+        tensordict = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
         if keys.observation == model.observation_key and keys.action == model.action_key:
             return tensordict
         renamed = TensorDict({}, batch_size=tensordict.batch_size)
@@ -152,6 +154,25 @@ class BacktrackingLoss(LossModule):
         renamed.set(model.action_key, tensordict.get(keys.action))
         renamed.set(model.next_observation_key, tensordict.get(("next", keys.observation)))
         return renamed
+
+
+def zero_masked(
+    tensordict: TensorDictBase, mask_keys: Sequence[NestedKey], keys: Sequence[NestedKey]
+) -> TensorDictBase:
+    """Zeros in place of masked entries: NaN there would reach the gradient as 0 * NaN."""
+    masks = [m for m in (tensordict.get(key, None) for key in mask_keys) if m is not None]
+    if not masks:
+        return tensordict
+    out = tensordict.copy()
+    for key in keys:
+        value = tensordict.get(key, None)
+        if value is None:
+            continue
+        for mask in masks:
+            valid = mask.reshape(*tensordict.shape, *(1,) * (value.ndim - tensordict.ndim))
+            value = torch.where(valid, value, torch.zeros_like(value))
+        out.set(key, value)
+    return out
 
 
 def check_reduction(reduction: str) -> str:

@@ -200,7 +200,7 @@ class BacktrackingModel(TensorDictModuleBase):
             clamp_actions=clamp_actions,
         )
 
-    @dispatch
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Sample the previous action and state of ``("next", observation_key)``.
 
@@ -227,10 +227,12 @@ class BacktrackingModel(TensorDictModuleBase):
 
     def sample_observation(self, action: Tensor, next_observation: Tensor) -> Tensor:
         """Draw s_t from the state predictor, given a_t and s_{t+1}; all in environment units."""
+        self._check_statistics()
         data = self.state_predictor(self._condition(next_observation, action))
         if self.deltas is None:
             return self.observations.decode(data.get(self.observation_key))
-        return next_observation + self.deltas.decode(data.get(self.delta_key))
+        observation = next_observation + self.deltas.decode(data.get(self.delta_key))
+        return self.observations.clamp(observation)
 
     def log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Log-density of the data's action and state, in environment units (Eq. 1).
@@ -251,6 +253,7 @@ class BacktrackingModel(TensorDictModuleBase):
         self._check_statistics()
         action = self._read(tensordict, self.action_key)
         data = self._condition(self._read(tensordict, self.next_observation_key))
+        self._check_batch(self.actions.features(action), data)
         dist = self.backward_policy.get_dist(data)
         return dist.log_prob(self.actions.target(action)) + self.actions.log_abs_det()
 
@@ -291,6 +294,8 @@ class BacktrackingModel(TensorDictModuleBase):
                     f"{key!r} holds NaN or infinity; the statistics were left as they were. "
                     "Find the environment step that produced it and drop it from the data."
                 )
+        if not next_observation.numel():
+            return
         self.observations.update(next_observation)
         self.actions.update(action)
         if self.deltas is not None:
@@ -301,8 +306,17 @@ class BacktrackingModel(TensorDictModuleBase):
         data = TensorDict({}, batch_size=features.shape[:-1])
         data.set(self.next_observation_key, features)
         if action is not None:
-            data.set(self.action_key, self.actions.features(action))
+            action_features = self.actions.features(action)
+            self._check_batch(action_features, data)
+            data.set(self.action_key, action_features)
         return data
+
+    def _check_batch(self, action_features: Tensor, data: TensorDict) -> None:
+        if action_features.shape[:-1] != data.shape:
+            raise ValueError(
+                f"{self.action_key!r} has batch shape {tuple(action_features.shape[:-1])}, but "
+                f"{self.next_observation_key!r} has {tuple(data.shape)}; give both the same."
+            )
 
     def _read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
         value = tensordict.get(key, None)

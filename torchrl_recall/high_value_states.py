@@ -211,7 +211,7 @@ class GoalStates(HighValueStates):
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
         """Return goals; experience is not looked at."""
         if not self.draw:
-            return self._seeds(self.goals)
+            return self._seeds(self.goals.clone())
         index = torch.randint(len(self.goals), (self.num_states,), device=self.goals.device)
         return self._seeds(self.goals[index])
 
@@ -248,4 +248,6 @@ def best_indices(
     k = min(k, len(candidates))
     if temperature is None:
         return candidates[finite.topk(k).indices]
-    return candidates[torch.multinomial((finite / temperature).softmax(-1).clamp(min=1e-30), k)]
+    # Gumbel top-k: a draw without replacement in which no probability underflows.
+    noise = -torch.empty_like(finite).exponential_().log()
+    return candidates[(finite / temperature + noise).topk(k).indices]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 from torchrl.objectives import LossModule
 
-from torchrl_recall.backtracking_loss import check_reduction
+from torchrl_recall.backtracking_loss import check_reduction, zero_masked
 
 __all__ = ["ImitationLoss"]
 
@@ -91,10 +91,11 @@ class ImitationLoss(LossModule):
         reduction: Literal["none", "mean", "sum"] = "mean",
     ) -> None:
         super().__init__()
-        if not hasattr(actor_network, "get_dist"):
+        if not isinstance(actor_network, ProbabilisticTensorDictSequential):
             raise TypeError(
                 f"ImitationLoss scores actions under a distribution, but "
-                f"{type(actor_network).__name__} has no get_dist(). Use a ProbabilisticActor."
+                f"{type(actor_network).__name__} is not a ProbabilisticTensorDictSequential. Use a "
+                "ProbabilisticActor."
             )
         if not 0.0 <= action_margin < 1.0:
             raise ValueError(f"action_margin must be in [0, 1), got {action_margin}.")
@@ -102,7 +103,8 @@ class ImitationLoss(LossModule):
         self.convert_to_functional(actor_network, "actor_network")
         low, high = _bounds(action_spec or getattr(actor_network, "spec", None), actor_network)
         if low is not None and high is not None:
-            margin = action_margin * (high - low) / 2
+            span = high - low
+            margin = torch.where(span.isfinite(), action_margin * span / 2, torch.zeros_like(span))
             low, high = low + margin, high - margin
         self.register_buffer("action_low", low, persistent=False)
         self.register_buffer("action_high", high, persistent=False)
@@ -115,7 +117,7 @@ class ImitationLoss(LossModule):
     def _loss_mask_keys(self) -> tuple[NestedKey, ...]:
         return (self.tensor_keys.mask, *super()._loss_mask_keys())
 
-    @dispatch
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute Eq. 3.
 
@@ -135,16 +137,18 @@ class ImitationLoss(LossModule):
                 f"{sorted(map(str, tensordict.keys(True, True)))}. Rename it with "
                 "loss.set_keys(action=...)."
             )
+        data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
-            dist = self.actor_network.get_dist(tensordict)
-        log_prob = dist.log_prob(self._clamp(action))
-        if log_prob.ndim > tensordict.ndim:  # a distribution without event dimensions
-            log_prob = log_prob.flatten(tensordict.ndim).sum(-1)
+            dist = self.actor_network.get_dist(data)
+        log_prob = dist.log_prob(self._clamp(data.get(self.tensor_keys.action)))
+        if action.is_floating_point() and log_prob.shape == action.shape:
+            log_prob = log_prob.sum(-1)  # a distribution without event dimensions
         loss = self._reduce_loss(-log_prob, tensordict)
-        shape = tensordict.batch_size if self.reduction == "none" else torch.Size([])
-        return TensorDict({"loss_imitation": loss}, batch_size=shape)
+        return TensorDict({"loss_imitation": loss}, batch_size=loss.shape)
 
     def _clamp(self, action: Tensor) -> Tensor:
+        if action.dtype is torch.bool:  # argmax, in OneHotCategorical.log_prob, refuses it
+            action = action.long()
         return (
             action if self.action_low is None else action.clamp(self.action_low, self.action_high)
         )
@@ -152,6 +156,7 @@ class ImitationLoss(LossModule):
 
 def _bounds(spec: TensorSpec | None, actor) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(spec, Composite):
+        spec = spec[(0,) * len(spec.shape)] if spec.shape else spec
         keys = getattr(actor, "dist_sample_keys", None) or ["action"]
         spec = spec[keys[0]] if keys[0] in spec.keys(True, True) else None
     if spec is None or not spec.dtype.is_floating_point or not hasattr(spec.space, "low"):

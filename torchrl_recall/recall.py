@@ -119,7 +119,7 @@ class ImitationOfGoodPairs(ABC):
     def extend(self, tensordict: TensorDictBase) -> None:
         """Alg. 1, line 5: offer new experience, ``[time]`` or ``[batch, time]``, in order."""
         self.backtracking_buffer.extend(tensordict)
-        self.frames += tensordict.numel()
+        self.frames += _valid(tensordict).numel()
 
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         """Alg. 1, lines 8 to 13, as often as the schedule says since the last call.
@@ -259,6 +259,10 @@ class Recall(ImitationOfGoodPairs):
         **kwargs,
     ) -> None:
         super().__init__(imitation_loss, compile=compile, **kwargs)
+        if not isinstance(state_batch_size, int) or state_batch_size < 1:
+            raise ValueError(
+                f"state_batch_size must be an integer of at least 1, got {state_batch_size!r}."
+            )
         if not isinstance(num_model_updates, int) or num_model_updates < 0:
             raise ValueError(
                 f"num_model_updates must be an integer of at least 0, got {num_model_updates!r}."
@@ -297,7 +301,7 @@ class Recall(ImitationOfGoodPairs):
 
     def extend(self, tensordict: TensorDictBase) -> None:
         """Alg. 1, line 5, and the model's running statistics."""
-        self.model.update_statistics(tensordict)
+        self.model.update_statistics(_valid(tensordict))
         super().extend(tensordict)
 
     def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
@@ -397,6 +401,12 @@ class SelfImitation(ImitationOfGoodPairs):
 def _draw(buffer: ReplayBuffer, num: int) -> TensorDictBase:
     """Uniform transitions, whatever batch size and priorities the host samples with."""
     return buffer[torch.randint(len(buffer), (num,))]
+
+
+def _valid(data: TensorDictBase) -> TensorDictBase:
+    """Without the padding of whole trajectories."""
+    mask = data.get(("collector", "mask"), None)
+    return data if mask is None else data[mask.reshape(data.shape)]
 
 
 def _minibatches(data: TensorDictBase, num: int, size: int) -> Iterator[TensorDictBase]:

@@ -110,7 +110,7 @@ class RecallTraceGenerator(nn.Module):
         traces = TensorDict({}, batch_size=(*path.shape[:1], self.trace_length))
         traces.set(model.observation_key, path[:, :-1])
         traces.set(model.action_key, torch.stack(actions[::-1], 1))
-        return traces.set(model.next_observation_key, path[:, 1:])
+        return traces.set(model.next_observation_key, path[:, 1:].clone())
 
     @torch.no_grad()
     def rollout(self, seeds: TensorDictBase) -> TensorDictBase:
@@ -158,6 +158,7 @@ class RecallTraceGenerator(nn.Module):
 
     def _seed_states(self, seeds: TensorDictBase) -> Tensor:
         model, spec = self.model, self.model.observation_spec
+        model._check_statistics()  # a compiled step cannot
         states = seeds.get(model.observation_key, None)
         if states is None:
             raise KeyError(

@@ -19,7 +19,7 @@ def replay_buffer_state_dict(buffer: ReplayBuffer) -> dict:
         The rows as a tensordict (None while empty), and the writer's and transforms' state.
     """
     return {
-        "rows": buffer.storage[: len(buffer)].exclude("index") if len(buffer) else None,
+        "rows": buffer.storage[: len(buffer)].exclude("index").clone() if len(buffer) else None,
         "writer": buffer.writer.state_dict(),
         "transforms": dict(buffer._transform.state_dict()),
     }

@@ -113,7 +113,7 @@ class TopKTrajectories(Transform):
         """Samples pass through."""
         return tensordict
 
-    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+    def _call(self, *args, **kwargs) -> Any:
         raise RuntimeError(
             "TopKTrajectories filters what is written to a replay buffer; append it to a buffer, "
             "not to an environment."
@@ -133,12 +133,12 @@ class TopKTrajectories(Transform):
         if not finished:
             return None
         returns = torch.stack([self._return(trajectory) for trajectory in finished])
-        self.trajectories_seen += len(finished)
-        self.lowest_return = min(self.lowest_return, float(returns.min()))
         stored = len(self._returns)
         all_returns = torch.cat([self._returns, returns])
         all_lengths = torch.cat([self._lengths, torch.tensor([len(t) for t in finished])])
         keep = self._choose(all_returns, all_lengths)
+        self.trajectories_seen += len(finished)
+        self.lowest_return = min(self.lowest_return, float(returns.min()))
         if not (keep >= stored).any():
             return None  # nothing new is good enough, and the buffer is as it should be
         rows: list[TensorDictBase] = []
@@ -215,7 +215,7 @@ class TopKTrajectories(Transform):
         window: TensorDictBase = torch.cat(self._unfinished, 1)  # type: ignore[assignment]
         done = window.get(self.done_key).reshape(*window.shape, -1).any(-1)
         finished = []
-        for row, end in done.nonzero().tolist():
+        for end, row in done.T.nonzero().tolist():  # in the order in which they ended
             start = int(self._starts[row])
             if end >= start:
                 finished.append(window[row, start : end + 1])
