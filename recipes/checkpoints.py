@@ -75,7 +75,10 @@ def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
             "Older checkpoints are intact. Free some disk space, or lower checkpoint.keep, and "
             "go on with resume=auto."
         ) from error
-    for old in _checkpoints(directory)[keep:]:
+    newest_first = _checkpoints(directory)
+    # Newer ones were refused when this run was resumed.
+    stale = [path for path in newest_first if int(path.name) > frames]
+    for old in stale + [path for path in newest_first if path not in stale][keep:]:
         shutil.rmtree(old)
     return final
 
@@ -125,6 +128,10 @@ def _load(folder: Path) -> tuple[int, dict]:
             f"checkpoint {folder} is refused: its format is {manifest['format']!r}, "
             f"not {_FORMAT!r}."
         )
+    if frames != int(folder.name):
+        raise CheckpointError(
+            f"checkpoint {folder} is refused: its manifest says {frames} frames, its name another."
+        )
     for name in (_TENSORS, _STATE):
         if _sha256(folder / name) != digests.get(name):
             raise CheckpointError(
@@ -139,7 +146,7 @@ def _checkpoints(directory: Path) -> list[Path]:
     """Newest first."""
     if not directory.is_dir():
         return []
-    return sorted((p for p in directory.iterdir() if p.name.isdigit()), reverse=True)
+    return sorted((p for p in directory.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
 
 
 def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
@@ -150,8 +157,9 @@ def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
             tensor.data_ptr() == other.data_ptr() for other in tensors.values()
         ):
             tensor = tensor.clone()
-        tensors[name] = tensor
-        return {"tensor": name}
+        reference = str(len(tensors))
+        tensors[reference] = tensor
+        return {"tensor": reference}
     if isinstance(node, TensorDictBase):
         items = [
             [list(key) if isinstance(key, tuple) else key, value]
@@ -159,8 +167,13 @@ def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
         ]
         return {"tensordict": _pack(items, tensors, name), "batch_size": list(node.batch_size)}
     if isinstance(node, np.ndarray):
-        return {"array": _pack(torch.from_numpy(node), tensors, name)}
+        if node.dtype.kind not in "biuf":
+            raise TypeError(f"{name} is an array of {node.dtype}, which no checkpoint holds.")
+        return {"array": _pack(torch.from_numpy(node.copy()), tensors, name)}
     if isinstance(node, dict):
+        for key in node:
+            if not isinstance(key, str | int):
+                raise TypeError(f"{name} has the key {key!r}; a checkpoint holds str and int keys.")
         return {"dict": [[k, _pack(v, tensors, f"{name}.{k}")] for k, v in node.items()]}
     if isinstance(node, list | tuple):
         kind = "tuple" if isinstance(node, tuple) else "list"

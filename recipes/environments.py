@@ -53,9 +53,18 @@ def make_env(name: str, device: torch.device | None = None) -> TransformedEnv:
             "`gymnasium.pprint_registry()` lists those installed."
         ) from error
     on_cpu = device is None or device.type == "cpu"  # no device then means no casts
-    env = TransformedEnv(GymEnv(name, device=None if on_cpu else device), DoubleToFloat())
+    try:
+        env = TransformedEnv(GymEnv(name, device=None if on_cpu else device), DoubleToFloat())
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"env.name={name!r} could not be made: {reason}") from error
     keys = list(env.observation_spec.keys(True, True))
-    spec = env.observation_spec.get("observation", None)
+    spec = env.observation_spec[keys[0]]
+    if not spec.dtype.is_floating_point and len(spec.shape) >= 2:
+        raise ConfigError(
+            f"{name} observes pixels, {tuple(spec.shape)} of {spec.dtype}; this recipe needs a "
+            "vector of floats. Encode them first, with torchrl's ToTensorImage and an encoder."
+        )
     if keys != ["observation"]:
         raise ConfigError(
             f"{name} has the observations {keys}; this recipe needs the single entry "
@@ -64,22 +73,24 @@ def make_env(name: str, device: torch.device | None = None) -> TransformedEnv:
     if not spec.dtype.is_floating_point or len(spec.shape) != 1:
         raise ConfigError(
             f"{name} observes {tuple(spec.shape)} of {spec.dtype}; this recipe needs a vector of "
-            "floats. Encode pixels first (ToTensorImage and an encoder), or flatten arrays with "
-            "torchrl's FlattenObservation."
+            "floats. Flatten arrays with torchrl's FlattenObservation."
         )
-    action_spec = env.action_spec
-    if action_spec.domain != "continuous":
+    space = env.base_env._env.action_space
+    if not isinstance(space, gymnasium.spaces.Box):
         raise ConfigError(
-            f"{name} has discrete actions, {action_spec}; SAC here needs continuous ones."
+            f"{name} has discrete actions ({type(space).__name__}); SAC here needs continuous ones."
         )
-    if not hasattr(action_spec.space, "low") or not (
-        action_spec.space.low.isfinite().all() and action_spec.space.high.isfinite().all()
-    ):
+    if len(space.shape) != 1:
+        raise ConfigError(
+            f"the actions of {name} have the shape {space.shape}; SAC here needs a vector. Flatten "
+            "them with gymnasium.wrappers.TransformAction."
+        )
+    if not space.is_bounded():
         raise ConfigError(
             f"the actions of {name} have no finite bounds; SAC's squashed policy needs them. "
             "Bound them with gymnasium.wrappers.ClipAction or RescaleAction."
         )
-    if not (action_spec.space.high > action_spec.space.low).all():
+    if not (space.high > space.low).all():
         raise ConfigError(
             f"an action of {name} has zero width: its low and high bounds are equal. Remove that "
             "dimension from the action space."
@@ -203,7 +214,7 @@ def collector_state_dict(collector: Collector) -> dict:
     }
 
 
-def load_collector_state_dict(collector: Collector, state: dict, frames: int) -> None:
+def load_collector_state_dict(collector: Collector, state: dict, frames: int) -> bool:
     """Restore :func:`collector_state_dict`.
 
     The episode goes on where it was, unless the task cannot be saved or had returned NaN: then a
@@ -213,13 +224,19 @@ def load_collector_state_dict(collector: Collector, state: dict, frames: int) ->
         collector: a fresh one, built as the saved one was.
         state: what was saved.
         frames: collected so far.
+
+    Returns:
+        Whether the episode goes on.
     """
     collector._frames = frames
     carrier = state["carrier"]
     if not carrier.get("observation").isfinite().all():
         warnings.warn("the saved episode had reached NaN; a new one begins.", stacklevel=2)
-    elif load_env_state_dict(collector.env, state["env"]):
-        collector._carrier.update(carrier)
+        return False
+    if not load_env_state_dict(collector.env, state["env"]):
+        return False
+    collector._carrier.update(carrier)
+    return True
 
 
 def _time_limit(env: gymnasium.Env) -> gymnasium.wrappers.TimeLimit | None:

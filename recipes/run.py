@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,10 @@ from torchrl_recall.replay_buffer_state import (
 __all__ = ["Run"]
 
 # What a resumed run may change: none of it decides a weight of the frames already taken.
-_MAY_CHANGE = ("resume", "run_dir", "collector.total_frames", "eval", "checkpoint", "logger")
+_MAY_CHANGE = (
+    "resume", "run_dir", "collector.total_frames", "recall.anneal_frames", "eval", "checkpoint",
+    "logger",
+)  # fmt: skip
 
 
 class Run:
@@ -62,32 +67,32 @@ class Run:
         self.collector = collector
         self.frames = 0
         self._previous_frames = 0
-        self._resumed_from = 0
-        self._signal = utils.StopSignal()
+        self.metrics: dict[str, float | Tensor] = {}  # the latest of each
+        self._stack = ExitStack()
 
     def __enter__(self) -> Run:
-        self._lock = utils.lock(self.run_dir)
-        self._lock.__enter__()
-        wall_seconds = self._resume()
-        plain = OmegaConf.structured(self.config)
-        OmegaConf.save(plain, self.run_dir / "config.yaml")
-        self.log_file = utils.RunLog(
-            self.run_dir,
-            self.config.collector.total_frames,
-            backend=self.config.logger.backend,
-            frames=self.frames,
-            wall_seconds=wall_seconds,
-        )
+        with ExitStack() as stack:  # undone if anything below fails, else kept until __exit__
+            stack.callback(self.collector.shutdown)
+            stack.enter_context(utils.lock(self.run_dir))
+            self._signal = utils.StopSignal()
+            stack.callback(self._signal.restore)
+            wall_seconds = self._resume()
+            OmegaConf.save(OmegaConf.structured(self.config), self.run_dir / "config.yaml")
+            self.log_file = utils.RunLog(
+                self.run_dir,
+                self.config.collector.total_frames,
+                backend=self.config.logger.backend,
+                frames=self.frames,
+                wall_seconds=wall_seconds,
+            )
+            stack.callback(self.log_file.close)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        try:
+        with self._stack:
             if kind is FloatingPointError:  # bad data came after the state, which is still good
                 self.save()
-        finally:
-            self.log_file.close()
-            self.collector.shutdown()
-            self._lock.__exit__(None, None, None)
 
     @property
     def stopped(self) -> bool:
@@ -106,10 +111,10 @@ class Run:
             return True
         return interval > 0 and self.frames // interval > self._previous_frames // interval
 
-    def log(self, returns: list[float], metrics: dict[str, Tensor]) -> None:
+    def log(self, returns: list[float]) -> None:
         """Write a row: the mean return of an evaluation, then the latest metrics."""
         row = {"eval_return": float(np.mean(returns)), "eval_return_std": float(np.std(returns))}
-        self.log_file.write(self.frames, row | {k: float(v) for k, v in metrics.items()})
+        self.log_file.write(self.frames, row | {k: float(v) for k, v in self.metrics.items()})
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -126,7 +131,7 @@ class Run:
         received = self._signal.received
         assert received is not None
         print(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:")
-        print(self._command())
+        print(self._command(self.config.collector.total_frames))
         return 128 + received
 
     def finish(self) -> None:
@@ -147,7 +152,7 @@ class Run:
             "weights_sha256": utils.weights_sha256(*states),
         }
         self.log_file.finish(summary)
-        print(f"to go on: {self._command()} collector.total_frames={2 * self.frames}")
+        print(f"to go on: {self._command(2 * self.frames)}")
 
     def _state_dict(self) -> dict:
         return {
@@ -155,6 +160,7 @@ class Run:
             "versions": utils.versions(),
             "frames": self.frames,
             "wall_seconds": self.log_file.wall_seconds,
+            "metrics": {k: float(v) for k, v in self.metrics.items()},
             "sac": self.sac.state_dict(),
             "recall": None if self.recall is None else self.recall.state_dict(),
             "replay_buffer": replay_buffer_state_dict(self.replay_buffer),
@@ -188,7 +194,10 @@ class Run:
         if self.recall is not None:
             self.recall.load_state_dict(state["recall"])
         load_replay_buffer_state_dict(self.replay_buffer, state["replay_buffer"])
-        load_collector_state_dict(self.collector, state["collector"], self.frames)
+        self.metrics = dict(state["metrics"])
+        same_episode = load_collector_state_dict(self.collector, state["collector"], self.frames)
+        if self.recall is not None and not same_episode:
+            self.recall.trajectory_filter.drop_unfinished()
         utils.set_rng_state_dict(state["rng"])
         print(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]
@@ -206,9 +215,18 @@ class Run:
                 "Resume with the saved values, or choose another run_dir."
             )
 
-    def _command(self) -> str:
-        words = [word for word in sys.argv if not word.startswith(("resume=", "run_dir="))]
-        return " ".join(["python", *words, f"run_dir={self.run_dir}", "resume=auto"])
+    def _command(self, total_frames: int) -> str:
+        given = ("resume=", "run_dir=", "collector.total_frames=")
+        words = [word for word in sys.argv if not word.startswith(given)]
+        return shlex.join(
+            [
+                "python",
+                *words,
+                f"run_dir={self.run_dir}",
+                "resume=auto",
+                f"collector.total_frames={total_frames}",
+            ]
+        )
 
 
 def _flat(node: dict, prefix: str = "") -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import gymnasium
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
@@ -25,7 +26,7 @@ from torchrl_recall import (
     WithinSupport,
 )
 from torchrl_recall.recall import ImitationOfGoodPairs
-from torchrl_recall.recipes.schema import SACRecallConfig
+from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig
 from torchrl_recall.update import make_update
 
 __all__ = ["SAC", "make_recall", "make_sac"]
@@ -138,6 +139,12 @@ def make_recall(
     recall, backtracking = config.recall, config.backtracking
     if recall.method == "none":
         return None
+    longest = gymnasium.spec(config.env.name).max_episode_steps
+    if longest is not None and backtracking.buffer_size < longest:
+        raise ConfigError(
+            f"backtracking.buffer_size={backtracking.buffer_size} is less than one episode of "
+            f"{config.env.name}, {longest} steps; give it room for backtracking.num_trajectories."
+        )
     critic = SACCritic(sac.loss_module)
     imitation_loss = ImitationLoss(sac.actor)
     schedule = {

@@ -6,6 +6,7 @@ python recipes/sac_recall.py env.name=Hopper-v5 recall=backtracking seed=0
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -22,8 +23,6 @@ def train(config: SACRecallConfig) -> int:
         The exit status: zero when finished, 128 + n when stopped by signal n.
     """
     # Imported here, so that --help answers at once.
-    from pathlib import Path
-
     import torch
     from torchrl.collectors import Collector
     from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -55,7 +54,6 @@ def train(config: SACRecallConfig) -> int:
         track_traj_ids=False,
         auto_register_policy_transforms=False,
     )
-    metrics: dict = {}
     with Run(Path(config.run_dir), config, sac, recall, replay_buffer, collector) as run:
         for data in collector:  # Alg. 1, l.4
             check_finite(data, env_name=config.env.name, frames=run.frames)
@@ -64,9 +62,9 @@ def train(config: SACRecallConfig) -> int:
                 recall.extend(data)
             if run.frames >= config.collector.init_random_frames:
                 for _ in range(config.sac.num_updates * data.numel()):
-                    metrics |= sac.update(replay_buffer.sample())  # l.6-7
+                    run.metrics |= sac.update(replay_buffer.sample())  # l.6-7
                 if recall is not None:
-                    metrics |= recall.step(replay_buffer)  # l.8-13
+                    run.metrics |= recall.step(replay_buffer)  # l.8-13
             run.advance(data.numel())
             if run.due(config.eval.interval):
                 returns = evaluate(
@@ -75,7 +73,7 @@ def train(config: SACRecallConfig) -> int:
                     num_episodes=config.eval.num_episodes,
                     seed=config.seed + 1_000_000,
                 )
-                run.log(returns, metrics)
+                run.log(returns)
             if run.stopped:
                 return run.save_and_stop()
             if run.due(config.checkpoint.interval):
@@ -84,7 +82,9 @@ def train(config: SACRecallConfig) -> int:
     return 0
 
 
-@hydra.main(version_base="1.3", config_path="config", config_name="sac_recall")
+@hydra.main(
+    version_base="1.3", config_path=str(Path(__file__).parent / "config"), config_name="sac_recall"
+)
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
     from torchrl_recall.recipes.checkpoints import CheckpointError

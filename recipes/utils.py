@@ -94,7 +94,11 @@ def lock(run_dir: Path) -> Iterator[None]:
     Raises:
         ConfigError: another process is writing into the folder.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / ".lock").touch()
+    except OSError as error:
+        raise ConfigError(f"run_dir={run_dir} is not a folder to write into: {error}") from error
     with (run_dir / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,8 +114,13 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._previous = {number: signal.signal(number, self._remember) for number in numbers}
+
+    def restore(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, frame) -> None:
         self.received = signal.Signals(number)
@@ -148,7 +157,13 @@ class RunLog:
             total=total_frames, initial=frames, unit="step", disable=not sys.stderr.isatty()
         )
         if backend == "auto":
-            backend = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
+            backend = "tensorboard" if _installed("tensorboard") else "none"
+        if backend != "none" and not _installed(backend):
+            extra = "plots" if backend == "tensorboard" else backend
+            raise ConfigError(
+                f"logger.backend={backend} is not installed; pip install "
+                f"'torchrl-recall[{extra}]', or use logger.backend=none."
+            )
         self._logger = (
             None
             if backend == "none"
@@ -206,7 +221,7 @@ class RunLog:
                 f"{float(row['eval_return']):>10.2f}"
             )
         print(f"\nsummary: {self.run_dir / 'summary.json'}")
-        if importlib.util.find_spec("matplotlib"):
+        if _installed("matplotlib"):
             print(f"picture: {_plot(self.rows, summary, self.run_dir / 'curve.png')}")
         else:
             print("no picture: matplotlib is missing, pip install 'torchrl-recall[plots]'")
@@ -216,6 +231,13 @@ class RunLog:
             return []
         with self.path.open(newline="") as file:
             return list(csv.DictReader(file))
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # blocked on purpose
+        return False
 
 
 def _plot(rows: list[dict[str, str]], summary: dict, path: Path) -> Path:

@@ -104,6 +104,10 @@ class TopKTrajectories(Transform):
         """Returns of the kept trajectories, oldest first, shape ``[<= num_trajectories]``."""
         return self._returns.clone()
 
+    def drop_unfinished(self) -> None:
+        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        self._unfinished = []
+
     @property
     def best_return(self) -> float:
         """The highest return kept, minus infinity before the first."""
