@@ -135,7 +135,8 @@ def _load(folder: Path) -> tuple[int, dict]:
     for name in (_TENSORS, _STATE):
         if _sha256(folder / name) != digests.get(name):
             raise CheckpointError(
-                f"checkpoint {folder} is refused: {name} does not match its checksum."
+                f"checkpoint {folder} is refused: {name} does not match its checksum in "
+                f"{_MANIFEST}."
             )
     with safe_open(folder / _TENSORS, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -168,12 +169,14 @@ def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
         return {"tensordict": _pack(items, tensors, name), "batch_size": list(node.batch_size)}
     if isinstance(node, np.ndarray):
         if node.dtype.kind not in "biuf":
-            raise TypeError(f"{name} is an array of {node.dtype}, which no checkpoint holds.")
+            raise TypeError(f"{name} is an ndarray of {node.dtype}, which no checkpoint holds.")
         return {"array": _pack(torch.from_numpy(node.copy()), tensors, name)}
     if isinstance(node, dict):
         for key in node:
-            if not isinstance(key, str | int):
-                raise TypeError(f"{name} has the key {key!r}; a checkpoint holds str and int keys.")
+            if key is not None and not isinstance(key, str | int | float):
+                raise TypeError(
+                    f"{name} has the key {key!r}, a {type(key).__name__}, which no checkpoint holds."
+                )
         return {"dict": [[k, _pack(v, tensors, f"{name}.{k}")] for k, v in node.items()]}
     if isinstance(node, list | tuple):
         kind = "tuple" if isinstance(node, tuple) else "list"

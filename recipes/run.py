@@ -218,15 +218,8 @@ class Run:
     def _command(self, total_frames: int) -> str:
         given = ("resume=", "run_dir=", "collector.total_frames=")
         words = [word for word in sys.argv if not word.startswith(given)]
-        return shlex.join(
-            [
-                "python",
-                *words,
-                f"run_dir={self.run_dir}",
-                "resume=auto",
-                f"collector.total_frames={total_frames}",
-            ]
-        )
+        words += [f"collector.total_frames={total_frames}", f"run_dir={self.run_dir}"]
+        return shlex.join(["python", *words, "resume=auto"])
 
 
 def _flat(node: dict, prefix: str = "") -> dict:

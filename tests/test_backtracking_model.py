@@ -370,14 +370,14 @@ def test_category_with_a_trailing_dimension_is_refused(make_model, transitions):
     model = make_model(Categorical(4), Categorical(3))
     data = transitions(5, observation=Categorical(4), action=Categorical(3))
     data["action"] = data["action"].unsqueeze(-1)
-    with pytest.raises(ValueError, match="has shape"):
+    with pytest.raises(ValueError, match="batch shape"):
         model.log_prob(data)
 
 
 def test_extra_dimension_is_refused(make_model, transitions):
     data = transitions(5)
     data["action"] = torch.zeros(5, 4, 2)
-    with pytest.raises(ValueError, match="has shape"):
+    with pytest.raises(ValueError, match="batch shape"):
         make_model().log_prob(data)
 
 

@@ -133,7 +133,7 @@ def test_settings_reach_recall():
         "Hopper-v5", "recall.lr=0.011", "recall.interval=13", "recall.num_updates=3",
         "recall.batch_size=17", "recall.anneal_frames=99", "recall.state_batch_size=77",
         "backtracking.lr=0.012", "backtracking.num_updates=5", "backtracking.num_trajectories=4",
-        "backtracking.buffer_size=333", "backtracking.state_fraction=0.75",
+        "backtracking.buffer_size=1333", "backtracking.state_fraction=0.75",
         "backtracking.state_predictor_data=top", "backtracking.return_threshold=1.5",
     )  # fmt: skip
     recall = make_recall(env, config, sac, CPU)
@@ -144,7 +144,7 @@ def test_settings_reach_recall():
     assert recall.state_predictor_data == "top"
     assert recall.trajectory_filter.num_trajectories == 4
     assert recall.trajectory_filter.return_threshold == 1.5
-    assert recall.backtracking_buffer.storage.max_size == 333
+    assert recall.backtracking_buffer.storage.max_size == 1333
 
 
 def test_recall_imitates_with_the_parameters_of_the_host():

@@ -362,7 +362,7 @@ def test_imitation_takes_a_plain_probabilistic_sequential(make_model):
     assert isinstance(policy, ProbabilisticTensorDictSequential)
     data = TensorDict({"next": {"observation": torch.randn(4, 3)}, "action": torch.rand(4, 2)}, [4])
     assert ImitationLoss(policy)(data)["loss_imitation"].isfinite()
-    with pytest.raises(TypeError, match="get_dist"):
+    with pytest.raises(TypeError, match="ProbabilisticActor"):
         ImitationLoss(TensorDictSequential(TensorDictModule(nn.Linear(3, 2), ["a"], ["b"])))
 
 
