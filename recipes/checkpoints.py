@@ -175,7 +175,7 @@ def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
         for key in node:
             if key is not None and not isinstance(key, str | int | float):
                 raise TypeError(
-                    f"{name} has the key {key!r}, a {type(key).__name__}, which no checkpoint holds."
+                    f"{name} has the key {key!r}, a {type(key).__name__}; no checkpoint holds it."
                 )
         return {"dict": [[k, _pack(v, tensors, f"{name}.{k}")] for k, v in node.items()]}
     if isinstance(node, list | tuple):
