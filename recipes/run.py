@@ -15,7 +15,6 @@ from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import ReplayBuffer
 
-from torchrl_recall.recall import ImitationOfGoodPairs
 from torchrl_recall.recipes import checkpoints, utils
 from torchrl_recall.recipes.environments import collector_state_dict, load_collector_state_dict
 from torchrl_recall.recipes.sac import SAC
@@ -24,6 +23,7 @@ from torchrl_recall.replay_buffer_state import (
     load_replay_buffer_state_dict,
     replay_buffer_state_dict,
 )
+from torchrl_recall.self_imitation import ImitationOfGoodPairs
 
 __all__ = ["Run"]
 

@@ -25,8 +25,8 @@ from torchrl_recall import (
     SelfImitation,
     WithinSupport,
 )
-from torchrl_recall.recall import ImitationOfGoodPairs
 from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig
+from torchrl_recall.self_imitation import ImitationOfGoodPairs
 from torchrl_recall.update import make_update
 
 __all__ = ["SAC", "make_recall", "make_sac"]

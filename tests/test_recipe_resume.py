@@ -24,9 +24,9 @@ from recipe_fixtures import (
     train,
 )
 
-from torchrl_recall.recall import ImitationOfGoodPairs
 from torchrl_recall.recipes import checkpoints, utils
 from torchrl_recall.recipes.schema import ConfigError
+from torchrl_recall.self_imitation import ImitationOfGoodPairs
 
 METHODS = ["none", "backtracking", "self_imitation"]
 

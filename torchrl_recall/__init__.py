@@ -10,9 +10,10 @@ from torchrl_recall.high_value_states import (
     RewardStates,
 )
 from torchrl_recall.imitation_loss import ImitationLoss
-from torchrl_recall.recall import Recall, SelfImitation
+from torchrl_recall.recall import Recall
 from torchrl_recall.recall_traces import RecallTraceGenerator
 from torchrl_recall.sac_critic import SACCritic
+from torchrl_recall.self_imitation import SelfImitation
 from torchrl_recall.trace_filters import AdvantageGate, LoopErasure, WithinSupport
 from torchrl_recall.trajectory_filter import TopKTrajectories
 

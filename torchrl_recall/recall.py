@@ -1,182 +1,30 @@
-"""Lines 5 and 8 to 13 of Algorithm 1, wired once for recipes."""
+"""Recall traces beside a host algorithm: lines 5 and 8 to 13 of Algorithm 1, wired once."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
+from torchrl.data import ReplayBuffer
 
 from torchrl_recall.backtracking_loss import BacktrackingLoss
 from torchrl_recall.backtracking_model import BacktrackingModel
 from torchrl_recall.high_value_states import HighValueStates, best_indices
 from torchrl_recall.imitation_loss import ImitationLoss
 from torchrl_recall.recall_traces import RecallTraceGenerator
-from torchrl_recall.replay_buffer_state import (
-    load_replay_buffer_state_dict,
-    replay_buffer_state_dict,
+from torchrl_recall.self_imitation import (
+    ImitationOfGoodPairs,
+    make_adam,
+    mean_losses,
+    minibatches,
+    valid_steps,
 )
-from torchrl_recall.trajectory_filter import TopKTrajectories
 from torchrl_recall.update import make_update
 
-__all__ = ["ImitationOfGoodPairs", "Recall", "SelfImitation"]
-
-
-class ImitationOfGoodPairs(ABC):
-    """Imitates good (state, action) pairs beside a host algorithm; the schedule that all share.
-
-    Every ``interval`` frames the subclass offers pairs; the filters narrow them, and
-    ``num_updates`` gradient steps of the imitation loss follow with an optimiser of their own.
-    Nothing happens before some trajectory has been better than another: until then no state is
-    known to be good.
-
-    Args:
-        imitation_loss: Eq. 3, holding the host's policy.
-
-    Keyword Args:
-        num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
-        buffer_size: room for their transitions.
-        return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
-        filters: modules that narrow the pairs' mask, in order.
-        lr: learning rate of imitation; the paper takes the host's.
-        interval: frames between rounds.
-        num_updates: imitation steps in each round.
-        batch_size: pairs in each imitation step.
-        anneal_frames: imitation's learning rate falls linearly to zero at this many frames;
-            None keeps it. (Scaling the loss would do nothing under Adam.)
-        compile: whether gradient steps and trace generation are compiled; it costs some ten
-            seconds once, see :func:`~torchrl_recall.update.make_update`.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    def __init__(
-        self,
-        imitation_loss: ImitationLoss,
-        *,
-        num_trajectories: int = 10,
-        buffer_size: int = 100_000,
-        return_threshold: float | None = None,
-        filters: Sequence[TensorDictModuleBase] = (),
-        lr: float = 3e-4,
-        interval: int = 50,
-        num_updates: int = 10,
-        batch_size: int = 256,
-        anneal_frames: int | None = None,
-        compile: bool = False,
-    ) -> None:
-        for name, value, least in (
-            ("buffer_size", buffer_size, 1),
-            ("interval", interval, 1),
-            ("num_updates", num_updates, 0),
-            ("batch_size", batch_size, 1),
-            ("anneal_frames", 1 if anneal_frames is None else anneal_frames, 1),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
-        if not lr > 0:
-            raise ValueError(f"lr must be positive, got {lr}.")
-        self.imitation_loss = imitation_loss
-        self.filters = list(filters)
-        self.lr = lr
-        self.interval = interval
-        self.num_updates = num_updates
-        self.batch_size = batch_size
-        self.anneal_frames = anneal_frames
-        self.backtracking_buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(buffer_size, device="auto"), batch_size=batch_size
-        )
-        self.trajectory_filter = TopKTrajectories(
-            num_trajectories,
-            replay_buffer=self.backtracking_buffer,
-            return_threshold=return_threshold,
-        )
-        self.backtracking_buffer.append_transform(self.trajectory_filter)
-        self.optimizer = _adam(imitation_loss, lr)
-        self._update = make_update(imitation_loss, self.optimizer, compile=compile)
-        self.frames = 0
-        self._frames_of_last_round = 0
-
-    @property
-    def weight(self) -> float:
-        """Share of the learning rate that annealing leaves, in [0, 1]."""
-        if self.anneal_frames is None:
-            return 1.0
-        return max(0.0, 1.0 - self.frames / self.anneal_frames)
-
-    @property
-    def active(self) -> bool:
-        """Whether a trajectory better than another has been seen, and annealing goes on."""
-        kept = self.trajectory_filter
-        return self.weight > 0 and kept.best_return > kept.lowest_return
-
-    def extend(self, tensordict: TensorDictBase) -> None:
-        """Alg. 1, line 5: offer new experience, ``[time]`` or ``[batch, time]``, in order."""
-        self.backtracking_buffer.extend(tensordict)
-        self.frames += _valid(tensordict).numel()
-
-    def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        """Alg. 1, lines 8 to 13, as often as the schedule says since the last call.
-
-        Args:
-            replay_buffer: all experience.
-
-        Returns:
-            Detached means of the last round, empty if no round was due.
-        """
-        metrics: dict[str, Tensor] = {}
-        while self.frames - self._frames_of_last_round >= self.interval:
-            self._frames_of_last_round += self.interval
-            if self.active:
-                metrics = self._round(replay_buffer)
-        return metrics
-
-    def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        return self._imitate(self._pairs(replay_buffer))
-
-    @abstractmethod
-    def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
-        """Pairs worth imitating, of any batch shape, or None."""
-
-    def _imitate(self, pairs: TensorDictBase | None) -> dict[str, Tensor]:
-        """Alg. 1, lines 12 and 13."""
-        if pairs is None or not self.num_updates:
-            return {}
-        for keep in self.filters:
-            pairs = keep(pairs)
-        mask = pairs.get("mask", None)
-        chosen = pairs.reshape(-1) if mask is None else pairs[mask]
-        metrics = {"recall/kept": torch.tensor(len(chosen) / pairs.numel())}
-        if not len(chosen):
-            return metrics
-        self.optimizer.param_groups[0]["lr"] = self.lr * self.weight
-        chosen = chosen.select(*self.imitation_loss.in_keys)
-        losses = [
-            self._update(batch) for batch in _minibatches(chosen, self.num_updates, self.batch_size)
-        ]
-        return metrics | _means(losses, "recall")
-
-    def state_dict(self) -> dict:
-        """Everything that a resumed run needs; the policy belongs to the host."""
-        return {
-            "backtracking_buffer": replay_buffer_state_dict(self.backtracking_buffer),
-            "optimizer": self.optimizer.state_dict(),
-            "frames": self.frames,
-            "frames_of_last_round": self._frames_of_last_round,
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        load_replay_buffer_state_dict(self.backtracking_buffer, state["backtracking_buffer"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.frames = state["frames"]
-        self._frames_of_last_round = state["frames_of_last_round"]
+__all__ = ["Recall"]
 
 
 class Recall(ImitationOfGoodPairs):
@@ -288,7 +136,7 @@ class Recall(ImitationOfGoodPairs):
             model, trace_length=trace_length, num_traces=num_traces, compile=compile
         )
         self.backtracking_loss = BacktrackingLoss(model)
-        self.model_optimizer = _adam(self.backtracking_loss, model_lr)
+        self.model_optimizer = make_adam(self.backtracking_loss, model_lr)
         self._update_model = make_update(
             self.backtracking_loss, self.model_optimizer, loss_fn=self._losses, compile=compile
         )
@@ -301,7 +149,7 @@ class Recall(ImitationOfGoodPairs):
 
     def extend(self, tensordict: TensorDictBase) -> None:
         """Alg. 1, line 5, and the model's running statistics."""
-        self.model.update_statistics(_valid(tensordict))
+        self.model.update_statistics(valid_steps(tensordict))
         super().extend(tensordict)
 
     def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
@@ -318,11 +166,11 @@ class Recall(ImitationOfGoodPairs):
         )
         keys = self.backtracking_loss.in_keys
         batches = zip(
-            _minibatches(top.select(*keys), *size),
-            _minibatches(everything.select(*keys), *size),
+            minibatches(top.select(*keys), *size),
+            minibatches(everything.select(*keys), *size),
             strict=True,
         )
-        return _means([self._update_model(*batch) for batch in batches], "backtracking")
+        return mean_losses([self._update_model(*batch) for batch in batches], "backtracking")
 
     def _losses(self, top: TensorDictBase, everything: TensorDictBase) -> TensorDict:
         """Eq. 2, each factor on its own data."""
@@ -363,64 +211,6 @@ class Recall(ImitationOfGoodPairs):
         self.model_optimizer.load_state_dict(state["model_optimizer"])
 
 
-class SelfImitation(ImitationOfGoodPairs):
-    """Imitation of the real top trajectories, without a model: the control the paper lacks.
-
-    It shares everything with :class:`Recall` but the source of the pairs. See
-    :class:`ImitationOfGoodPairs` for its arguments.
-
-    Examples:
-        >>> import torch
-        >>> from tensordict import TensorDict
-        >>> from tensordict.nn import NormalParamExtractor, TensorDictModule
-        >>> from torchrl.data import Bounded
-        >>> from torchrl.modules import ProbabilisticActor, TanhNormal
-        >>> from torchrl_recall import ImitationLoss, SelfImitation
-        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
-        >>> actor = ProbabilisticActor(
-        ...     TensorDictModule(net, ["observation"], ["loc", "scale"]),
-        ...     in_keys=["loc", "scale"], spec=Bounded(-1, 1, (2,)), distribution_class=TanhNormal,
-        ... )
-        >>> imitation = SelfImitation(ImitationLoss(actor), num_trajectories=1, interval=40)
-        >>> imitation.extend(TensorDict({
-        ...     "observation": torch.randn(40, 3),
-        ...     "action": torch.rand(40, 2),
-        ...     "next": {
-        ...         "reward": torch.arange(40.0).unsqueeze(-1),
-        ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
-        ...     },
-        ... }, [40]))
-        >>> sorted(imitation.step(replay_buffer=None))
-        ['recall/kept', 'recall/loss_imitation']
-    """
-
-    def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
-        return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
-
-
 def _draw(buffer: ReplayBuffer, num: int) -> TensorDictBase:
     """Uniform transitions, whatever batch size and priorities the host samples with."""
     return buffer[torch.randint(len(buffer), (num,))]
-
-
-def _valid(data: TensorDictBase) -> TensorDictBase:
-    """Without the padding of whole trajectories."""
-    mask = data.get(("collector", "mask"), None)
-    return data if mask is None else data[mask.reshape(data.shape)]
-
-
-def _minibatches(data: TensorDictBase, num: int, size: int) -> Iterator[TensorDictBase]:
-    """Draw ``num`` batches of ``size`` with replacement, in one indexing of each entry."""
-    data = data.reshape(-1)
-    index = torch.randint(data.numel(), (num, size), device=data.device)
-    return iter(data[index].unbind(0))
-
-
-def _means(losses: list[TensorDictBase], prefix: str) -> dict[str, Tensor]:
-    means: Any = torch.stack(losses).mean(0)
-    return {f"{prefix}/{key}": value for key, value in means.items()}
-
-
-def _adam(module: torch.nn.Module, lr: float) -> torch.optim.Adam:
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
