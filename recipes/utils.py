@@ -199,12 +199,11 @@ class RunLog:
                 self._logger.log_scalar(key, value, step=frames)
         speed = self.steps_per_second(frames)
         left = (self.total_frames - frames) / max(1e-9, speed)
-        self._bar.clear()
-        print(
+        self._bar.write(
             f"{frames:>9,} / {self.total_frames:,} steps | return {metrics['eval_return']:9.2f} | "
-            f"{speed:6.1f} steps/s | {left / 60:5.1f} min left",
-            flush=True,
+            f"{speed:6.1f} steps/s | {left / 60:5.1f} min left"
         )
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Leave the terminal as it was."""
