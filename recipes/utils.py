@@ -167,7 +167,11 @@ class RunLog:
         self._logger = (
             None
             if backend == "none"
-            else get_logger(backend, logger_name=str(run_dir), experiment_name=backend)
+            else get_logger(
+                backend,
+                logger_name=str(run_dir),
+                experiment_name="tensorboard" if backend == "tensorboard" else run_dir.name,
+            )
         )
 
     @property
