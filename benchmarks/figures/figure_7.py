@@ -63,6 +63,12 @@ def read(path: Path, frames: int) -> tuple[list[int], list[float]]:
     return [int(row["frames"]) for row in rows], [float(row["eval_return"]) for row in rows]
 
 
+def shared(seeds: dict[int, tuple[list[int], list[float]]]) -> dict:
+    """The evaluations that every seed has reached, so that unfinished runs compare."""
+    length = min(len(frames) for frames, _ in seeds.values())
+    return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
+
+
 def interval(values: list[float]) -> tuple[float, float]:
     """Bootstrap 95 % interval of the mean; the range where seeds are too few to resample."""
     if len(values) < 3 or np.ptp(values) == 0:
@@ -74,8 +80,8 @@ def interval(values: list[float]) -> tuple[float, float]:
 def table(curves: Curves) -> str:
     """Markdown: final return and mean return over training, with intervals."""
     lines = [
-        "| task | method | seeds | final return [95 %] | mean over training [95 %] |",
-        "|---|---|---|---|---|",
+        "| task | method | seeds | steps | last return [95 %] | mean over training [95 %] |",
+        "|---|---|---|---|---|---|",
     ]
     for (task, method), seeds in curves.items():
         cells = []
@@ -83,7 +89,8 @@ def table(curves: Curves) -> str:
             values = [float(summary(returns)) for _, returns in seeds.values()]
             low, high = interval(values)
             cells.append(f"{np.mean(values):.0f} [{low:.0f}, {high:.0f}]")
-        lines.append(f"| {task} | {method} | {len(seeds)} | {' | '.join(cells)} |")
+        steps = next(iter(seeds.values()))[0][-1]
+        lines.append(f"| {task} | {method} | {len(seeds)} | {steps:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -97,7 +104,7 @@ def draw(curves: Curves, path: Path, caption: str) -> None:
             if name != task:
                 continue
             frames = next(iter(seeds.values()))[0]
-            returns = np.array([r[: len(frames)] for _, r in seeds.values()])
+            returns = np.array([r for _, r in seeds.values()])
             bands = np.array([interval(list(column)) for column in returns.T])
             axes.plot(frames, returns.mean(0), color=f"C{color}", label=method)
             axes.fill_between(frames, *bands.T, color=f"C{color}", alpha=0.2)
@@ -134,6 +141,7 @@ def main() -> None:
                     writer.writerow(
                         [config.figure, task, method, seed, frames, "eval_return", value]
                     )
+    curves = {key: shared(seeds) for key, seeds in curves.items()}
     command = " ".join(["python benchmarks/figures/figure_7.py", *sys.argv[1:]])
     draw(curves, out / "figure.png", f"{config.seeds} seeds, bootstrap 95 % intervals. {command}")
     print(table(curves))
