@@ -16,6 +16,7 @@ from torchrl.envs.utils import set_exploration_type
 from torchrl_recall.recipes.schema import ConfigError
 
 __all__ = [
+    "DivergenceError",
     "check_finite",
     "collector_state_dict",
     "env_state_dict",
@@ -30,6 +31,10 @@ __all__ = [
 _DERIVED = (
     "xpos", "xipos", "xquat", "cfrc_ext", "cinert", "cvel", "qfrc_actuator", "subtree_com",
 )  # fmt: skip
+
+
+class DivergenceError(FloatingPointError):
+    """The policy's weights are no longer numbers."""
 
 
 def make_env(name: str, device: torch.device | None = None) -> TransformedEnv:
@@ -109,8 +114,16 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
         frames: environment steps taken, for the error.
 
     Raises:
+        DivergenceError: it was the policy that chose NaN.
         FloatingPointError: naming environment, step and key.
     """
+    action = data.get("action", None)
+    if action is not None and not action.isfinite().all():
+        raise DivergenceError(
+            f"the policy chose NaN or infinity as an action within the {data.numel()} steps after "
+            f"step {frames}: training has diverged, so nothing was saved. Lower optim.lr or "
+            "recall.lr, or set recall.max_deviation; older checkpoints are intact."
+        )
     for key in ("observation", ("next", "observation"), ("next", "reward")):
         if not data.get(key).isfinite().all():
             raise FloatingPointError(
@@ -214,7 +227,7 @@ def collector_state_dict(collector: Collector) -> dict:
     }
 
 
-def load_collector_state_dict(collector: Collector, state: dict, frames: int) -> bool:
+def load_collector_state_dict(collector: Collector, state: dict | None, frames: int) -> bool:
     """Restore :func:`collector_state_dict`.
 
     The episode goes on where it was, unless the task cannot be saved or had returned NaN: then a
@@ -222,20 +235,19 @@ def load_collector_state_dict(collector: Collector, state: dict, frames: int) ->
 
     Args:
         collector: a fresh one, built as the saved one was.
-        state: what was saved.
+        state: what was saved; None after NaN, when the episode is not to go on.
         frames: collected so far.
 
     Returns:
         Whether the episode goes on.
     """
     collector._frames = frames
-    carrier = state["carrier"]
-    if not carrier.get("observation").isfinite().all():
+    if state is None or not state["carrier"].get("observation").isfinite().all():
         warnings.warn("the saved episode had reached NaN; a new one begins.", stacklevel=2)
         return False
     if not load_env_state_dict(collector.env, state["env"]):
         return False
-    collector._carrier.update(carrier)
+    collector._carrier.update(state["carrier"])
     return True
 
 

@@ -27,7 +27,8 @@ from torchrl_recall.self_imitation import ImitationOfGoodPairs
 
 __all__ = ["Run"]
 
-# What a resumed run may change: none of it decides a weight of the frames already taken.
+# What a resumed run may change: none of it decides a weight of the frames already taken. Annealing
+# follows total_frames by default, so a prolonged run anneals anew over the longer span.
 _MAY_CHANGE = (
     "resume", "run_dir", "collector.total_frames", "recall.anneal_frames", "eval", "checkpoint",
     "logger",
@@ -69,6 +70,7 @@ class Run:
         self._previous_frames = 0
         self.metrics: dict[str, float | Tensor] = {}  # the latest of each
         self._stack = ExitStack()
+        self._episode_is_good = True
 
     def __enter__(self) -> Run:
         with ExitStack() as stack:  # undone if anything below fails, else kept until __exit__
@@ -92,6 +94,7 @@ class Run:
     def __exit__(self, kind, error, traceback) -> None:
         with self._stack:
             if kind is FloatingPointError:  # bad data came after the state, which is still good
+                self._episode_is_good = False
                 self.save()
 
     @property
@@ -164,7 +167,7 @@ class Run:
             "sac": self.sac.state_dict(),
             "recall": None if self.recall is None else self.recall.state_dict(),
             "replay_buffer": replay_buffer_state_dict(self.replay_buffer),
-            "collector": collector_state_dict(self.collector),
+            "collector": collector_state_dict(self.collector) if self._episode_is_good else None,
             "rng": utils.rng_state_dict(),
         }
 

@@ -153,6 +153,7 @@ def make_recall(
         "return_threshold": backtracking.return_threshold,
         "lr": recall.lr,
         "interval": recall.interval,
+        "start_frames": config.collector.init_random_frames,
         "num_updates": recall.num_updates,
         "batch_size": recall.batch_size,
         "anneal_frames": recall.anneal_frames,

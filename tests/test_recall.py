@@ -27,6 +27,7 @@ from torchrl_recall import (
     SelfImitation,
     WithinSupport,
 )
+from torchrl_recall.recall import _candidates
 
 
 def episode(value: float, *, length: int = 5, action: float | None = None) -> TensorDict:
@@ -301,8 +302,9 @@ def test_state_fraction_takes_the_most_valuable(make):
     data = episodes(1.0, 2.0, 3.0, 4.0)
     recall.extend(data)
     top = recall._top_states()
-    assert len(top) == 50
     kept = recall.backtracking_buffer[:]["observation"][:, 0]
+    assert len(top) == round(len(kept) / 4)  # 200 draws reach every one of them
+    assert len(top["observation"].unique(dim=0)) == len(top)
     assert top["observation"][:, 0].min() >= kept.median()
     recall.step(make_replay_buffer())
     assert steps(recall.model_optimizer) == 2 * 2
@@ -429,3 +431,20 @@ def test_beside_sac_on_pendulum(make_actor):
     assert not same(weights(actor), policy)  # recall teaches the host's own policy,
     assert (sac.qvalue_network_params.data == critics).all()  # and leaves its critic alone
     assert all(p.isfinite().all() for p in actor.parameters())
+
+
+def test_random_frames_leave_no_backlog_of_rounds(make):
+    data = episodes(1.0, 2.0)
+    recall, _ = make(start_frames=data.numel())
+    recall.extend(data)
+    assert recall.step(make_replay_buffer()) == {}
+    recall.extend(data)
+    recall.step(make_replay_buffer())
+    assert steps(recall.optimizer) == 3 * (data.numel() // 10)
+
+
+def test_seeds_are_distinct_states():
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(8), batch_size=2)
+    buffer.extend(TensorDict({"observation": torch.arange(8.0).unsqueeze(-1)}, [8]))
+    drawn = _candidates(buffer, 1000)["observation"].flatten()
+    assert sorted(drawn.tolist()) == list(range(8))

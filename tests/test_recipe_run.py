@@ -2,7 +2,6 @@ import json
 import math
 import shlex
 import sys
-from contextlib import nullcontext
 
 import matplotlib.image
 import pytest
@@ -26,7 +25,7 @@ from recipe_fixtures import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from torchrl_recall.recipes.environments import make_env
+from torchrl_recall.recipes.environments import DivergenceError, make_env
 from torchrl_recall.recipes.sac import make_recall, make_sac
 from torchrl_recall.recipes.schema import ConfigError, validate
 
@@ -203,9 +202,7 @@ def test_bad_numbers_stop_the_run_and_leave_it_resumable(tmp_path, monkeypatch, 
     assert frames == 99
     assert finite(state["sac"])
     monkeypatch.setattr(Faulty, "fault", {})
-    # An observation that the policy cannot act on ends its episode.
-    new_episode = pytest.warns(UserWarning, match="a new one begins")
-    with new_episode if key == "observation" else nullcontext():
+    with pytest.warns(UserWarning, match="a new one begins"):
         assert train(run, [*words, "resume=auto"]) == 0
     frames, state = load(run)
     assert frames == 160
@@ -271,3 +268,9 @@ def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path):
 def test_summary_is_valid_json_for_other_readers(finished):
     text = (finished / "summary.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == summary(finished)
+
+
+def test_a_diverged_policy_stops_without_saving(tmp_path):
+    with pytest.raises(DivergenceError, match=r"the policy chose NaN.*after step"):
+        train(tmp_path / "run", tiny("none", optim__lr=1e30, checkpoint__interval=0))
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -8,6 +8,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
 from tensordict.utils import unravel_key
+from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
@@ -84,7 +85,7 @@ class BacktrackingEnv(ModelBasedEnvBase):
             return self.full_observation_spec.rand().update(self.full_done_spec.zero())
         out = TensorDict({}, batch_size=tensordict.batch_size)
         out.set(model.observation_key, seeds)
-        return out.update(self.full_done_spec.expand(out.shape + self.full_done_spec.shape).zero())
+        return out.update(self._not_done(seeds, out.batch_size))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         model = self.world_model
@@ -95,8 +96,13 @@ class BacktrackingEnv(ModelBasedEnvBase):
         out = TensorDict({}, batch_size=shape)
         out.set(model.observation_key, observation)
         out.set("reward", torch.zeros(*shape, 1, device=observation.device))
-        false = torch.zeros(*shape, 1, dtype=torch.bool, device=observation.device)
-        return out.update({key: false.clone() for key in self.done_keys})
+        return out.update(self._not_done(observation, shape))
+
+    def _not_done(self, observation: Tensor, shape: torch.Size) -> dict[NestedKey, Tensor]:
+        device = observation.device
+        return {
+            key: torch.zeros(*shape, 1, dtype=torch.bool, device=device) for key in self.done_keys
+        }
 
 
 def reverse_time(

@@ -186,7 +186,7 @@ class Recall(ImitationOfGoodPairs):
         """The most valuable states of the top trajectories."""
         if self.critic is None or self.state_fraction == 1:
             return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
-        candidates = _draw(self.backtracking_buffer, self.state_batch_size)
+        candidates = _candidates(self.backtracking_buffer, self.state_batch_size)
         with torch.no_grad():
             values = self.critic(candidates.select(self.model.observation_key))["state_value"]
         k = max(1, round(self.state_fraction * len(candidates)))
@@ -194,7 +194,7 @@ class Recall(ImitationOfGoodPairs):
 
     def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
         """Alg. 1, lines 10 and 11."""
-        seeds = self.high_value_states(_draw(replay_buffer, self.state_batch_size))
+        seeds = self.high_value_states(_candidates(replay_buffer, self.state_batch_size))
         return self.generator(seeds) if len(seeds) else None
 
     def state_dict(self) -> dict:
@@ -214,3 +214,8 @@ class Recall(ImitationOfGoodPairs):
 def _draw(buffer: ReplayBuffer, num: int) -> TensorDictBase:
     """Uniform transitions, whatever batch size and priorities the host samples with."""
     return buffer[torch.randint(len(buffer), (num,))]
+
+
+def _candidates(buffer: ReplayBuffer, num: int) -> TensorDictBase:
+    """At most ``num`` distinct transitions to rank: copies of one state are not several seeds."""
+    return buffer[torch.randint(len(buffer), (num,)).unique()]

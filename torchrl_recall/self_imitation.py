@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
@@ -38,9 +38,12 @@ class ImitationOfGoodPairs(ABC):
         num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
         buffer_size: room for their transitions.
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
+        reward_key: where rewards are, under ``"next"``.
+        done_key: where the end of a trajectory is, under ``"next"``.
         filters: modules that narrow the pairs' mask, in order.
         lr: learning rate of imitation; the paper takes the host's.
         interval: frames between rounds.
+        start_frames: frames before which there are no rounds, such as the host's random ones.
         num_updates: imitation steps in each round.
         batch_size: pairs in each imitation step.
         anneal_frames: imitation's learning rate falls linearly to zero at this many frames;
@@ -59,9 +62,12 @@ class ImitationOfGoodPairs(ABC):
         num_trajectories: int = 10,
         buffer_size: int = 100_000,
         return_threshold: float | None = None,
+        reward_key: NestedKey = "reward",
+        done_key: NestedKey = "done",
         filters: Sequence[TensorDictModuleBase] = (),
         lr: float = 3e-4,
         interval: int = 50,
+        start_frames: int = 0,
         num_updates: int = 10,
         batch_size: int = 256,
         anneal_frames: int | None = None,
@@ -70,6 +76,7 @@ class ImitationOfGoodPairs(ABC):
         for name, value, least in (
             ("buffer_size", buffer_size, 1),
             ("interval", interval, 1),
+            ("start_frames", start_frames, 0),
             ("num_updates", num_updates, 0),
             ("batch_size", batch_size, 1),
             ("anneal_frames", 1 if anneal_frames is None else anneal_frames, 1),
@@ -85,19 +92,22 @@ class ImitationOfGoodPairs(ABC):
         self.num_updates = num_updates
         self.batch_size = batch_size
         self.anneal_frames = anneal_frames
+        device = next((p.device for p in imitation_loss.parameters()), torch.device("cpu"))
         self.backtracking_buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(buffer_size, device="auto"), batch_size=batch_size
+            storage=LazyTensorStorage(buffer_size, device=device), batch_size=batch_size
         )
         self.trajectory_filter = TopKTrajectories(
             num_trajectories,
             replay_buffer=self.backtracking_buffer,
             return_threshold=return_threshold,
+            reward_key=reward_key,
+            done_key=done_key,
         )
         self.backtracking_buffer.append_transform(self.trajectory_filter)
         self.optimizer = make_adam(imitation_loss, lr)
         self._update = make_update(imitation_loss, self.optimizer, compile=compile)
         self.frames = 0
-        self._frames_of_last_round = 0
+        self._frames_of_last_round = start_frames
 
     @property
     def weight(self) -> float:

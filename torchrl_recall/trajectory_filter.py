@@ -22,7 +22,9 @@ class TopKTrajectories(Transform):
     :math:`\sum_t r_t`, ties going to the newer; those that fall behind leave it. A trajectory
     counts once it is done, whether it came in one write or was spread over many, in any mixture
     of shapes ``[time]``, ``[batch, time]`` (each row a stream of its own, the last dimension
-    being time), or whole and padded with a ``("collector", "mask")``.
+    being time), or whole and padded with a ``("collector", "mask")``, as ``trajs_per_batch`` makes
+    them. Streams must not be concatenated in time, nor split where they are not done
+    (``split_trajs=True``).
 
     With ``return_threshold``, the buffer holds the most recent trajectories whose return exceeds
     it instead: with random starts, ranking by return keeps only trivially short trajectories.
@@ -211,6 +213,8 @@ class TopKTrajectories(Transform):
                 f"this write has {len(data)} rows, but trajectories of {len(self._starts)} rows "
                 "are still open. Write every environment each time, or whole trajectories only."
             )
+        device = data.get(self.done_key).device  # a restored state may lie elsewhere
+        self._unfinished = [part.to(device) for part in self._unfinished]
         if not self._unfinished:
             self._starts = torch.zeros(len(data), dtype=torch.long)
         self._unfinished.append(data.clone())

@@ -29,8 +29,8 @@ def make_update(
 
     The compiled step holds loss and gradient in one graph, through the module's functional
     parameters; ``torch.compile`` around loss and ``backward`` would be slower than eager. Both
-    kinds draw the same random numbers and agree up to rounding. Compiling takes some ten seconds
-    once; if it fails, a warning says why and steps are eager from then on.
+    kinds draw the same random numbers on a CPU and agree up to rounding. Compiling takes some ten
+    seconds once; if it fails, a warning says why and steps are eager from then on.
 
     Args:
         loss_module: any loss module.
