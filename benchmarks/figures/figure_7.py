@@ -18,6 +18,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def draw(curves: Curves, path: Path, caption: str) -> None:
         axes.set(title=task, xlabel="environment steps", ylabel="return, deterministic policy")
         axes.legend()
         axes.grid(alpha=0.3)
-    figure.supxlabel(caption, fontsize=7)
+    figure.supxlabel(textwrap.fill(caption, 80 * len(tasks)), fontsize=7)
     figure.savefig(path, dpi=110)
 
 
@@ -143,7 +144,8 @@ def main() -> None:
                         [config.figure, task, method, seed, frames, "eval_return", value]
                     )
     curves = {key: shared(seeds) for key, seeds in curves.items()}
-    command = " ".join(["python benchmarks/figures/figure_7.py", *sys.argv[1:]])
+    words = [word for word in sys.argv[1:] if not word.startswith(("out=", "collect="))]
+    command = " ".join(["python benchmarks/figures/figure_7.py", *words])
     draw(curves, out / "figure.png", f"{config.seeds} seeds, bootstrap 95 % intervals. {command}")
     print(table(curves))
 
