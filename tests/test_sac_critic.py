@@ -136,3 +136,36 @@ def test_nested_keys(make_actor):
     assert out["state_value"].shape == out["state_action_value"].shape == (4, 1)
     assert not torch.equal(out["state_value"], out["state_action_value"])
     assert torch.equal(out[names[1]], action)
+
+
+def test_nothing_has_no_value(known):
+    data = TensorDict({"observation": torch.zeros(0, 2), "action": torch.zeros(0, 1)}, [0])
+    out = SACCritic(known)(data)
+    assert out["state_value"].shape == out["state_action_value"].shape == (0, 1)
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+@pytest.mark.parametrize("compile", [False, True])
+def test_batches_of_any_size_and_an_actor_with_an_entry_of_its_own(known, compile):
+    actor = ProbabilisticActor(
+        TensorDictModule(Policy(), ["image"], ["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        spec=Bounded(-1, 1, (1,)),
+        distribution_class=TanhNormal,
+    )
+    loss = SACLoss(actor, ValueOperator(Q(), in_keys=["observation", "action"]))
+    critic = SACCritic(loss, compile=compile)
+    for n in (1, 255, 256, 257, 700):
+        data = TensorDict(
+            {
+                "observation": torch.randn(n, 2),
+                "image": torch.randn(n, 2),
+                "action": torch.rand(n, 1),
+            },
+            [n],
+        )
+        out = critic(data)
+        expected = -(data["image"][:, :1].tanh() - data["observation"][:, 1:]).square()
+        torch.testing.assert_close(out["state_value"], expected)
+        expected = -(data["action"] - data["observation"][:, 1:]).square()
+        torch.testing.assert_close(out["state_action_value"], expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -12,8 +11,12 @@ from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.backtracking_model import BacktrackingModel
+from torchrl_recall.compilation import compile_function, with_fallback
 
 __all__ = ["RecallTraceGenerator"]
+
+
+Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class RecallTraceGenerator(nn.Module):
@@ -75,10 +78,9 @@ class RecallTraceGenerator(nn.Module):
         self.model = model
         self.trace_length = trace_length
         self.num_traces = num_traces
-        self._step: Callable[[Tensor], tuple[Tensor, Tensor]] = self._eager_step
+        self._step: Step = self._eager_step
         if compile:
-            # fallback_random: inductor's own generator is slow on CPU and draws other numbers.
-            self._step = torch.compile(self._eager_step, options={"fallback_random": True})
+            self._step = _compile_step(self._eager_step)
 
     @torch.no_grad()
     def forward(self, seeds: TensorDictBase) -> TensorDict:
@@ -103,7 +105,7 @@ class RecallTraceGenerator(nn.Module):
         actions: list[Tensor] = []
         with set_exploration_type(ExplorationType.RANDOM):
             for _ in range(self.trace_length):
-                action, state = self._try_step(states[-1])
+                action, state = self._step(states[-1])
                 actions.append(action)
                 states.append(state)
         path = torch.stack(states[::-1], 1)  # forward time: s_{T-L}, ..., s_T
@@ -137,24 +139,6 @@ class RecallTraceGenerator(nn.Module):
     def _eager_step(self, next_observation: Tensor) -> tuple[Tensor, Tensor]:
         action = self.model.sample_action(next_observation)
         return action, self.model.sample_observation(action, next_observation)
-
-    def _try_step(self, next_observation: Tensor) -> tuple[Tensor, Tensor]:
-        if self._step == self._eager_step:
-            return self._eager_step(next_observation)
-        state = torch.get_rng_state()
-        try:
-            return self._step(next_observation)
-        except Exception as error:  # the compiler's own errors share no base class
-            torch.set_rng_state(state)
-            out = self._eager_step(next_observation)  # raises if the model itself is at fault
-            reason = str(error).strip().splitlines()[:1]
-            warnings.warn(
-                f"the backward step could not be compiled, so it runs eagerly: "
-                f"{type(error).__name__} {reason}",
-                stacklevel=4,
-            )
-            self._step = self._eager_step
-            return out
 
     def _seed_states(self, seeds: TensorDictBase) -> Tensor:
         model, spec = self.model, self.model.observation_spec
@@ -191,3 +175,12 @@ class RecallTraceGenerator(nn.Module):
             )
         states = states.reshape(-1, *spec.shape)
         return states.repeat_interleave(self.num_traces, 0)
+
+
+def _compile_step(step: Step) -> Step:
+    """A graph of its own for each round number of traces, and one, a tenth slower, for the rest."""
+    graphs = [
+        with_fallback(compile_function(step, any_size=any_size), step, "the backward step")
+        for any_size in (False, True)
+    ]
+    return lambda next_observation: graphs[len(next_observation) % 64 > 0](next_observation)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
-from torchrl.objectives import LossModule
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.adam import adam
+from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.objectives.utils import TargetNetUpdater
+
+from torchrl_recall.compilation import compile_function, with_fallback
 
 __all__ = ["make_update"]
 
 Update = Callable[..., TensorDictBase]
+Path = tuple[str, ...]
 
 
 def make_update(
     loss_module: LossModule,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     target_updater: TargetNetUpdater | None = None,
     *,
     loss_fn: Callable[..., TensorDictBase] | None = None,
@@ -27,14 +30,16 @@ def make_update(
 ) -> Update:
     """Make the function that takes one gradient step on the sum of a module's losses.
 
-    The compiled step holds loss and gradient in one graph, through the module's functional
-    parameters; ``torch.compile`` around loss and ``backward`` would be slower than eager. Both
-    kinds draw the same random numbers on a CPU and agree up to rounding. Compiling takes some ten
-    seconds once; if it fails, a warning says why and steps are eager from then on.
+    The compiled step holds loss, gradient, Adam and soft target update in one graph, through the
+    module's functional parameters; ``torch.compile`` around loss and ``backward`` would be slower
+    than eager. Other optimisers and updaters step eagerly after the graph. Both kinds draw the
+    same random numbers on a CPU and agree up to rounding. Compiling takes some ten seconds once; if
+    it fails, a warning says why and steps are eager from then on.
 
     Args:
         loss_module: any loss module.
-        optimizer: over its parameters.
+        optimizer: over its parameters; torchrl's ``group_optimizers`` makes one of several. The
+            compiled step keeps the state of an Adam, but does not call its hooks.
         target_updater: stepped afterwards.
 
     Keyword Args:
@@ -68,110 +73,174 @@ def make_update(
         True
     """
     loss_fn = loss_module if loss_fn is None else loss_fn
-    gradient = _eager_gradient(loss_fn, optimizer)
-    if compile:
-        gradient = _CompiledGradient(loss_module, loss_fn, gradient)
 
     def update(*args: TensorDictBase) -> TensorDictBase:
-        losses = gradient(*args)
+        losses = loss_fn(*args)
+        optimizer.zero_grad()
+        _total(losses).backward()
         optimizer.step()
         if target_updater is not None:
             target_updater.step()
-        return losses
+        return losses.detach()
 
-    return update
+    if not compile:
+        return update
+    compiled = _CompiledUpdate(loss_module, optimizer, target_updater, loss_fn)
+    return with_fallback(compiled, update, "the update")
 
 
 def _total(losses: TensorDictBase) -> Tensor:
     return sum(value for key, value in losses.items() if key.startswith("loss_"))
 
 
-def _eager_gradient(loss_fn: Callable[..., TensorDictBase], optimizer) -> Update:
-    def gradient(*args: TensorDictBase) -> TensorDictBase:
-        losses = loss_fn(*args)
-        optimizer.zero_grad()
-        _total(losses).backward()
-        return losses.detach()
+class _CompiledUpdate:
+    """The update as one graph of plain tensors.
 
-    return gradient
-
-
-class _CompiledGradient:
-    """Writes ``.grad`` of every parameter from one compiled graph.
-
-    The graph takes and returns plain tensors: guards on tensordicts would cost as much as a small
-    network does.
+    Guards on tensordicts would cost as much as a small network does.
     """
 
-    def __init__(self, loss_module: LossModule, loss_fn: Callable, fallback: Update) -> None:
+    def __init__(
+        self,
+        loss_module: LossModule,
+        optimizer: Optimizer,
+        target_updater: TargetNetUpdater | None,
+        loss_fn: Callable[..., TensorDictBase],
+    ) -> None:
         self.loss_module = loss_module
+        self.optimizer = optimizer
+        self.target_updater = target_updater
         self.loss_fn = loss_fn
-        self.fallback = fallback
-        self.initialized = False
         leaves = list(_leaves(loss_module))
         self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
         self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
-        self.compiled: Callable[..., Any] | None = torch.compile(
-            torch.func.grad_and_value(self._loss, has_aux=True),
-            fullgraph=True,
-            # Inductor's own generator is slow on CPU and draws other numbers.
-            options={"fallback_random": True},
+        self.whole = _is_plain_adam(optimizer) and (
+            target_updater is None or type(target_updater) is SoftUpdate
         )
+        self.compiled = compile_function(self._step if self.whole else self._gradient)
+        self.initialized = False
 
     def __call__(self, *args: TensorDictBase) -> TensorDictBase:
-        if self.compiled is None:
-            return self.fallback(*args)
-        rng = torch.get_rng_state()
-        try:
-            if not self.initialized:  # loss modules make some attributes in their first forward
-                with torch.no_grad():
-                    self.loss_fn(*(arg.copy() for arg in args))
-                torch.set_rng_state(rng)
-                self.initialized = True
-            gradients, (_, losses) = self.compiled(
-                [leaf.detach() for _, leaf in self.trained],
-                [leaf.detach() for _, leaf in self.fixed],
-                [(arg.to_dict(), arg.batch_size) for arg in args],
-            )
-        except Exception as error:  # the compiler's own errors share no base class
-            torch.set_rng_state(rng)
-            losses = self.fallback(*args)  # raises if the loss itself is at fault
-            reason = str(error).strip().splitlines()[:1]
-            warnings.warn(
-                f"the update could not be compiled, so it runs eagerly: {type(error).__name__} "
-                f"{reason}. torch.compile needs a C++ compiler; compile=false avoids the attempt.",
-                stacklevel=3,
-            )
-            self.compiled = None
-            return losses
+        if not self.initialized:
+            self._initialize(args)
+        trained = [leaf.detach() for _, leaf in self.trained]
+        fixed = [leaf.detach() for _, leaf in self.fixed]
+        data = [(arg.to_dict(), arg.batch_size) for arg in args]
+        if self.whole:
+            return TensorDict(self.compiled(trained, fixed, data, *self._adam_arguments()))
+        gradients, losses = self.compiled(trained, fixed, data)
         for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
             # Contiguous: compiled graphs may return transposed strides, which a fused Adam on CPU
             # reads as if they were the parameter's.
             leaf.grad = gradient.contiguous()
+        self.optimizer.step()
+        if self.target_updater is not None:
+            self.target_updater.step()
         return TensorDict(losses)
 
+    def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
+        rng = torch.get_rng_state()
+        with torch.no_grad():  # loss modules make some attributes in their first forward
+            self.loss_fn(*(arg.copy() for arg in args))
+        torch.set_rng_state(rng)
+        indices = {leaf: i for i, (_, leaf) in enumerate(self.trained)}
+        groups = self.optimizer.param_groups
+        if foreign := sum(p not in indices for group in groups for p in group["params"]):
+            raise ValueError(f"{foreign} of the optimizer's parameters are not the loss module's")
+        self.groups = [[indices[p] for p in group["params"]] for group in groups]
+        self.initialized = True
+
+    def _adam_arguments(self) -> tuple[list, list]:
+        """For each group, its state and what Adam is told."""
+        groups = self.optimizer.param_groups
+        options = [
+            {
+                "beta1": group["betas"][0],
+                "beta2": group["betas"][1],
+                "weight_decay": group["weight_decay"],
+                "eps": group["eps"],
+                "maximize": group["maximize"],
+                "decoupled_weight_decay": group["decoupled_weight_decay"],
+                # A tensor: a schedule that changes a number would compile anew each time.
+                "lr": torch.as_tensor(group["lr"]),
+            }
+            for group in groups
+        ]
+        return [self._adam_state(group["params"]) for group in groups], options
+
+    def _adam_state(self, parameters: list[Tensor]) -> tuple[list[Tensor], ...]:
+        states = [self.optimizer.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:  # where Adam itself begins
+                state["step"] = torch.zeros((), device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return tuple([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+
+    def _step(
+        self, trained: list[Tensor], fixed: list[Tensor], data: list, states: list, options: list
+    ) -> dict[str, Tensor]:
+        gradients, losses = self._gradient(trained, fixed, data)
+        for group, (mean, variance, step), choices in zip(
+            self.groups, states, options, strict=True
+        ):
+            adam(
+                [trained[i] for i in group],
+                [gradients[i] for i in group],
+                mean,
+                variance,
+                [],
+                step,
+                foreach=False,
+                capturable=True,  # the step count stays a tensor
+                amsgrad=False,
+                **choices,
+            )
+        if self.target_updater is not None:
+            index = {path: i for i, (path, _) in enumerate(self.fixed)}
+            for (path, _), source in zip(self.trained, trained, strict=True):
+                if (target := index.get((f"target_{path[0]}", *path[1:]))) is not None:
+                    fixed[target].lerp_(source, 1 - self.target_updater.eps)
+        return losses
+
+    def _gradient(
+        self, trained: list[Tensor], fixed: list[Tensor], data: list
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        function = torch.func.grad_and_value(self._loss, has_aux=True)
+        gradients, (_, losses) = function(trained, fixed, data)
+        return gradients, losses
+
     def _loss(
-        self,
-        trained: list[Tensor],
-        fixed: list[Tensor],
-        args: list[tuple[dict, torch.Size]],
+        self, trained: list[Tensor], fixed: list[Tensor], data: list[tuple[dict, torch.Size]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
         values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
         attributes = self.loss_module.__dict__
         attributes.update(values)  # instance attributes hide the registered parameters
         try:
-            losses = self.loss_fn(*(TensorDict(data, batch_size=size) for data, size in args))
+            losses = self.loss_fn(*(TensorDict(entries, batch_size=size) for entries, size in data))
         finally:
             for name in values:
                 del attributes[name]
         return _total(losses), dict(losses.detach().items())
 
 
-def _leaves(loss_module: LossModule) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """The module's trainable parameters, and the buffers among them, by attribute and key."""
+def _is_plain_adam(optimizer: Optimizer) -> bool:
+    """Whether the optimiser may go into the graph.
+
+    Adam's L2 penalty may not: together with ``torch.func.grad`` torch 2.14.1 compiles it wrongly.
+    """
+    return type(optimizer) in (Adam, AdamW) and not any(
+        group["amsgrad"]
+        or group["differentiable"]
+        or (group["weight_decay"] and not group["decoupled_weight_decay"])
+        for group in optimizer.param_groups
+    )
+
+
+def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
+    """Parameters, targets and buffers of the module's networks, by attribute and key."""
     for name, child in loss_module.named_children():
-        if isinstance(child, TensorDictParams) and any(p.requires_grad for p in child.parameters()):
+        if isinstance(child, TensorDictParams):
             for key, leaf in child.items(True, True):
                 yield (name, *(key if isinstance(key, tuple) else (key,))), leaf
     for name, parameter in loss_module.named_parameters(recurse=False):
@@ -180,7 +249,7 @@ def _leaves(loss_module: LossModule) -> Iterator[tuple[tuple[str, ...], Tensor]]
 
 
 def _nested(
-    items: Iterable[tuple[tuple[str, ...], Tensor]], loss_module: LossModule
+    items: Iterable[tuple[Path, Tensor]], loss_module: LossModule
 ) -> dict[str, TensorDict | Tensor]:
     """Attributes of the module, made of plain tensors."""
     values: dict[str, TensorDict | Tensor] = {}
