@@ -174,6 +174,7 @@ def test_padding_is_not_experience(make):
         data["collector", "mask"] = torch.ones(len(data), dtype=torch.bool)
     data = torch.stack([torch.cat([short, short.new_zeros(2)]), long])
     recall.extend(data)
+    recall.take_in()
     assert recall.frames == 8
     assert recall.model.observations.count.item() == 8
     expected = torch.cat([short, long])["next", "observation"].mean(0)
@@ -326,6 +327,7 @@ def test_statistics_come_from_all_experience(make):
     for value in (5.0, 1.0, 2.0):
         recall.extend(episode(value))
     assert len(recall.backtracking_buffer) == 5
+    recall.take_in()
     assert recall.model.observations.count.item() == 15
 
 
@@ -337,6 +339,54 @@ def advance(recall, buffer, seed: int, rounds: int = 4) -> None:
     for value in range(rounds):
         recall.extend(episode(float(value), length=7))
         recall.step(buffer)
+
+
+@KINDS
+def test_experience_is_taken_in_an_interval_at_a_time(kind, make):
+    recall, _ = make(kind)
+    data = episodes(1.0, 2.0, 3.0)  # 15 frames, and the interval is 10
+    for frame in data[:9].split(1):
+        recall.extend(frame)
+    assert recall.frames == 9
+    assert not len(recall.backtracking_buffer)
+    recall.extend(data[9:10])
+    assert len(recall.backtracking_buffer) == 10
+    if kind is Recall:
+        assert recall.model.observations.count.item() == 10
+    for frame in data[10:].split(1):
+        recall.extend(frame)
+    recall.take_in()
+    assert recall.trajectory_filter.returns.tolist() == [1.0, 2.0, 3.0]
+    assert torch.equal(recall.backtracking_buffer[:]["observation"], data["observation"])
+
+
+def test_rows_of_several_environments_are_joined_in_time(make):
+    recall, _ = make()
+    rows = torch.stack([episode(1.0, length=6), episode(2.0, length=6)])
+    for part in rows.split(2, dim=1):
+        recall.extend(part)
+    recall.take_in()
+    assert recall.trajectory_filter.returns.tolist() == [1.0, 2.0]
+
+
+def test_what_was_offered_is_a_copy(make):
+    recall, _ = make()
+    data = episode(1.0)
+    expected = data["observation"].clone()
+    recall.extend(data)
+    data["observation"].zero_()
+    recall.take_in()
+    assert torch.equal(recall.backtracking_buffer[:]["observation"], expected)
+
+
+@KINDS
+def test_unfinished_trajectories_are_dropped_with_what_was_offered(kind, make):
+    recall, _ = make(kind)
+    recall.extend(episode(1.0)[:3])
+    recall.drop_unfinished()
+    recall.extend(episode(2.0))
+    recall.take_in()
+    assert recall.trajectory_filter.returns.tolist() == [2.0]
 
 
 @KINDS

@@ -196,6 +196,7 @@ def test_recall_offers_every_trace_of_every_seed(make_actor):
         [n],
     )
     recall.extend(data)
+    recall.take_in()
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
     buffer.extend(data)
     pairs = recall._pairs(buffer)

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
 from torchrl.data import Bounded, Categorical, OneHot
 from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
@@ -271,3 +271,30 @@ def test_mask_reaches_the_imitation_loss(make_actor):
     expected = loss(data[:, 2:])["loss_imitation"]
     out = loss(WithinSupport(lambda x: x, 5.0)(data.clone()))["loss_imitation"]
     torch.testing.assert_close(out, expected)
+
+
+def test_the_gate_evaluates_only_what_is_left_in_the_mask():
+    seen = []
+
+    class Critic(TensorDictModuleBase):
+        in_keys, out_keys = ["observation", "action"], ["state_action_value", "state_value"]
+
+        def forward(self, data):
+            seen.append(len(data))
+            data["state_action_value"], data["state_value"] = data["action"], data["observation"]
+            return data
+
+    pairs = TensorDict(
+        {
+            "observation": torch.zeros(2, 3, 1),
+            "action": torch.tensor([[1.0, -1.0, 1.0], [1.0, -1.0, 1.0]]).unsqueeze(-1),
+            "mask": torch.tensor([[True, True, False], [False, False, True]]),
+        },
+        [2, 3],
+    )
+    gated = AdvantageGate(Critic())(pairs)["mask"]
+    assert gated.tolist() == [[True, False, False], [False, False, True]]
+    assert seen == [3]
+    pairs["mask"] = torch.zeros(2, 3, dtype=torch.bool)
+    assert not AdvantageGate(Critic())(pairs)["mask"].any()
+    assert seen == [3]

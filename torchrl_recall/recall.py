@@ -147,10 +147,10 @@ class Recall(ImitationOfGoodPairs):
         self.state_fraction = state_fraction
         self.critic = critic
 
-    def extend(self, tensordict: TensorDictBase) -> None:
-        """Alg. 1, line 5, and the model's running statistics."""
-        self.model.update_statistics(valid_steps(tensordict))
-        super().extend(tensordict)
+    def _take_in(self, data: TensorDictBase) -> None:
+        """Also the model's running statistics."""
+        self.model.update_statistics(valid_steps(data))
+        super()._take_in(data)
 
     def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         return self._train_model(replay_buffer) | super()._round(replay_buffer)
@@ -160,15 +160,11 @@ class Recall(ImitationOfGoodPairs):
         if not self.num_model_updates:
             return {}
         size = self.num_model_updates, self.model_batch_size
-        top = self._top_states()
-        everything = (
-            _draw(replay_buffer, size[0] * size[1]) if self.state_predictor_data == "all" else top
-        )
         keys = self.backtracking_loss.in_keys
+        top = self._top_states()
+        everything = replay_buffer if self.state_predictor_data == "all" else top
         batches = zip(
-            minibatches(top.select(*keys), *size),
-            minibatches(everything.select(*keys), *size),
-            strict=True,
+            minibatches(top, *size, keys), minibatches(everything, *size, keys), strict=True
         )
         return mean_losses([self._update_model(*batch) for batch in batches], "backtracking")
 
@@ -209,11 +205,6 @@ class Recall(ImitationOfGoodPairs):
         super().load_state_dict(state)
         self.model.load_state_dict(state["model"])
         self.model_optimizer.load_state_dict(state["model_optimizer"])
-
-
-def _draw(buffer: ReplayBuffer, num: int) -> TensorDictBase:
-    """Uniform transitions, whatever batch size and priorities the host samples with."""
-    return buffer[torch.randint(len(buffer), (num,))]
 
 
 def _candidates(buffer: ReplayBuffer, num: int) -> TensorDictBase:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -108,6 +107,8 @@ class ImitationOfGoodPairs(ABC):
         self._update = make_update(imitation_loss, self.optimizer, compile=compile)
         self.frames = 0
         self._frames_of_last_round = start_frames
+        self._offered: list[TensorDictBase] = []
+        self._frames_offered = 0
 
     @property
     def weight(self) -> float:
@@ -123,9 +124,30 @@ class ImitationOfGoodPairs(ABC):
         return self.weight > 0 and kept.best_return > kept.lowest_return
 
     def extend(self, tensordict: TensorDictBase) -> None:
-        """Alg. 1, line 5: offer new experience, ``[time]`` or ``[batch, time]``, in order."""
-        self.backtracking_buffer.extend(tensordict)
-        self.frames += valid_steps(tensordict).numel()
+        """Alg. 1, line 5: offer new experience, ``[time]`` or ``[batch, time]``, in order.
+
+        It is taken in ``interval`` frames at a time, since most of the cost is that of a write.
+        """
+        self._offered.append(tensordict.clone())
+        num_frames = valid_steps(tensordict).numel()
+        self.frames += num_frames
+        self._frames_offered += num_frames
+        if self._frames_offered >= self.interval:
+            self.take_in()
+
+    def take_in(self) -> None:
+        """Write what was offered to the buffer of top trajectories."""
+        offered, self._offered, self._frames_offered = self._offered, [], 0
+        for data in _joined(offered):
+            self._take_in(data)
+
+    def _take_in(self, data: TensorDictBase) -> None:
+        self.backtracking_buffer.extend(data)
+
+    def drop_unfinished(self) -> None:
+        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        self.take_in()
+        self.trajectory_filter.drop_unfinished()
 
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         """Alg. 1, lines 8 to 13, as often as the schedule says since the last call.
@@ -137,6 +159,8 @@ class ImitationOfGoodPairs(ABC):
             Detached means of the last round, empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
+        if self.frames - self._frames_of_last_round >= self.interval:
+            self.take_in()
         while self.frames - self._frames_of_last_round >= self.interval:
             self._frames_of_last_round += self.interval
             if self.active:
@@ -162,10 +186,10 @@ class ImitationOfGoodPairs(ABC):
         if not len(chosen):
             return metrics
         self.optimizer.param_groups[0]["lr"] = self.lr * self.weight
-        chosen = chosen.select(*self.imitation_loss.in_keys)
-        losses = [
-            self._update(batch) for batch in minibatches(chosen, self.num_updates, self.batch_size)
-        ]
+        batches = minibatches(
+            chosen, self.num_updates, self.batch_size, self.imitation_loss.in_keys
+        )
+        losses = [self._update(batch) for batch in batches]
         return metrics | mean_losses(losses, "recall")
 
     def state_dict(self) -> dict:
@@ -175,6 +199,8 @@ class ImitationOfGoodPairs(ABC):
             "optimizer": self.optimizer.state_dict(),
             "frames": self.frames,
             "frames_of_last_round": self._frames_of_last_round,
+            "offered": [data.clone() for data in self._offered],
+            "frames_offered": self._frames_offered,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -183,6 +209,9 @@ class ImitationOfGoodPairs(ABC):
         self.optimizer.load_state_dict(state["optimizer"])
         self.frames = state["frames"]
         self._frames_of_last_round = state["frames_of_last_round"]
+        device = self.backtracking_buffer.storage.device  # checkpoints are read onto the CPU
+        self._offered = [data.clone().to(device) for data in state["offered"]]
+        self._frames_offered = state["frames_offered"]
 
 
 class SelfImitation(ImitationOfGoodPairs):
@@ -226,17 +255,33 @@ def valid_steps(data: TensorDictBase) -> TensorDictBase:
     return data if mask is None else data[mask.reshape(data.shape)]
 
 
-def minibatches(data: TensorDictBase, num: int, size: int) -> Iterator[TensorDictBase]:
-    """Draw ``num`` batches of ``size`` with replacement, in one indexing of each entry."""
-    data = data.reshape(-1)
-    index = torch.randint(data.numel(), (num, size), device=data.device)
-    return iter(data[index].unbind(0))
+def _joined(writes: list[TensorDictBase]) -> list[TensorDictBase]:
+    """One write instead of many, if they are of the same streams and none is padded."""
+    if len({data.shape[:-1] for data in writes}) != 1 or any(
+        ("collector", "mask") in data.keys(True) for data in writes
+    ):
+        return writes
+    return [torch.cat(writes, -1)]
+
+
+def minibatches(
+    data: TensorDictBase | ReplayBuffer, num: int, size: int, keys: Sequence[NestedKey]
+) -> Iterator[TensorDictBase]:
+    """Draw ``num`` batches of ``size`` uniformly with replacement, in one indexing.
+
+    From a replay buffer too, whatever batch size and priorities its owner samples with.
+    """
+    index = torch.randint(len(data), (num * size,))
+    return iter(data[index].select(*keys).reshape(num, size).unbind(0))
 
 
 def mean_losses(losses: list[TensorDictBase], prefix: str) -> dict[str, Tensor]:
     """Means of each loss over a round, for the log."""
-    means: Any = torch.stack(losses).mean(0)
-    return {f"{prefix}/{key}": value for key, value in means.items()}
+    columns = zip(*(step.values() for step in losses), strict=True)
+    return {
+        f"{prefix}/{key}": torch.stack(column).mean()
+        for key, column in zip(losses[0].keys(), columns, strict=True)
+    }
 
 
 def make_adam(module: torch.nn.Module, lr: float) -> torch.optim.Adam:

@@ -136,10 +136,16 @@ class AdvantageGate(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of pairs of any batch shape."""
-        values = self.critic(tensordict.select(*self.in_keys, strict=False))
+        """Narrow the mask of pairs of any batch shape; only pairs left in it are evaluated."""
+        mask = tensordict.get(self.mask_key, None)
+        if mask is None:
+            device = tensordict.get(self.in_keys[0]).device
+            mask = torch.ones(tensordict.shape, dtype=torch.bool, device=device)
+        if not mask.any():
+            return tensordict.set(self.mask_key, mask)
+        values = self.critic(tensordict.select(*self.in_keys, strict=False)[mask])
         agrees = values.get(self.state_action_value_key) > values.get(self.value_key)
-        return _narrow(tensordict, self.mask_key, agrees.reshape(tensordict.shape))
+        return tensordict.set(self.mask_key, mask.masked_scatter(mask, agrees.reshape(-1)))
 
 
 class WithinSupport(TensorDictModuleBase):

@@ -149,11 +149,9 @@ class TopKTrajectories(Transform):
             return None  # nothing new is good enough, and the buffer is as it should be
         rows: list[TensorDictBase] = []
         if (old := keep[keep < stored]).numel():
-            kept_rows = torch.isin(
-                torch.repeat_interleave(torch.arange(stored), self._lengths), old
-            )
-            data = self.replay_buffer.storage[: int(self._lengths.sum())]
-            rows.append(data[kept_rows].exclude("index"))
+            data = self.replay_buffer.storage[: int(self._lengths.sum())].exclude("index")
+            trajectories = data.split(self._lengths.tolist())
+            rows += [trajectories[i] for i in old.tolist()]
         rows += [finished[i] for i in (keep[keep >= stored] - stored).tolist()]
         self._returns, self._lengths = all_returns[keep], all_lengths[keep]
         self.replay_buffer.empty()
@@ -213,14 +211,12 @@ class TopKTrajectories(Transform):
                 f"this write has {len(data)} rows, but trajectories of {len(self._starts)} rows "
                 "are still open. Write every environment each time, or whole trajectories only."
             )
-        device = data.get(self.done_key).device  # a restored state may lie elsewhere
-        self._unfinished = [part.to(device) for part in self._unfinished]
         if not self._unfinished:
             self._starts = torch.zeros(len(data), dtype=torch.long)
         self._unfinished.append(data.clone())
         if not data.get(self.done_key).any():
             return []
-        window: TensorDictBase = torch.cat(self._unfinished, 1)  # type: ignore[assignment]
+        window = self._window()
         done = window.get(self.done_key).reshape(*window.shape, -1).any(-1)
         finished = []
         for end, row in done.T.nonzero().tolist():  # in the order in which they ended
@@ -233,6 +229,13 @@ class TopKTrajectories(Transform):
         self._starts -= open_from
         return finished
 
+    def _window(self) -> TensorDictBase:
+        """All writes since the oldest open trajectory."""
+        device = (
+            self._unfinished[-1].get(self.done_key).device
+        )  # a restored state may lie elsewhere
+        return torch.cat([part.to(device) for part in self._unfinished], 1)  # type: ignore[return-value]
+
     def _finished_whole(self, tensordict: TensorDictBase, mask: Tensor) -> list[TensorDictBase]:
         data, mask = tensordict.reshape(-1, tensordict.shape[-1]), mask.reshape(tensordict.shape)
         mask = mask.reshape(data.shape)
@@ -244,7 +247,7 @@ class TopKTrajectories(Transform):
 
     def get_extra_state(self) -> dict:
         """The filter's state as tensors and plain containers; the kept rows are in the buffer."""
-        unfinished: Any = torch.cat(self._unfinished, 1) if self._unfinished else None
+        unfinished: Any = self._window() if self._unfinished else None
         return {
             "returns": self._returns.clone(),
             "lengths": self._lengths.clone(),
