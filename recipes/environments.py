@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import gymnasium
 import mujoco
 import numpy as np
 import torch
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector
-from torchrl.envs import DoubleToFloat, EnvBase, ExplorationType, GymEnv, TransformedEnv
-from torchrl.envs.utils import set_exploration_type
+from torch import Tensor
+from torchrl.envs import DoubleToFloat, GymEnv, TransformedEnv
 
 from torchrl_recall.recipes.schema import ConfigError
 
 __all__ = [
     "DivergenceError",
     "check_finite",
-    "collector_state_dict",
     "env_state_dict",
     "evaluate",
-    "load_collector_state_dict",
     "load_env_state_dict",
     "make_env",
 ]
@@ -133,15 +131,16 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
             )
 
 
-@torch.no_grad()
-def evaluate(env: EnvBase, actor, *, num_episodes: int, seed: int) -> list[float]:
-    """Undiscounted returns of the deterministic policy.
+def evaluate(
+    env: TransformedEnv, policy: Callable[[Tensor], Tensor], *, num_episodes: int, seed: int
+) -> list[float]:
+    """Undiscounted returns of a deterministic policy.
 
     The same seed starts the same episodes each time, and no random state outside is touched.
 
     Args:
         env: an environment of its own, not the one that collects.
-        actor: the policy.
+        policy: observation in, action out.
 
     Keyword Args:
         num_episodes: how many episodes.
@@ -151,15 +150,16 @@ def evaluate(env: EnvBase, actor, *, num_episodes: int, seed: int) -> list[float
         One return for each episode.
     """
     returns = []
-    with torch.random.fork_rng(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        env.set_seed(seed)
-        for _ in range(num_episodes):
-            data, total, done = env.reset(), 0.0, False
-            while not done:
-                step, data = env.step_and_maybe_reset(actor(data))
-                total += float(step["next", "reward"])
-                done = bool(step["next", "done"])
-            returns.append(total)
+    task = env.base_env._env
+    for episode in range(num_episodes):
+        observation, _ = task.reset(seed=seed if episode == 0 else None)
+        total, done = 0.0, False
+        while not done:
+            action = policy(torch.from_numpy(observation.astype(np.float32)).to(env.device))
+            observation, reward, terminated, truncated, _ = task.step(action.cpu().numpy())
+            total += float(reward)
+            done = terminated or truncated
+        returns.append(total)
     return returns
 
 
@@ -216,38 +216,6 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     task.np_random.bit_generator.state = state["np_random"]
     if (time_limit := _time_limit(wrapped)) is not None:
         time_limit._elapsed_steps = state["elapsed_steps"]
-    return True
-
-
-def collector_state_dict(collector: Collector) -> dict:
-    """Where a collector is; TorchRL's own state leaves out the observation it will act on."""
-    return {
-        "carrier": collector._carrier.detach().clone(),
-        "env": env_state_dict(collector.env),
-    }
-
-
-def load_collector_state_dict(collector: Collector, state: dict | None, frames: int) -> bool:
-    """Restore :func:`collector_state_dict`.
-
-    The episode goes on where it was, unless the task cannot be saved or had returned NaN: then a
-    new one begins.
-
-    Args:
-        collector: a fresh one, built as the saved one was.
-        state: what was saved; None after NaN, when the episode is not to go on.
-        frames: collected so far.
-
-    Returns:
-        Whether the episode goes on.
-    """
-    collector._frames = frames
-    if state is None or not state["carrier"].get("observation").isfinite().all():
-        warnings.warn("the saved episode had reached NaN; a new one begins.", stacklevel=2)
-        return False
-    if not load_env_state_dict(collector.env, state["env"]):
-        return False
-    collector._carrier.update(state["carrier"])
     return True
 
 

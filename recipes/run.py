@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 from torch import Tensor
-from torchrl.collectors import Collector
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.recipes import checkpoints, utils
-from torchrl_recall.recipes.environments import collector_state_dict, load_collector_state_dict
+from torchrl_recall.recipes.collection import ParallelCollector, StepCollector
 from torchrl_recall.recipes.sac import SAC
 from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig
 from torchrl_recall.replay_buffer_state import (
@@ -25,14 +24,32 @@ from torchrl_recall.replay_buffer_state import (
 )
 from torchrl_recall.self_imitation import ImitationOfGoodPairs
 
-__all__ = ["Run"]
+__all__ = ["Run", "settle_compilation"]
 
 # What a resumed run may change: none of it decides a weight of the frames already taken. Annealing
 # follows total_frames by default, so a prolonged run anneals anew over the longer span.
 _MAY_CHANGE = (
     "resume", "run_dir", "collector.total_frames", "recall.anneal_frames", "eval", "checkpoint",
-    "logger",
+    "logger", "profile",
 )  # fmt: skip
+
+
+# Compiling takes some 20 to 60 s, which so many frames pay back.
+_WORTH_COMPILING = 10_000
+
+
+def settle_compilation(config: SACRecallConfig) -> None:
+    """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
+
+    A prolonged run must not change its kind of update, since the two differ by rounding.
+    """
+    if config.compile is not None:
+        return
+    saved = Path(config.run_dir) / "config.yaml"
+    if config.resume == "auto" and saved.exists():
+        config.compile = OmegaConf.select(OmegaConf.load(saved), "compile")
+    if config.compile is None:
+        config.compile = config.collector.total_frames >= _WORTH_COMPILING
 
 
 class Run:
@@ -58,7 +75,7 @@ class Run:
         sac: SAC,
         recall: ImitationOfGoodPairs | None,
         replay_buffer: ReplayBuffer,
-        collector: Collector,
+        collector: StepCollector | ParallelCollector,
     ) -> None:
         self.run_dir = run_dir
         self.config = config
@@ -167,7 +184,7 @@ class Run:
             "sac": self.sac.state_dict(),
             "recall": None if self.recall is None else self.recall.state_dict(),
             "replay_buffer": replay_buffer_state_dict(self.replay_buffer),
-            "collector": collector_state_dict(self.collector) if self._episode_is_good else None,
+            "collector": self.collector.state_dict() if self._episode_is_good else None,
             "rng": utils.rng_state_dict(),
         }
 
@@ -198,9 +215,9 @@ class Run:
             self.recall.load_state_dict(state["recall"])
         load_replay_buffer_state_dict(self.replay_buffer, state["replay_buffer"])
         self.metrics = dict(state["metrics"])
-        same_episode = load_collector_state_dict(self.collector, state["collector"], self.frames)
+        same_episode = self.collector.load_state_dict(state["collector"], self.frames)
         if self.recall is not None and not same_episode:
-            self.recall.trajectory_filter.drop_unfinished()
+            self.recall.drop_unfinished()
         utils.set_rng_state_dict(state["rng"])
         print(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]

@@ -145,7 +145,7 @@ def make_recall(
             f"backtracking.buffer_size={backtracking.buffer_size} is less than one episode of "
             f"{config.env.name}, {longest} steps; give it room for backtracking.num_trajectories."
         )
-    critic = SACCritic(sac.loss_module)
+    critic = SACCritic(sac.loss_module, compile=config.compile)
     imitation_loss = ImitationLoss(sac.actor)
     schedule = {
         "num_trajectories": backtracking.num_trajectories,

@@ -24,15 +24,18 @@ def train(config: SACRecallConfig) -> int:
     """
     # Imported here, so that --help answers at once.
     import torch
-    from torchrl.collectors import Collector
-    from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+    from torchrl.data import LazyTensorStorage, ReplayBuffer
+    from torchrl.envs import ExplorationType
 
     from torchrl_recall.recipes import utils
+    from torchrl_recall.recipes.collection import make_collector, make_policy
     from torchrl_recall.recipes.environments import check_finite, evaluate, make_env
-    from torchrl_recall.recipes.run import Run
+    from torchrl_recall.recipes.run import Run, settle_compilation
     from torchrl_recall.recipes.sac import make_recall, make_sac
+    from torchrl_recall.recipes.step_profile import profile_run
 
     utils.quiet()
+    settle_compilation(config)
     device = utils.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.set_float32_matmul_precision(config.matmul_precision)
@@ -41,23 +44,19 @@ def train(config: SACRecallConfig) -> int:
     env.set_seed(config.seed)
     sac = make_sac(env, config, device)
     recall = make_recall(env, config, sac, device)
-    replay_buffer = TensorDictReplayBuffer(
+    replay_buffer = ReplayBuffer(
         storage=LazyTensorStorage(config.replay_buffer.size, device=device),
         batch_size=config.replay_buffer.batch_size,
     )
-    collector = Collector(
-        env,
-        sac.actor,
-        frames_per_batch=config.collector.frames_per_batch,
-        total_frames=config.collector.total_frames,
-        init_random_frames=config.collector.init_random_frames,
-        track_traj_ids=False,
-        auto_register_policy_transforms=False,
+    collector = make_collector(env, sac.actor, config, device)
+    eval_policy = make_policy(
+        sac.actor, ExplorationType.DETERMINISTIC, compile=bool(config.compile)
     )
     with Run(Path(config.run_dir), config, sac, recall, replay_buffer, collector) as run:
+        profile = profile_run(run) if config.profile else None
         for data in collector:  # Alg. 1, l.4
             check_finite(data, env_name=config.env.name, frames=run.frames)
-            replay_buffer.extend(data)  # l.5
+            replay_buffer.extend(data.reshape(-1))  # l.5
             if recall is not None:
                 recall.extend(data)
             if run.frames >= config.collector.init_random_frames:
@@ -69,7 +68,7 @@ def train(config: SACRecallConfig) -> int:
             if run.due(config.eval.interval):
                 returns = evaluate(
                     eval_env,
-                    sac.actor,
+                    eval_policy,
                     num_episodes=config.eval.num_episodes,
                     seed=config.seed + 1_000_000,
                 )
@@ -79,6 +78,8 @@ def train(config: SACRecallConfig) -> int:
             if run.due(config.checkpoint.interval):
                 run.save()
         run.finish()
+        if profile is not None:
+            print(f"\n{profile.table()}")
     return 0
 
 

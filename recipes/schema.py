@@ -28,6 +28,7 @@ class CollectorConfig:
     """Collection."""
 
     total_frames: int
+    num_envs: int
     frames_per_batch: int
     init_random_frames: int
 
@@ -127,7 +128,8 @@ class SACRecallConfig:
     device: str
     torch_threads: int
     matmul_precision: str
-    compile: bool
+    compile: bool | None
+    profile: bool
     run_dir: str
     resume: str
     env: EnvConfig
@@ -191,6 +193,12 @@ def validate(cfg: DictConfig) -> SACRecallConfig:
         raise ConfigError(
             f"collector.init_random_frames={config.collector.init_random_frames} leaves nothing "
             f"to learn from within collector.total_frames={config.collector.total_frames}."
+        )
+    if config.collector.frames_per_batch % config.collector.num_envs:
+        raise ConfigError(
+            f"collector.frames_per_batch={config.collector.frames_per_batch} frames cannot be "
+            f"shared by collector.num_envs={config.collector.num_envs} environments; make it a "
+            "multiple."
         )
     for key in ("replay_buffer.batch_size", "recall.batch_size", "backtracking.batch_size"):
         batch_size = OmegaConf.select(cfg, key)

@@ -20,6 +20,7 @@ from recipe_fixtures import (
 from tensordict import TensorDict
 
 from torchrl_recall.recipes.environments import make_env
+from torchrl_recall.recipes.run import settle_compilation
 from torchrl_recall.recipes.sac import make_recall, make_sac
 from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig, validate
 
@@ -308,3 +309,25 @@ def test_random_model_is_never_trained():
 
 def test_self_imitation_has_no_model():
     assert not hasattr(built("self_imitation"), "model")
+
+
+@pytest.mark.parametrize(
+    ("frames", "given", "compiles"),
+    [(9_999, "null", False), (10_000, "null", True), (5_000, "true", True), (50_000, "false", False)],  # noqa: E501
+)  # fmt: skip
+def test_short_runs_stay_eager(frames, given, compiles, tmp_path):
+    words = [f"collector.total_frames={frames}", f"compile={given}", f"run_dir={tmp_path}"]
+    config = configure(words)
+    settle_compilation(config)
+    assert config.compile is compiles
+
+
+@pytest.mark.parametrize(("first", "then"), [(9_000, 20_000), (20_000, 9_000)])
+def test_a_prolonged_run_keeps_its_kind_of_update(first, then, tmp_path):
+    config = configure([f"collector.total_frames={first}", f"run_dir={tmp_path}"])
+    settle_compilation(config)
+    OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
+    words = [f"collector.total_frames={then}", f"run_dir={tmp_path}", "resume=auto"]
+    again = configure(words)
+    settle_compilation(again)
+    assert again.compile is config.compile is (first > 10_000)

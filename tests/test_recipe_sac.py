@@ -6,14 +6,9 @@ import torch
 from recipe_fixtures import configure, tiny
 from tensordict import TensorDict
 from torch import nn
-from torchrl.collectors import Collector
 
 from torchrl_recall import Recall, SelfImitation
-from torchrl_recall.recipes.environments import (
-    collector_state_dict,
-    load_collector_state_dict,
-    make_env,
-)
+from torchrl_recall.recipes.environments import make_env
 from torchrl_recall.recipes.sac import (
     GaussianParameters,
     make_recall,
@@ -155,50 +150,3 @@ def test_recall_imitates_with_the_parameters_of_the_host():
     assert imitated == hosts
     assert all(p is not q for g in recall.model_optimizer.param_groups for p in g["params"]
                for q in sac.loss_module.parameters())  # fmt: skip
-
-
-def collect(collector, n):
-    iterator = iter(collector)
-    return [next(iterator).clone() for _ in range(n)]
-
-
-def make_collector(seed):
-    env, _, sac = build()
-    env.set_seed(seed)
-    torch.manual_seed(0)
-    return Collector(env, sac.actor, frames_per_batch=1, total_frames=100, init_random_frames=5,
-                     track_traj_ids=False)  # fmt: skip
-
-
-def test_collectors_know_what_they_will_act_on():
-    collector = make_collector(1)
-    last = collect(collector, 3)[-1]
-    state = collector_state_dict(collector)
-    assert torch.equal(state["carrier"]["observation"], last["next", "observation"][0])
-    other = make_collector(2)
-    load_collector_state_dict(other, state, 3)
-    (step,) = collect(other, 1)
-    assert torch.equal(step["observation"], last["next", "observation"])
-    assert other._frames == 4
-    collector.shutdown()
-    other.shutdown()
-
-
-@pytest.mark.parametrize("reason", ["not saved", "nan"])
-def test_collectors_start_anew_where_an_episode_cannot_go_on(reason):
-    collector = make_collector(1)
-    collect(collector, 3)
-    state = collector_state_dict(collector)
-    if reason == "nan":
-        state["carrier"]["observation"].fill_(float("nan"))
-    else:
-        state["env"] = None
-    other = make_collector(2)
-    start = other._carrier["observation"].clone()
-    with pytest.warns(UserWarning, match="new"):
-        load_collector_state_dict(other, state, 3)
-    (step,) = collect(other, 1)
-    assert torch.equal(step["observation"][0], start)
-    assert other._frames == 4
-    collector.shutdown()
-    other.shutdown()
