@@ -9,6 +9,9 @@ method ``sb3`` is Stable-Baselines3's SAC (extra ``peers``), so the same command
     python benchmarks/figures/figure_7.py seeds=3 out=runs/host_check \
         tasks=[HalfCheetah-v5,Hopper-v5] methods=[none,sb3] frames=50000
 
+A method may carry overrides of the recipe's configuration: ``none+compile=false`` is plain SAC with
+eager updates.
+
 ``results.csv`` and ``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there
 are, without starting any.
 """
@@ -51,7 +54,9 @@ def run(task: str, method: str, seed: int, frames: int, run_dir: Path) -> None:
         command = [str(ROOT / "benchmarks/peers/sb3_sac.py"), "--env", task, "--seed", str(seed)]
         command += ["--frames", str(frames), "--out", str(run_dir.parent)]
     else:
-        command = [str(ROOT / "recipes/sac_recall.py"), f"env.name={task}", f"recall={method}"]
+        recall, *overrides = method.split("+")
+        command = [str(ROOT / "recipes/sac_recall.py"), f"env.name={task}", f"recall={recall}"]
+        command += overrides
         command += [f"seed={seed}", f"collector.total_frames={frames}", f"run_dir={run_dir}"]
         command += ["resume=auto", "logger.backend=none"]
     if subprocess.run([sys.executable, *command]).returncode:
@@ -129,7 +134,7 @@ def main() -> None:
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         for task in config.tasks:
             for method in config.methods:
-                run_dir = out / f"{task}_{method}_{seed}"
+                run_dir = out / f"{task}_{method}_{seed}".replace("=", "-")  # Hydra splits at =
                 if not config.collect:
                     run(task, method, seed, config.frames, run_dir)
                 if (run_dir / "metrics.csv").exists():
@@ -143,6 +148,8 @@ def main() -> None:
                     writer.writerow(
                         [config.figure, task, method, seed, frames, "eval_return", value]
                     )
+    if not curves:
+        sys.exit("no run has been evaluated yet, so there is nothing to show")
     curves = {key: shared(seeds) for key, seeds in curves.items()}
     words = [word for word in sys.argv[1:] if not word.startswith(("out=", "collect="))]
     command = " ".join(["python benchmarks/figures/figure_7.py", *words])

@@ -1,0 +1,398 @@
+"""Speed on one core and one thread, as paired ratios against named baselines in the same run.
+
+    python benchmarks/speed.py                                   # all parts, some 25 minutes
+    python benchmarks/speed.py parts=[loop] rounds=10 out=runs/speed
+
+``loop`` times whole SAC steps on HalfCheetah-v5: ours, the bare loop, and the peers (extra
+``peers``; those not installed are left out). ``update``, ``model``, ``imitation`` and ``traces``
+time the parts against their bare limits, and ``growth`` gives their cost against sizes.
+Contestants of a part take turns within each round, so that a ratio compares neighbours in time; a
+table of medians and quartiles is printed, and every measurement goes to ``results.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.environ["OMP_NUM_THREADS"] = "1"
+# What keeps JAX to one thread.
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+
+import gymnasium
+import numpy as np
+import torch
+from bare_sac import BareSAC, BareTraces, bare_imitation_update, bare_model_update
+from cleanrl_sac import CleanRLSAC
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
+from torchrl_sac import TorchRLSAC
+
+from torchrl_recall import (
+    BacktrackingLoss,
+    BacktrackingModel,
+    ImitationLoss,
+    RecallTraceGenerator,
+    TopKTrajectories,
+)
+from torchrl_recall.recipes import utils
+from torchrl_recall.recipes.collection import make_collector
+from torchrl_recall.recipes.environments import check_finite, make_env
+from torchrl_recall.recipes.sac import make_recall, make_sac
+from torchrl_recall.recipes.schema import SACRecallConfig, validate
+from torchrl_recall.self_imitation import make_adam
+from torchrl_recall.update import make_update
+
+TASK, OBS_DIM, ACT_DIM = "HalfCheetah-v5", 17, 6
+CPU = torch.device("cpu")
+PARTS = ["loop", "update", "model", "imitation", "traces", "growth"]
+DEFAULTS = {
+    "parts": PARTS,
+    "rounds": 10,
+    "steps": 200,  # environment steps of each contestant in a round of `loop`
+    "out": "runs/speed",
+}
+Contestants = dict[str, Callable[[], object]]
+Rows = list[dict]
+
+
+def configure(*overrides: str) -> SACRecallConfig:
+    """The recipe's configuration for the task."""
+    folder = str(Path(__file__).resolve().parents[1] / "recipes" / "config")
+    with initialize_config_dir(config_dir=folder, version_base="1.3"):
+        return validate(compose("sac_recall", [f"env.name={TASK}", *overrides]))
+
+
+class Recipe:
+    """The loop of ``recipes/sac_recall.py`` without evaluation, log and checkpoints."""
+
+    def __init__(self, *overrides: str) -> None:
+        self.config = configure(*overrides)
+        torch.manual_seed(0)
+        env = make_env(TASK, CPU)
+        env.set_seed(0)
+        self.sac = make_sac(env, self.config, CPU)
+        self.recall = make_recall(env, self.config, self.sac, CPU)
+        self.replay_buffer = ReplayBuffer(storage=LazyTensorStorage(1_000_000), batch_size=256)
+        self.collector = make_collector(env, self.sac.actor, self.config, CPU)
+        self.frames = 0
+
+    def run(self, num_steps: int) -> None:
+        """Take environment steps, each followed by an update."""
+        for _ in range(num_steps):
+            data = self.collector.collect()
+            check_finite(data, env_name=TASK, frames=self.frames)
+            self.replay_buffer.extend(data.reshape(-1))
+            if self.recall is not None:
+                self.recall.extend(data)
+            if self.frames >= self.config.collector.init_random_frames:
+                self.sac.update(self.replay_buffer.sample())
+                if self.recall is not None:
+                    self.recall.step(self.replay_buffer)
+            self.frames += data.numel()
+
+
+def peer(module: str) -> Any:
+    """SAC of Stable-Baselines3 or SBX; None if it is not installed."""
+    try:
+        library = importlib.import_module(module)
+    except ImportError:
+        print(f"{module} is not installed and is left out; it is in the extra 'peers'")
+        return None
+    return library.SAC(
+        "MlpPolicy", gymnasium.make(TASK), learning_starts=1_000, buffer_size=1_000_000, seed=0,
+        **({"device": "cpu"} if module == "stable_baselines3" else {}),
+    )  # fmt: skip
+
+
+def measure(
+    part: str, contestants: Contestants, rounds: int, *, calls: int = 1, per: int = 1
+) -> Rows:
+    """Milliseconds of each contestant in each round, taking turns.
+
+    Args:
+        part: names the rows.
+        contestants: what to time.
+        rounds: how often.
+
+    Keyword Args:
+        calls: calls of each contestant in a round.
+        per: units in a call, such as environment steps.
+
+    Returns:
+        One row for each round and contestant.
+    """
+    rows = []
+    for round in range(rounds):
+        for name, function in contestants.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                function()
+            milliseconds = (time.perf_counter() - start) * 1e3 / calls / per
+            rows.append({"part": part, "name": name, "round": round, "ms": milliseconds})
+    show(part, rows)
+    return rows
+
+
+def show(part: str, rows: Rows) -> None:
+    """A table of times and of speeds relative to each contestant."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        times[row["name"]].append(row["ms"])
+    print(f"\n## {part}\n\n| | ms | " + " | ".join(f"x {name}" for name in times) + " |")
+    print("|---|---|" + "---|" * len(times))
+    for name, own in times.items():
+        cells = []
+        for other in times.values():
+            ratios = np.array(other) / np.array(own)
+            low, median, high = np.percentile(ratios, [25, 50, 75])
+            cells.append(f"{median:.2f} [{low:.2f}, {high:.2f}]")
+        print(f"| {name} | {np.median(own):.3f} | " + " | ".join(cells) + " |", flush=True)
+
+
+def loop(rounds: int, steps: int) -> Rows:
+    """Whole SAC steps."""
+    contestants: dict[str, Callable[[int], object]] = {
+        "recall=none": Recipe("recall=none", "compile=true").run,
+        "recall=none, highest": Recipe("recall=none", "compile=true").run,
+        "recall=none, eager": Recipe("recall=none", "compile=false").run,
+        "recall=backtracking": Recipe("recall=backtracking", "compile=true").run,
+        "bare loop": BareSAC(TASK).run,
+        "CleanRL": CleanRLSAC(TASK).run,
+        "TorchRL example": TorchRLSAC(TASK).run,
+    }
+    for name, module in (("SB3", "stable_baselines3"), ("SBX", "sbx")):
+        if (model := peer(module)) is not None:
+            contestants[name] = partial(
+                model.learn, reset_num_timesteps=False, log_interval=1_000_000
+            )
+    # The peers at PyTorch's default precision, as they are published.
+    highest = ("recall=none, highest", "CleanRL", "SB3", "TorchRL example")
+
+    def call(name: str, n: int) -> None:
+        torch.set_float32_matmul_precision("highest" if name in highest else "medium")
+        contestants[name](n)
+
+    for name in contestants:
+        call(name, 2_400)  # random frames, compilation and the first rounds of recall
+    rows = measure(
+        "loop", {name: partial(call, name, steps) for name in contestants}, rounds, per=steps
+    )
+    torch.set_float32_matmul_precision("medium")
+    return rows
+
+
+def transitions(*shape: int, obs_dim: int = OBS_DIM, act_dim: int = ACT_DIM) -> TensorDict:
+    """Random experience."""
+    return TensorDict(
+        {
+            "observation": torch.randn(*shape, obs_dim),
+            "action": 2 * torch.rand(*shape, act_dim) - 1,
+            "next": {
+                "observation": torch.randn(*shape, obs_dim),
+                "reward": torch.randn(*shape, 1),
+                "done": torch.zeros(*shape, 1, dtype=torch.bool),
+                "terminated": torch.zeros(*shape, 1, dtype=torch.bool),
+            },
+        },
+        batch_size=shape,
+    )
+
+
+def make_model(obs_dim: int = OBS_DIM, act_dim: int = ACT_DIM) -> BacktrackingModel:
+    """A model that has seen random data."""
+    model = BacktrackingModel.from_specs(
+        Unbounded((obs_dim,)), Bounded(-1, 1, (act_dim,)), action_scale="learned"
+    )
+    model.update_statistics(transitions(1_000, obs_dim=obs_dim, act_dim=act_dim))
+    return model
+
+
+def model_update(compile: bool, obs_dim: int = OBS_DIM) -> Callable[[TensorDict], object]:
+    """One step of Eq. 2 on a batch."""
+    loss = BacktrackingLoss(make_model(obs_dim))
+    return make_update(loss, make_adam(loss, 1e-3), compile=compile)
+
+
+def update(rounds: int) -> Rows:
+    """The SAC update alone."""
+    env = make_env(TASK)
+    batch, bare = transitions(256), BareSAC(TASK)
+    data = [batch["observation"], batch["action"], batch["next", "observation"],
+            batch["next", "reward"].squeeze(-1), torch.zeros(256)]  # fmt: skip
+    ours = {
+        name: make_sac(env, configure(f"compile={flag}"), CPU).update
+        for name, flag in (("compiled", "true"), ("eager", "false"))
+    }
+    contestants: Contestants = {
+        "bare graph": lambda: bare.update(*data),
+        "compiled": lambda: ours["compiled"](batch),
+        "eager": lambda: ours["eager"](batch),
+    }
+    return warm_and_measure("update", contestants, rounds, calls=50)
+
+
+def warm_and_measure(part: str, contestants: Contestants, rounds: int, *, calls: int) -> Rows:
+    """Measure after compilation."""
+    for function in contestants.values():
+        for _ in range(5):
+            function()
+    return measure(part, contestants, rounds, calls=calls)
+
+
+def model(rounds: int) -> Rows:
+    """The update of the backtracking model, batch 256."""
+    batch, bare = transitions(256), bare_model_update(OBS_DIM, ACT_DIM)
+    compiled, eager = model_update(True), model_update(False)
+    data = batch["observation"], batch["action"], batch["next", "observation"]
+    contestants: Contestants = {
+        "bare graph": lambda: bare(*data),
+        "compiled": lambda: compiled(batch),
+        "eager": lambda: eager(batch),
+    }
+    return warm_and_measure("model", contestants, rounds, calls=100)
+
+
+def imitation(rounds: int) -> Rows:
+    """One imitation step, 256 pairs."""
+    actor = make_sac(make_env(TASK), configure(), CPU).actor
+    batch, bare = transitions(256), bare_imitation_update(OBS_DIM, ACT_DIM)
+    pairs = batch.select("observation", "action")
+    loss = ImitationLoss(actor)
+    compiled, eager = (make_update(loss, make_adam(loss, 3e-4), compile=c) for c in (True, False))
+    contestants: Contestants = {
+        "bare graph": lambda: bare(pairs["observation"], pairs["action"]),
+        "compiled": lambda: compiled(pairs),
+        "eager": lambda: eager(pairs),
+    }
+    return warm_and_measure("imitation", contestants, rounds, calls=100)
+
+
+def traces(rounds: int) -> Rows:
+    """256 traces of 20 steps."""
+    backtracking_model, bare = make_model(), BareTraces(OBS_DIM, ACT_DIM)
+    seeds = TensorDict({"observation": torch.randn(256, OBS_DIM)}, [256])
+    compiled, eager = (
+        RecallTraceGenerator(backtracking_model, trace_length=20, compile=c) for c in (True, False)
+    )
+    contestants: Contestants = {
+        "bare compiled loop": lambda: bare.generate(seeds["observation"], 20),
+        "compiled": lambda: compiled(seeds),
+        "eager": lambda: eager(seeds),
+        "env.rollout": lambda: eager.rollout(seeds),
+    }
+    return warm_and_measure("traces", contestants, rounds, calls=5)
+
+
+def growth(rounds: int) -> Rows:
+    """Cost against trace length, number of traces, buffer size, state dimension, kept rows."""
+    rows = []
+    backtracking_model = make_model()
+    for name, sizes in (
+        ("trace length", (5, 10, 20, 40, 80)),
+        ("traces", (64, 128, 256, 512, 1024)),
+    ):
+        contestants: Contestants = {}
+        for size in sizes:
+            length, number = (size, 256) if name == "trace length" else (20, size)
+            generate = RecallTraceGenerator(backtracking_model, trace_length=length, compile=True)
+            seeds = TensorDict({"observation": torch.randn(number, OBS_DIM)}, [number])
+            contestants[str(size)] = partial(generate, seeds)
+        rows += warm_and_measure(f"growth: {name}", contestants, rounds, calls=5)
+
+    contestants = {}
+    for size in (10_000, 100_000, 1_000_000):
+        buffer = ReplayBuffer(storage=LazyTensorStorage(size), batch_size=256)
+        for _ in range(size // 10_000):
+            buffer.extend(transitions(10_000))
+        contestants[f"{size:,}"] = partial(write_and_sample, buffer, transitions(1))
+    rows += warm_and_measure(
+        "growth: replay buffer, a write and a sample", contestants, rounds, calls=100
+    )
+
+    contestants = {}
+    for obs_dim in (11, 17, 105, 348):
+        step, batch = model_update(True, obs_dim), transitions(256, obs_dim=obs_dim)
+        contestants[str(obs_dim)] = partial(step, batch)
+    rows += warm_and_measure("growth: state dimension, model update", contestants, rounds, calls=50)
+
+    contestants = {}
+    for kept in (10, 100, 1_000):
+        frames, writes = filled_filter(kept)
+        contestants[f"{kept * 1_000:,}"] = writes
+    rows += measure(
+        "growth: rows kept by the top-k filter, per frame", contestants, rounds, per=frames
+    )
+    return rows
+
+
+def write_and_sample(buffer: ReplayBuffer, frame: TensorDict) -> None:
+    """What a step of the loop does with its buffer."""
+    buffer.extend(frame)
+    buffer.sample()
+
+
+def filled_filter(num_trajectories: int) -> tuple[int, Callable[[], None]]:
+    """A full filter of trajectories of 1,000 steps, and a function that offers it a better one.
+
+    It comes as recall offers it: 50 frames at a time.
+    """
+    buffer = ReplayBuffer(storage=LazyTensorStorage(num_trajectories * 1_000), batch_size=256)
+    buffer.append_transform(TopKTrajectories(num_trajectories, replay_buffer=buffer))
+    best = 0.0
+
+    def offer() -> None:
+        nonlocal best
+        best += 1.0
+        trajectory = transitions(1_000)
+        trajectory["next", "reward"].fill_(best)
+        trajectory["next", "done"][-1] = True
+        for part in trajectory.split(50):
+            buffer.extend(part)
+
+    whole = transitions(num_trajectories, 1_000)
+    whole["next", "reward"].fill_(0.0)
+    whole["next", "done"][:, -1] = True
+    buffer.extend(whole)
+    return 1_000, offer
+
+
+def main() -> None:
+    """Measure the parts that are asked for."""
+    config = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
+    if unknown := set(config) - set(DEFAULTS):
+        sys.exit(f"unknown keys {sorted(unknown)}; there are {sorted(DEFAULTS)}")
+    if unknown := set(config.parts) - set(PARTS):
+        sys.exit(f"unknown parts {sorted(unknown)}; there are {PARTS}")
+    if config.steps % 100:
+        sys.exit(f"steps={config.steps} must be a multiple of 100, what TorchRL's example collects")
+    utils.quiet()
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("medium")
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    rows: Rows = []
+    for part in config.parts:
+        arguments = {"steps": config.steps} if part == "loop" else {}
+        rows += globals()[part](config.rounds, **arguments)
+        with (out / "results.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["part", "name", "round", "ms"])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
