@@ -52,10 +52,10 @@ def make_policy(
 class StepCollector:
     """Frames of one environment, taken with as few layers as possible.
 
-    TorchRL's collector takes some 2 ms for each batch, whatever its size, and its environments
-    another, a quarter of a SAC update where every frame is a batch. So this one steps the
-    Gymnasium task below the TorchRL environment itself, and returns those entries of TorchRL's that
-    losses, filter and model read. It also knows how to save and go on with a MuJoCo episode.
+    TorchRL's collector costs some milliseconds for each batch, whatever its size, which is much
+    where every frame is a batch. So this one steps the Gymnasium task below the TorchRL environment
+    itself, and returns those entries of TorchRL's that losses, filter and model read. It also knows
+    how to save and go on with a MuJoCo episode.
 
     Args:
         env: made by :func:`~torchrl_recall.recipes.environments.make_env`.
