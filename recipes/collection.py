@@ -12,6 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
 from torchrl.collectors import Collector
+from torchrl.data import ReplayBuffer
 from torchrl.envs import ExplorationType, ParallelEnv, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
@@ -19,7 +20,7 @@ from torchrl_recall.compilation import compile_function, with_fallback
 from torchrl_recall.recipes.environments import env_state_dict, load_env_state_dict, make_env
 from torchrl_recall.recipes.schema import SACRecallConfig
 
-__all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy"]
+__all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy", "write"]
 
 Policy = Callable[[Tensor], Tensor]
 
@@ -227,3 +228,12 @@ def make_collector(
         ),
         config.seed,
     )
+
+
+def write(replay_buffer: ReplayBuffer, data: TensorDictBase) -> None:
+    """Put a batch of frames into the buffer; a single one by ``add``, which costs less."""
+    frames = data.reshape(-1)
+    if len(frames) == 1:
+        replay_buffer.add(frames[0])
+    else:
+        replay_buffer.extend(frames)

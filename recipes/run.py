@@ -6,23 +6,17 @@ import dataclasses
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from omegaconf import OmegaConf
-from torch import Tensor
-from torchrl.data import ReplayBuffer
+from torch import Tensor, nn
 
 from torchrl_recall.recipes import checkpoints, utils
-from torchrl_recall.recipes.collection import ParallelCollector, StepCollector
-from torchrl_recall.recipes.sac import SAC
-from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig
-from torchrl_recall.replay_buffer_state import (
-    load_replay_buffer_state_dict,
-    replay_buffer_state_dict,
-)
-from torchrl_recall.self_imitation import ImitationOfGoodPairs
+from torchrl_recall.recipes.schema import A2CRecallConfig, ConfigError, SACRecallConfig
 
 __all__ = ["Run", "settle_compilation"]
 
@@ -52,37 +46,55 @@ def settle_compilation(config: SACRecallConfig) -> None:
         config.compile = config.collector.total_frames >= _WORTH_COMPILING
 
 
+class Part(Protocol):
+    """Something whose state a resumed run needs."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict, /) -> Any: ...
+
+
+class Source(Protocol):
+    """Where frames come from."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict | None, frames: int) -> bool: ...
+
+    def shutdown(self) -> None: ...
+
+
 class Run:
     """Context of a recipe's loop: holds the folder, resumes, saves, logs and sums up.
 
     Args:
         run_dir: the run's folder.
         config: the whole configuration.
-        sac: the host.
-        recall: recall or a control, or None.
-        replay_buffer: all experience.
-        collector: where frames come from.
 
-    Raises:
-        ConfigError: the folder is in use, holds a run that is not to be resumed, or one of
-            another configuration.
+    Keyword Args:
+        collector: where frames come from.
+        parts: what else is saved, by name; None where there is none. A part with
+            ``drop_unfinished()`` is told when its episodes do not go on.
+        modules: whose weights the summary's hash covers.
+        about: what the summary says of the run.
     """
 
     def __init__(
         self,
         run_dir: Path,
-        config: SACRecallConfig,
-        sac: SAC,
-        recall: ImitationOfGoodPairs | None,
-        replay_buffer: ReplayBuffer,
-        collector: StepCollector | ParallelCollector,
+        config: SACRecallConfig | A2CRecallConfig,
+        *,
+        collector: Source,
+        parts: Mapping[str, Part | None],
+        modules: Sequence[nn.Module],
+        about: Mapping[str, Any],
     ) -> None:
         self.run_dir = run_dir
         self.config = config
-        self.sac = sac
-        self.recall = recall
-        self.replay_buffer = replay_buffer
         self.collector = collector
+        self.parts = {name: part for name, part in parts.items() if part is not None}
+        self.modules = modules
+        self.about = about
         self.frames = 0
         self._previous_frames = 0
         self.metrics: dict[str, float | Tensor] = {}  # the latest of each
@@ -154,22 +166,23 @@ class Run:
         print(self._command(self.config.collector.total_frames))
         return 128 + received
 
-    def finish(self) -> None:
-        """Sum up."""
+    def end(self) -> None:
+        """Finish before the last frame: write a last checkpoint."""
+        self.save()
+
+    def finish(self, **more: Any) -> None:
+        """Sum up, with more to say in the summary."""
         rows = self.log_file.rows
-        states = [self.sac.loss_module.state_dict()]
-        if self.recall is not None and hasattr(self.recall, "model"):
-            states.append(self.recall.model.state_dict())
         summary = {
-            "env": self.config.env.name,
+            **self.about,
             "recall": self.config.recall.name,
-            "seed": self.config.seed,
             "frames": self.frames,
+            **more,
             "final_eval_return": float(rows[-1]["eval_return"]) if rows else None,
             "steps_per_second": round(self.log_file.steps_per_second(self.frames), 2),
             "wall_seconds": round(self.log_file.wall_seconds, 2),
             "versions": utils.versions(),
-            "weights_sha256": utils.weights_sha256(*states),
+            "weights_sha256": utils.weights_sha256(*(m.state_dict() for m in self.modules)),
         }
         self.log_file.finish(summary)
         print(f"to go on: {self._command(2 * self.frames)}")
@@ -181,9 +194,7 @@ class Run:
             "frames": self.frames,
             "wall_seconds": self.log_file.wall_seconds,
             "metrics": {k: float(v) for k, v in self.metrics.items()},
-            "sac": self.sac.state_dict(),
-            "recall": None if self.recall is None else self.recall.state_dict(),
-            "replay_buffer": replay_buffer_state_dict(self.replay_buffer),
+            **{name: part.state_dict() for name, part in self.parts.items()},
             "collector": self.collector.state_dict() if self._episode_is_good else None,
             "rng": utils.rng_state_dict(),
         }
@@ -210,14 +221,12 @@ class Run:
                 "resumed run is not bitwise the uninterrupted one.",
                 stacklevel=2,
             )
-        self.sac.load_state_dict(state["sac"])
-        if self.recall is not None:
-            self.recall.load_state_dict(state["recall"])
-        load_replay_buffer_state_dict(self.replay_buffer, state["replay_buffer"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         self.metrics = dict(state["metrics"])
-        same_episode = self.collector.load_state_dict(state["collector"], self.frames)
-        if self.recall is not None and not same_episode:
-            self.recall.drop_unfinished()
+        if not self.collector.load_state_dict(state["collector"], self.frames):
+            for part in self.parts.values():
+                getattr(part, "drop_unfinished", lambda: None)()
         utils.set_rng_state_dict(state["rng"])
         print(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]

@@ -27,12 +27,14 @@ def train(config: SACRecallConfig) -> int:
     from torchrl.data import LazyTensorStorage, ReplayBuffer
     from torchrl.envs import ExplorationType
 
+    from torchrl_recall import Recall
     from torchrl_recall.recipes import utils
-    from torchrl_recall.recipes.collection import make_collector, make_policy
+    from torchrl_recall.recipes.collection import make_collector, make_policy, write
     from torchrl_recall.recipes.environments import check_finite, evaluate, make_env
     from torchrl_recall.recipes.run import Run, settle_compilation
     from torchrl_recall.recipes.sac import make_recall, make_sac
     from torchrl_recall.recipes.step_profile import profile_run
+    from torchrl_recall.replay_buffer_state import BufferState
 
     utils.quiet()
     settle_compilation(config)
@@ -52,11 +54,20 @@ def train(config: SACRecallConfig) -> int:
     eval_policy = make_policy(
         sac.actor, ExplorationType.DETERMINISTIC, compile=bool(config.compile)
     )
-    with Run(Path(config.run_dir), config, sac, recall, replay_buffer, collector) as run:
-        profile = profile_run(run) if config.profile else None
+    run = Run(
+        Path(config.run_dir),
+        config,
+        collector=collector,
+        parts={"sac": sac, "recall": recall, "replay_buffer": BufferState(replay_buffer)},
+        modules=[sac.loss_module, *([recall.model] if isinstance(recall, Recall) else [])],
+        about={"env": config.env.name, "seed": config.seed},
+    )
+    with run:
+        parts = (collector, replay_buffer, sac, recall)
+        profile = profile_run(run, *parts) if config.profile else None
         for data in collector:  # Alg. 1, l.4
             check_finite(data, env_name=config.env.name, frames=run.frames)
-            replay_buffer.extend(data.reshape(-1))  # l.5
+            write(replay_buffer, data)  # l.5
             if recall is not None:
                 recall.extend(data)
             if run.frames >= config.collector.init_random_frames:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["ConfigError", "SACRecallConfig", "validate"]
+__all__ = ["A2CRecallConfig", "ConfigError", "SACRecallConfig", "validate"]
+
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
@@ -145,32 +149,178 @@ class SACRecallConfig:
     table_2: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass
+class FourRoomsConfig:
+    """The four-room task."""
+
+    size: int
+    start: Any
+    goal: list[int] | None
+    slip: float
+    max_steps: int | None
+
+
+@dataclass
+class A2CCollectorConfig:
+    """Collection; frames are counted for each seed."""
+
+    total_frames: int
+    num_envs: int
+    frames_per_env: int
+
+
+@dataclass
+class A2CConfig:
+    """The host."""
+
+    num_cells: int
+    gamma: float
+    lmbda: float
+    entropy_coeff: float
+    critic_coeff: float
+    max_grad_norm: float
+
+
+@dataclass
+class A2CLoggerConfig:
+    """Logging beside returns.csv."""
+
+    backend: str
+    interval: int
+
+
+@dataclass
+class A2CEvalConfig:
+    """Exact evaluation."""
+
+    interval: int
+    target: float
+    patience: int
+    stop_at_target: bool
+
+
+@dataclass
+class FourRoomsRecallConfig:
+    """Traces and their imitation."""
+
+    name: str
+    method: str
+    interval: int
+    num_updates: int
+    batch_size: int
+    lr: float
+    num_traces: int
+    trace_length: int
+    high_value_states: str
+    gate: bool
+    loop_erasure: bool
+    min_probability: float | None
+    anneal_frames: int | None
+
+
+@dataclass
+class FourRoomsBacktrackingConfig:
+    """The backtracking model and its data."""
+
+    dynamics: str
+    num_updates: int
+    batch_size: int
+    state_batch_size: int
+    lr: float
+    state_lr: float
+    smoothing: float
+    num_cells: int
+    num_trajectories: int
+    trajectory_length: int
+    buffer_size: int
+
+
+@dataclass
+class PrioritizedReplayConfig:
+    """Prioritised replay."""
+
+    size: int
+    batch_size: int
+    alpha: float
+    beta: float
+    interval: int
+    num_updates: int
+
+
+@dataclass
+class Table3Config:
+    """What Table 3 gives for a size."""
+
+    batch_size: int
+    alpha: float
+
+
+@dataclass
+class A2CRecallConfig:
+    """Configuration of ``recipes/a2c_recall.py``."""
+
+    seeds: list[int]
+    torch_threads: int
+    run_dir: str
+    resume: str
+    env: FourRoomsConfig
+    collector: A2CCollectorConfig
+    a2c: A2CConfig
+    optim: OptimConfig
+    eval: A2CEvalConfig
+    checkpoint: CheckpointConfig
+    logger: A2CLoggerConfig
+    recall: FourRoomsRecallConfig
+    backtracking: FourRoomsBacktrackingConfig
+    prioritized_replay: PrioritizedReplayConfig
+    table_3: dict[str, Table3Config]
+
+
 _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "matmul_precision": ("highest", "high", "medium"),
     "resume": ("never", "auto"),
     "logger.backend": ("auto", "none", "tensorboard", "wandb", "mlflow", "trackio"),
-    "recall.method": ("recall", "none", "self_imitation"),
+    "recall.method": ("recall", "none", "self_imitation", "prioritized_replay"),
+    "recall.high_value_states": ("rewarded", "value"),
+    "backtracking.dynamics": ("exact", "learned"),
     "backtracking.state_predictor_data": ("all", "top"),
     "backtracking.action_scale": ("unit", "learned"),
 }
 _AT_LEAST_ZERO = {
     "seed",
+    "seeds",
+    "env.slip",
+    "env.start",
+    "env.goal",
+    "a2c.entropy_coeff",
+    "prioritized_replay.beta",
     "collector.init_random_frames",
     "checkpoint.interval",
     "recall.num_updates",
     "recall.loop_erasure",
     "backtracking.num_updates",
+    "backtracking.smoothing",
 }
 _ANY_NUMBER = {"backtracking.return_threshold"}
-_AT_MOST_ONE = {"sac.gamma", "sac.target_update_tau", "backtracking.state_fraction"}
+_AT_MOST_ONE = {
+    "backtracking.smoothing",
+    "a2c.gamma",
+    "a2c.lmbda",
+    "eval.target",
+    "recall.min_probability",
+    "sac.gamma",
+    "sac.target_update_tau",
+    "backtracking.state_fraction",
+}
 
 
-def validate(cfg: DictConfig) -> SACRecallConfig:
+def validate(cfg: DictConfig, schema: type[T] = SACRecallConfig) -> T:  # type: ignore[assignment]
     """Check keys, types and ranges, and return the typed configuration.
 
     Args:
         cfg: what Hydra composed.
+        schema: the recipe's dataclass.
 
     Returns:
         The same values as dataclasses.
@@ -180,15 +330,23 @@ def validate(cfg: DictConfig) -> SACRecallConfig:
             range or not among the choices.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(SACRecallConfig), cfg)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), cfg)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         reason = str(error).splitlines()[0]
         raise ConfigError(f"configuration key {key!r}: {reason}") from error
-    assert isinstance(config, SACRecallConfig)
+    assert isinstance(config, schema)
     for key, value in _leaves(OmegaConf.to_container(OmegaConf.structured(config))):
         _check(key, value)
+    if isinstance(config, SACRecallConfig):
+        _check_sac(config)
+    if isinstance(config, A2CRecallConfig):
+        _check_a2c(config)
+    return config
+
+
+def _check_sac(config: SACRecallConfig) -> None:
     if config.collector.init_random_frames >= config.collector.total_frames:
         raise ConfigError(
             f"collector.init_random_frames={config.collector.init_random_frames} leaves nothing "
@@ -200,14 +358,43 @@ def validate(cfg: DictConfig) -> SACRecallConfig:
             f"shared by collector.num_envs={config.collector.num_envs} environments; make it a "
             "multiple."
         )
-    for key in ("replay_buffer.batch_size", "recall.batch_size", "backtracking.batch_size"):
-        batch_size = OmegaConf.select(cfg, key)
+    for key, batch_size in (
+        ("replay_buffer.batch_size", config.replay_buffer.batch_size),
+        ("recall.batch_size", config.recall.batch_size),
+        ("backtracking.batch_size", config.backtracking.batch_size),
+    ):
         if config.replay_buffer.size < batch_size:
             raise ConfigError(
                 f"replay_buffer.size={config.replay_buffer.size} is smaller than "
                 f"{key}={batch_size}; raise one or lower the other."
             )
-    return config
+
+
+def _check_a2c(config: A2CRecallConfig) -> None:
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise ConfigError(f"seeds={config.seeds} must name one seed or several different ones.")
+    batch = config.collector.num_envs * config.collector.frames_per_env
+    for key, interval in (
+        ("eval.interval", config.eval.interval),
+        ("logger.interval", config.logger.interval),
+        ("collector.total_frames", config.collector.total_frames),
+    ):
+        if interval % batch:
+            raise ConfigError(
+                f"{key}={interval} must be a multiple of the {batch} frames between updates, "
+                "collector.num_envs * collector.frames_per_env."
+            )
+    if config.logger.interval % config.eval.interval:
+        raise ConfigError(
+            f"logger.interval={config.logger.interval} must be a multiple of "
+            f"eval.interval={config.eval.interval}."
+        )
+    replay = config.prioritized_replay
+    if replay.size < replay.batch_size:
+        raise ConfigError(
+            f"prioritized_replay.size={replay.size} is smaller than its batch_size="
+            f"{replay.batch_size}; raise one or lower the other."
+        )
 
 
 def _leaves(node, prefix=""):

@@ -8,30 +8,40 @@ from functools import wraps
 from statistics import median
 from typing import Any
 
+from torchrl.data import ReplayBuffer
+
 from torchrl_recall import Recall
-from torchrl_recall.recipes.collection import StepCollector
+from torchrl_recall.recipes.collection import ParallelCollector, StepCollector
 from torchrl_recall.recipes.run import Run
+from torchrl_recall.recipes.sac import SAC
+from torchrl_recall.self_imitation import ImitationOfGoodPairs
 
 __all__ = ["StepProfile", "profile_run"]
 
 
-def profile_run(run: Run) -> StepProfile:
+def profile_run(
+    run: Run,
+    collector: StepCollector | ParallelCollector,
+    replay_buffer: ReplayBuffer,
+    sac: SAC,
+    recall: ImitationOfGoodPairs | None,
+) -> StepProfile:
     """Time the parts of a SAC run that a frame or a round of recall goes through."""
-    collector = run.collector
+    one_frame = run.config.collector.frames_per_batch == 1  # see collection.write
     parts: dict[str, tuple[Any, str]] = {
         "collect": (collector, "collect")
         if isinstance(collector, StepCollector)
         else (collector.collector, "rollout"),
-        "write": (run.replay_buffer, "extend"),
-        "sample": (run.replay_buffer, "sample"),
-        "update": (run.sac, "update"),
+        "write": (replay_buffer, "add" if one_frame else "extend"),
+        "sample": (replay_buffer, "sample"),
+        "update": (sac, "update"),
     }
-    if run.recall is not None:
-        parts["recall: write"] = run.recall, "take_in"
-        if isinstance(run.recall, Recall):
-            parts["recall: model"] = run.recall, "_train_model"
-        parts["recall: pairs"] = run.recall, "_pairs"
-        parts["recall: imitate"] = run.recall, "_imitate"
+    if recall is not None:
+        parts["recall: write"] = recall, "take_in"
+        if isinstance(recall, Recall):
+            parts["recall: model"] = recall, "_train_model"
+        parts["recall: pairs"] = recall, "_pairs"
+        parts["recall: imitate"] = recall, "_imitate"
     parts["checkpoint"] = run, "save"
     return StepProfile((run, "advance"), parts)
 

@@ -119,3 +119,11 @@ def test_a_mistake_of_the_caller_keeps_the_fast_way():
         with pytest.raises(KeyError):
             function({})
         assert function({"a": 1}) == 1
+
+
+def test_settled_arguments_are_read_anew_but_not_checked():
+    calls = compile_function(lambda weight, x: weight["w"] * x, settled=(0,))
+    x = torch.ones(2)
+    assert calls({"w": torch.tensor([1.0, 2.0])}, x).tolist() == [1.0, 2.0]
+    assert calls({"w": torch.tensor([3.0, 4.0])}, x).tolist() == [3.0, 4.0]
+    assert calls({"w": torch.tensor([3.0, 4.0])}, torch.ones(1)).tolist() == [3.0, 4.0]  # checked

@@ -9,9 +9,15 @@ import torch
 from recipe_fixtures import configure, load, short, summary, tiny, train
 from tensordict.nn import TensorDictModule
 from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import ExplorationType
 
-from torchrl_recall.recipes.collection import StepCollector, make_collector, make_policy
+from torchrl_recall.recipes.collection import (
+    StepCollector,
+    make_collector,
+    make_policy,
+    write,
+)
 from torchrl_recall.recipes.environments import make_env
 from torchrl_recall.recipes.sac import make_sac
 from torchrl_recall.recipes.schema import ConfigError
@@ -157,3 +163,16 @@ def test_a_run_with_several_environments_goes_on_in_new_episodes(tmp_path):
     with pytest.warns(UserWarning, match="new episodes"):
         train(run, [*words, "collector.total_frames=240", "resume=auto"])
     assert summary(run)["frames"] == 240
+
+
+@pytest.mark.parametrize("frames_per_batch", [1, 3])
+def test_frames_are_written_as_a_buffer_is_extended(frames_per_batch):
+    ours, theirs = (ReplayBuffer(storage=LazyTensorStorage(5)) for _ in range(2))
+    collector = build(0, frames_per_batch=frames_per_batch)
+    for _ in range(4):  # round the end of the buffer
+        data = collector.collect()
+        write(ours, data)
+        theirs.extend(data.reshape(-1))
+    assert len(ours) == len(theirs) == min(5, 4 * frames_per_batch)
+    assert (ours[:] == theirs[:]).all()
+    assert ours.writer._cursor == theirs.writer._cursor

@@ -1,3 +1,4 @@
+import math
 import random
 import warnings
 
@@ -267,3 +268,31 @@ def test_evaluation_sums_the_undiscounted_rewards_of_the_mean_policy():
         total += reward
         done = terminated or truncated
     assert got == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([1.0, 2.0], True),
+        ([3e38, 3e38], True),  # their sum is not
+        ([1.0, math.nan], False),
+        ([1.0, math.inf], False),
+        ([-math.inf, math.inf], False),
+    ],
+)
+def test_what_is_finite(values, finite):
+    data = TensorDict(
+        {
+            "observation": torch.tensor([values]),
+            "action": torch.zeros(1, 1),
+            "next": {"observation": torch.zeros(1, 2), "reward": torch.zeros(1, 1)},
+        },
+        [1],
+    )
+    if finite:
+        check_finite(data, env_name="Task", frames=0)
+    else:
+        with pytest.raises(
+            FloatingPointError, match="Task returned NaN or infinity in observation"
+        ):
+            check_finite(data, env_name="Task", frames=0)

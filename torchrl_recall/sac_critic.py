@@ -64,7 +64,7 @@ class SACCritic(TensorDictModuleBase):
         self.out_keys = ["state_value", "state_action_value"]
         self._evaluate = self._values
         if compile:
-            compiled = compile_function(self._values)
+            compiled = compile_function(self._values, settled=(0,))  # not the parameters
             self._evaluate = with_fallback(compiled, self._values, "the critic")
 
     @torch.no_grad()

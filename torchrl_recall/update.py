@@ -116,7 +116,12 @@ class _CompiledUpdate:
         self.whole = _is_plain_adam(optimizer) and (
             target_updater is None or type(target_updater) is SoftUpdate
         )
-        self.compiled = compile_function(self._step if self.whole else self._gradient)
+        # Positions of trained, fixed and states; the data are checked, and options are numbers.
+        self.compiled = (
+            compile_function(self._step, settled=(0, 1, 3))
+            if self.whole
+            else compile_function(self._gradient, settled=(0, 1))
+        )
         self.initialized = False
 
     def __call__(self, *args: TensorDictBase) -> TensorDictBase:
