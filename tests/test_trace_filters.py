@@ -10,18 +10,20 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
-from torchrl.data import Bounded, Categorical, OneHot
+from torchrl.data import Bounded, Categorical, OneHot, Unbounded
 from torchrl.modules import ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss
 
 from torchrl_recall import (
     AdvantageGate,
+    ConfidentSteps,
     ImitationLoss,
     LoopErasure,
     RecallTraceGenerator,
     SACCritic,
     WithinSupport,
 )
+from torchrl_recall.envs import FourRoomsLayout, four_rooms_model
 
 
 def traces_of(*paths: list[float], dim: int = 1) -> TensorDict:
@@ -298,3 +300,47 @@ def test_the_gate_evaluates_only_what_is_left_in_the_mask():
     pairs["mask"] = torch.zeros(2, 3, dtype=torch.bool)
     assert not AdvantageGate(Critic())(pairs)["mask"].any()
     assert seen == [3]
+
+
+def confident_traces():
+    """Two traces of a grid, whose exact steps have one predecessor or two."""
+    layout = FourRoomsLayout(7)
+    model = four_rooms_model(layout, nn.Embedding(layout.num_cells, 4))
+    goals = TensorDict({"observation": torch.full((64,), layout.goal)}, [64])
+    torch.manual_seed(0)
+    return model, RecallTraceGenerator(model, trace_length=12)(goals)
+
+
+@pytest.mark.parametrize("min_probability", [0.4, 0.6])
+def test_traces_are_cut_at_the_first_unsure_step(min_probability):
+    model, traces = confident_traces()
+    mask = ConfidentSteps(model, min_probability)(traces)["mask"]
+    probability = model.state_predictor_log_prob(traces).exp()
+    if min_probability < 0.5:
+        assert mask.all()
+        return
+    assert 0 < mask.float().mean() < 1
+    for row, kept in zip(probability.tolist(), mask.tolist(), strict=True):
+        sure = True
+        for p, keep in zip(reversed(row), reversed(kept), strict=True):
+            sure = sure and p >= min_probability
+            assert keep is sure
+
+
+def test_a_confident_step_narrows_the_mask():
+    model, traces = confident_traces()
+    traces["mask"] = torch.zeros(traces.shape, dtype=torch.bool)
+    assert not ConfidentSteps(model, 0.1)(traces)["mask"].any()
+
+
+@pytest.mark.parametrize("min_probability", [0.0, 1.5, -1.0])
+def test_a_bad_probability_is_refused(min_probability):
+    model, _ = confident_traces()
+    with pytest.raises(ValueError, match=r"min_probability must be in \(0, 1\]"):
+        ConfidentSteps(model, min_probability)
+
+
+def test_confidence_needs_categories(make_model):
+    model = make_model(Unbounded((2,)), Bounded(-1, 1, (1,)))
+    with pytest.raises(ValueError, match="needs a model of categorical states"):
+        ConfidentSteps(model, 0.5)

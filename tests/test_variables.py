@@ -147,3 +147,16 @@ def test_kind_follows_the_spec(spec, kind, features):
 def test_other_specs_are_refused(spec):
     with pytest.raises(ValueError, match="the weather spec is"):
         variable_from_spec(spec, "weather")
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        (Categorical(4), torch.tensor([[3, 0, 1]])),
+        (OneHot(4), torch.eye(4, dtype=torch.bool)[torch.tensor([[3, 0, 1]])]),
+    ],
+)
+def test_categories_may_be_indices(spec, value):
+    features = variable_from_spec(spec, "observation", as_index=True).features(value)
+    assert features.dtype is torch.int64
+    assert features.tolist() == [[3, 0, 1]]

@@ -14,7 +14,12 @@ from torchrl_recall.recall import Recall
 from torchrl_recall.recall_traces import RecallTraceGenerator
 from torchrl_recall.sac_critic import SACCritic
 from torchrl_recall.self_imitation import SelfImitation
-from torchrl_recall.trace_filters import AdvantageGate, LoopErasure, WithinSupport
+from torchrl_recall.trace_filters import (
+    AdvantageGate,
+    ConfidentSteps,
+    LoopErasure,
+    WithinSupport,
+)
 from torchrl_recall.trajectory_filter import TopKTrajectories
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "BacktrackingEnv",
     "BacktrackingLoss",
     "BacktrackingModel",
+    "ConfidentSteps",
     "CriticStates",
     "GoalStates",
     "HighValueStates",

@@ -62,6 +62,8 @@ class BacktrackingModel(TensorDictModuleBase):
         delta_key: where :math:`\Delta s_t` is written, in environment units.
         clamp_actions: whether sampled actions are clamped to the bounds of ``action_spec``. The
             paper does not; without it long traces leave the action space.
+        as_index: whether the networks are given categories as indices, of the batch's shape, as
+            embeddings take them; by default they are given one-hot vectors.
 
     Raises:
         ValueError: a spec is neither a vector of floats nor categorical or one-hot, or the keys
@@ -97,6 +99,7 @@ class BacktrackingModel(TensorDictModuleBase):
         action_key: NestedKey = "action",
         delta_key: NestedKey = "observation_delta",
         clamp_actions: bool = True,
+        as_index: bool = False,
     ) -> None:
         super().__init__()
         self.observation_key = cast(NestedKey, unravel_key(observation_key))
@@ -107,8 +110,10 @@ class BacktrackingModel(TensorDictModuleBase):
         self.action_spec = _leaf_spec(action_spec, self.action_key, "action")
         self.clamp_actions = clamp_actions
 
-        self.observations: Variable = variable_from_spec(self.observation_spec, "observation")
-        self.actions: Variable = variable_from_spec(self.action_spec, "action")
+        self.observations: Variable = variable_from_spec(
+            self.observation_spec, "observation", as_index=as_index
+        )
+        self.actions: Variable = variable_from_spec(self.action_spec, "action", as_index=as_index)
         self.deltas = (
             ContinuousVariable(self.observation_spec)
             if isinstance(self.observations, ContinuousVariable)
@@ -253,7 +258,7 @@ class BacktrackingModel(TensorDictModuleBase):
         self._check_statistics()
         action = self._read(tensordict, self.action_key)
         data = self._condition(self._read(tensordict, self.next_observation_key))
-        self._check_batch(self.actions.features(action), data)
+        self._check_batch(action, data)
         dist = self.backward_policy.get_dist(data)
         return dist.log_prob(self.actions.target(action)) + self.actions.log_abs_det()
 
@@ -302,19 +307,19 @@ class BacktrackingModel(TensorDictModuleBase):
             self.deltas.update(observation - next_observation)
 
     def _condition(self, next_observation: Tensor, action: Tensor | None = None) -> TensorDict:
-        features = self.observations.features(next_observation)
-        data = TensorDict({}, batch_size=features.shape[:-1])
-        data.set(self.next_observation_key, features)
+        batch = next_observation.shape[: next_observation.ndim - len(self.observation_spec.shape)]
+        data = TensorDict({}, batch_size=batch)
+        data.set(self.next_observation_key, self.observations.features(next_observation))
         if action is not None:
-            action_features = self.actions.features(action)
-            self._check_batch(action_features, data)
-            data.set(self.action_key, action_features)
+            self._check_batch(action, data)
+            data.set(self.action_key, self.actions.features(action))
         return data
 
-    def _check_batch(self, action_features: Tensor, data: TensorDict) -> None:
-        if action_features.shape[:-1] != data.shape:
+    def _check_batch(self, action: Tensor, data: TensorDict) -> None:
+        batch = action.shape[: action.ndim - len(self.action_spec.shape)]
+        if batch != data.shape:
             raise ValueError(
-                f"{self.action_key!r} has batch shape {tuple(action_features.shape[:-1])}, but "
+                f"{self.action_key!r} has batch shape {tuple(batch)}, but "
                 f"{self.next_observation_key!r} has {tuple(data.shape)}; give both the same."
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchrl.data import ReplayBuffer
 
-__all__ = ["load_replay_buffer_state_dict", "replay_buffer_state_dict"]
+__all__ = ["BufferState", "load_replay_buffer_state_dict", "replay_buffer_state_dict"]
 
 
 def replay_buffer_state_dict(buffer: ReplayBuffer) -> dict:
@@ -46,3 +46,22 @@ def load_replay_buffer_state_dict(buffer: ReplayBuffer, state: dict) -> None:
         buffer.storage.set(range(len(rows)), rows)
     buffer.writer.load_state_dict(state["writer"])
     buffer._transform.load_state_dict(state["transforms"])
+
+
+class BufferState:
+    """A buffer's state behind the usual two methods.
+
+    Args:
+        buffer: see :func:`replay_buffer_state_dict`.
+    """
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.buffer = buffer
+
+    def state_dict(self) -> dict:
+        """See :func:`replay_buffer_state_dict`."""
+        return replay_buffer_state_dict(self.buffer)
+
+    def load_state_dict(self, state: dict) -> None:
+        """See :func:`load_replay_buffer_state_dict`."""
+        load_replay_buffer_state_dict(self.buffer, state)

@@ -7,6 +7,7 @@ The paper uses none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -16,7 +17,9 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-__all__ = ["AdvantageGate", "LoopErasure", "WithinSupport"]
+from torchrl_recall.backtracking_model import BacktrackingModel
+
+__all__ = ["AdvantageGate", "ConfidentSteps", "LoopErasure", "WithinSupport"]
 
 
 class LoopErasure(TensorDictModuleBase):
@@ -79,6 +82,9 @@ class LoopErasure(TensorDictModuleBase):
             path = path.unsqueeze(-1)
         scale = self.scale() if callable(self.scale) else self.scale
         path = path.double() if scale is None else path.double() / scale
+        if not self.radius:  # states are equal or not, so any later one may stand for those kept
+            equal = (path.unsqueeze(1) == path.unsqueeze(2)).all(-1)
+            return _narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
         near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
         length = states.shape[1]
         kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
@@ -198,6 +204,60 @@ class WithinSupport(TensorDictModuleBase):
         deviation = self.normalize(tensordict.get(self.in_keys[0])).abs().amax(-1)
         seen = (deviation <= self.max_deviation).long()
         return _narrow(tensordict, self.mask_key, seen.flip(-1).cumprod(-1).flip(-1).bool())
+
+
+class ConfidentSteps(TensorDictModuleBase):
+    r"""Cut each trace where a discrete state predictor is unsure, walking back from its seed.
+
+    A pair is kept while :math:`q(s_t \mid a_t, s_{t+1})` of it and of all pairs nearer to the seed
+    is at least ``min_probability``: what a learned model says of an action that it never saw lead
+    into a state is a guess, and so is everything before it.
+
+    Args:
+        model: a backtracking model of categorical states.
+        min_probability: in (0, 1].
+
+    Keyword Args:
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: the probability is out of range, or states are continuous.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import ConfidentSteps, RecallTraceGenerator
+        >>> from torchrl_recall.envs import FourRoomsLayout, four_rooms_model
+        >>> layout = FourRoomsLayout(5)
+        >>> model = four_rooms_model(layout, torch.nn.Embedding(25, 4))  # exact: one cell or two
+        >>> goal = TensorDict({"observation": torch.tensor([layout.goal])}, [1])
+        >>> traces = RecallTraceGenerator(model, trace_length=3)(goal)
+        >>> ConfidentSteps(model, 0.4)(traces)["mask"]
+        tensor([[True, True, True]])
+    """
+
+    def __init__(
+        self, model: BacktrackingModel, min_probability: float, *, mask_key: NestedKey = "mask"
+    ) -> None:
+        super().__init__()
+        if not 0 < min_probability <= 1:
+            raise ValueError(f"min_probability must be in (0, 1], got {min_probability}.")
+        if model.deltas is not None:
+            raise ValueError(
+                "ConfidentSteps needs a model of categorical states, since a density is not a "
+                "probability; use WithinSupport for continuous ones."
+            )
+        self.__dict__["model"] = model  # not a submodule: its owner trains and saves it
+        self.min_log_prob = math.log(min_probability)
+        self.mask_key = mask_key
+        self.in_keys = [model.observation_key, model.action_key, model.next_observation_key]
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        sure = self.model.state_predictor_log_prob(tensordict) >= self.min_log_prob
+        return _narrow(tensordict, self.mask_key, sure.flip(-1).cumprod(-1).flip(-1).bool())
 
 
 def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:

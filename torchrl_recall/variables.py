@@ -72,23 +72,27 @@ class ContinuousVariable(RunningValueNorm):
 
 
 class DiscreteVariable(nn.Module):
-    """A category, given as an index or as a one-hot vector; networks see the one-hot vector.
+    """A category, given as an index or as a one-hot vector.
 
     Args:
         spec: a ``Categorical`` spec of shape ``[]`` or a ``OneHot`` spec of shape ``[n]``.
+        as_index: whether networks see the index; else they see the one-hot vector.
     """
 
-    def __init__(self, spec: TensorSpec) -> None:
+    def __init__(self, spec: TensorSpec, *, as_index: bool = False) -> None:
         super().__init__()
         self.dtype = spec.dtype
         self.one_hot = isinstance(spec, OneHot)
+        self.as_index = as_index
         self.num_features = int(spec.space.n)
 
     def update(self, value: Tensor) -> None:
         """Categories have no statistics."""
 
     def features(self, value: Tensor) -> Tensor:
-        """One-hot floats, shape ``[*batch, n]``."""
+        """One-hot floats, shape ``[*batch, n]``, or indices, shape ``[*batch]``."""
+        if self.as_index:
+            return value.long().argmax(-1) if self.one_hot else value.long()
         if not self.one_hot:
             value = F.one_hot(value.long(), self.num_features)
         return value.to(torch.get_default_dtype())
@@ -113,12 +117,13 @@ class DiscreteVariable(nn.Module):
 Variable = ContinuousVariable | DiscreteVariable
 
 
-def variable_from_spec(spec: TensorSpec, name: str) -> Variable:
+def variable_from_spec(spec: TensorSpec, name: str, *, as_index: bool = False) -> Variable:
     """Choose how a state or an action is represented.
 
     Args:
         spec: its spec, without batch dimensions.
         name: what to call it in an error.
+        as_index: whether networks see categories as indices.
 
     Returns:
         A continuous variable for vectors of floats, a discrete one for categories.
@@ -128,9 +133,9 @@ def variable_from_spec(spec: TensorSpec, name: str) -> Variable:
     """
     if not isinstance(spec, Binary | MultiCategorical | MultiOneHot):
         if isinstance(spec, OneHot) and len(spec.shape) == 1:
-            return DiscreteVariable(spec)
+            return DiscreteVariable(spec, as_index=as_index)
         if isinstance(spec, Categorical) and not isinstance(spec, OneHot) and not spec.shape:
-            return DiscreteVariable(spec)
+            return DiscreteVariable(spec, as_index=as_index)
         if spec.dtype.is_floating_point and len(spec.shape) == 1:
             return ContinuousVariable(spec)
     raise ValueError(

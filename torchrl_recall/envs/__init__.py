@@ -1,0 +1,25 @@
+"""Environments whose reverse dynamics are known."""
+
+import gymnasium
+
+from torchrl_recall.envs.four_rooms import FourRoomsEnv, FourRoomsGymEnv, FourRoomsLayout
+from torchrl_recall.envs.oracle import Oracle
+from torchrl_recall.envs.reverse_dynamics import (
+    DisplacementPredictor,
+    ExactPredecessors,
+    four_rooms_model,
+)
+
+__all__ = [
+    "DisplacementPredictor",
+    "ExactPredecessors",
+    "FourRoomsEnv",
+    "FourRoomsGymEnv",
+    "FourRoomsLayout",
+    "Oracle",
+    "four_rooms_model",
+]
+
+gymnasium.register(
+    "torchrl_recall/FourRooms-v0", entry_point="torchrl_recall.envs.four_rooms:FourRoomsGymEnv"
+)
