@@ -5,7 +5,8 @@
 
 ``loop`` times whole SAC steps on HalfCheetah-v5: ours, the bare loop, and the peers (extra
 ``peers``; those not installed are left out). ``update``, ``model``, ``imitation`` and ``traces``
-time the parts against their bare limits, and ``growth`` gives their cost against sizes.
+time the parts against their bare limits, ``four_rooms`` the environment of that name against
+itself one step at a time, and ``growth`` gives costs against sizes.
 Contestants of a part take turns within each round, so that a ratio compares neighbours in time; a
 table of medians and quartiles is printed, and every measurement goes to ``results.csv``.
 """
@@ -48,8 +49,9 @@ from torchrl_recall import (
     RecallTraceGenerator,
     TopKTrajectories,
 )
+from torchrl_recall.envs import FourRoomsEnv
 from torchrl_recall.recipes import utils
-from torchrl_recall.recipes.collection import make_collector
+from torchrl_recall.recipes.collection import make_collector, write
 from torchrl_recall.recipes.environments import check_finite, make_env
 from torchrl_recall.recipes.sac import make_recall, make_sac
 from torchrl_recall.recipes.schema import SACRecallConfig, validate
@@ -58,7 +60,7 @@ from torchrl_recall.update import make_update
 
 TASK, OBS_DIM, ACT_DIM = "HalfCheetah-v5", 17, 6
 CPU = torch.device("cpu")
-PARTS = ["loop", "update", "model", "imitation", "traces", "growth"]
+PARTS = ["loop", "update", "model", "imitation", "traces", "four_rooms", "growth"]
 DEFAULTS = {
     "parts": PARTS,
     "rounds": 10,
@@ -95,7 +97,7 @@ class Recipe:
         for _ in range(num_steps):
             data = self.collector.collect()
             check_finite(data, env_name=TASK, frames=self.frames)
-            self.replay_buffer.extend(data.reshape(-1))
+            write(self.replay_buffer, data)
             if self.recall is not None:
                 self.recall.extend(data)
             if self.frames >= self.config.collector.init_random_frames:
@@ -160,7 +162,7 @@ def show(part: str, rows: Rows) -> None:
             ratios = np.array(other) / np.array(own)
             low, median, high = np.percentile(ratios, [25, 50, 75])
             cells.append(f"{median:.2f} [{low:.2f}, {high:.2f}]")
-        print(f"| {name} | {np.median(own):.3f} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {name} | {np.median(own):.4g} | " + " | ".join(cells) + " |", flush=True)
 
 
 def loop(rounds: int, steps: int) -> Rows:
@@ -297,6 +299,27 @@ def traces(rounds: int) -> Rows:
     return warm_and_measure("traces", contestants, rounds, calls=5)
 
 
+def four_rooms(rounds: int, batch: int = 4096) -> Rows:
+    """Steps of random walks in the four rooms, with resets."""
+    env = FourRoomsEnv(15, batch_size=[batch])
+    gym_env = gymnasium.make("torchrl_recall/FourRooms-v0", size=15)
+    gym_env.reset(seed=0)
+    rng, now = np.random.default_rng(0), env.reset()
+
+    def at_once() -> None:
+        nonlocal now
+        _, now = env.step_and_maybe_reset(env.rand_action(now))
+
+    def one_by_one() -> None:
+        for action in rng.integers(4, size=batch):
+            _, _, terminated, truncated, _ = gym_env.step(action)
+            if terminated or truncated:
+                gym_env.reset()
+
+    contestants: Contestants = {f"{batch} at once": at_once, "one by one": one_by_one}
+    return measure("four_rooms", contestants, rounds, calls=3, per=batch)
+
+
 def growth(rounds: int) -> Rows:
     """Cost against trace length, number of traces, buffer size, state dimension, kept rows."""
     rows = []
@@ -341,7 +364,7 @@ def growth(rounds: int) -> Rows:
 
 def write_and_sample(buffer: ReplayBuffer, frame: TensorDict) -> None:
     """What a step of the loop does with its buffer."""
-    buffer.extend(frame)
+    write(buffer, frame)
     buffer.sample()
 
 

@@ -21,14 +21,12 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-import textwrap
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from evidence import interval, options, save, write_rows
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from scipy.stats import bootstrap
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = {
@@ -76,14 +74,6 @@ def shared(seeds: dict[int, tuple[list[int], list[float]]]) -> dict:
     return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean; the range where seeds are too few to resample."""
-    if len(values) < 3 or np.ptp(values) == 0:
-        return min(values), max(values)
-    found = bootstrap((values,), np.mean, rng=np.random.default_rng(0), method="percentile")
-    return found.confidence_interval.low, found.confidence_interval.high
-
-
 def table(curves: Curves) -> str:
     """Markdown: final return and mean return over training, with intervals."""
     lines = [
@@ -94,8 +84,8 @@ def table(curves: Curves) -> str:
         cells = []
         for summary in (lambda y: y[-1], np.mean):
             values = [float(summary(returns)) for _, returns in seeds.values()]
-            low, high = interval(values)
-            cells.append(f"{np.mean(values):.0f} [{low:.0f}, {high:.0f}]")
+            found = interval(values)
+            cells.append(f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}]")
         steps = next(iter(seeds.values()))[0][-1]
         lines.append(f"| {task} | {method} | {len(seeds)} | {steps:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -112,22 +102,20 @@ def draw(curves: Curves, path: Path, caption: str) -> None:
                 continue
             frames = next(iter(seeds.values()))[0]
             returns = np.array([r for _, r in seeds.values()])
-            bands = np.array([interval(list(column)) for column in returns.T])
+            bands = [interval(list(column)) for column in returns.T]
             axes.plot(frames, returns.mean(0), color=f"C{color}", label=method)
-            axes.fill_between(frames, *bands.T, color=f"C{color}", alpha=0.2)
+            edges = [b.low for b in bands], [b.high for b in bands]
+            axes.fill_between(frames, *edges, color=f"C{color}", alpha=0.2)
             axes.plot(frames, returns.T, color=f"C{color}", alpha=0.25, linewidth=0.7)
         axes.set(title=task, xlabel="environment steps", ylabel="return, deterministic policy")
         axes.legend()
         axes.grid(alpha=0.3)
-    figure.supxlabel(textwrap.fill(caption, 80 * len(tasks)), fontsize=7)
-    figure.savefig(path, dpi=110)
+    save(figure, path, caption, width=80 * len(tasks))
 
 
 def main() -> None:
     """Run what is missing, then write results and picture."""
-    config = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
-    if unknown := set(config) - set(DEFAULTS):
-        sys.exit(f"unknown keys {sorted(unknown)}; there are {sorted(DEFAULTS)}")
+    config = options(DEFAULTS)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     curves: Curves = defaultdict(dict)
@@ -139,21 +127,19 @@ def main() -> None:
                     run(task, method, seed, config.frames, run_dir)
                 if (run_dir / "metrics.csv").exists():
                     curves[task, method][seed] = read(run_dir / "metrics.csv", config.frames)
-    with (out / "results.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["figure", "task", "method", "seed", "frames", "metric", "value"])
-        for (task, method), seeds in curves.items():
-            for seed, rows in seeds.items():
-                for frames, value in zip(*rows, strict=True):
-                    writer.writerow(
-                        [config.figure, task, method, seed, frames, "eval_return", value]
-                    )
+    write_rows(
+        out / "results.csv",
+        (
+            (config.figure, task, method, seed, frames, "eval_return", value)
+            for (task, method), seeds in curves.items()
+            for seed, rows in seeds.items()
+            for frames, value in zip(*rows, strict=True)
+        ),
+    )
     if not curves:
         sys.exit("no run has been evaluated yet, so there is nothing to show")
     curves = {key: shared(seeds) for key, seeds in curves.items()}
-    words = [word for word in sys.argv[1:] if not word.startswith(("out=", "collect="))]
-    command = " ".join(["python benchmarks/figures/figure_7.py", *words])
-    draw(curves, out / "figure.png", f"{config.seeds} seeds, bootstrap 95 % intervals. {command}")
+    draw(curves, out / "figure.png", f"{config.seeds} seeds, bootstrap 95 % intervals.")
     print(table(curves))
 
 
