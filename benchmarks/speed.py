@@ -89,7 +89,10 @@ class Recipe:
         self.sac = make_sac(env, self.config, CPU)
         self.recall = make_recall(env, self.config, self.sac, CPU)
         self.replay_buffer = ReplayBuffer(storage=LazyTensorStorage(1_000_000), batch_size=256)
-        self.collector = make_collector(env, self.sac.actor, self.config, CPU)
+        self.collector = make_collector(
+            env, self.sac.actor, self.config, CPU,
+            init_random_frames=self.config.collector.init_random_frames,
+        )  # fmt: skip
         self.frames = 0
 
     def run(self, num_steps: int) -> None:

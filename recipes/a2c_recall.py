@@ -87,13 +87,10 @@ def train(config: A2CRecallConfig) -> int:
 )
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
-    from torchrl_recall.recipes.checkpoints import CheckpointError
-    from torchrl_recall.recipes.schema import A2CRecallConfig, ConfigError, validate
+    from torchrl_recall.recipes.launch import launch
+    from torchrl_recall.recipes.schema import A2CRecallConfig
 
-    try:
-        sys.exit(train(validate(cfg, A2CRecallConfig)))
-    except (ConfigError, CheckpointError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(launch(train, cfg, A2CRecallConfig))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torchrl.envs.utils import set_exploration_type
 
 from torchrl_recall.compilation import compile_function, with_fallback
 from torchrl_recall.recipes.environments import env_state_dict, load_env_state_dict, make_env
-from torchrl_recall.recipes.schema import SACRecallConfig
+from torchrl_recall.recipes.schema import OnPolicyRecallConfig, SACRecallConfig
 
 __all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy", "write"]
 
@@ -199,8 +199,11 @@ class ParallelCollector:
 def make_collector(
     env: TransformedEnv,
     actor: ProbabilisticTensorDictSequential,
-    config: SACRecallConfig,
+    config: SACRecallConfig | OnPolicyRecallConfig,
     device: torch.device,
+    *,
+    init_random_frames: int = 0,
+    clip_actions: bool = False,
 ) -> StepCollector | ParallelCollector:
     """Collect from ``env`` itself, or from ``collector.num_envs`` copies in parallel.
 
@@ -210,18 +213,23 @@ def make_collector(
         config: ``env``, ``collector`` and ``compile``.
         device: where the tensors of the copies are put.
 
+    Keyword Args:
+        init_random_frames: frames with random actions in the beginning.
+        clip_actions: see :func:`~torchrl_recall.recipes.environments.make_env`; of the copies.
+
     Returns:
         An iterable of batches of shape ``[time]`` or ``[num_envs, time]``.
     """
     frames = {
         "frames_per_batch": config.collector.frames_per_batch,
         "total_frames": config.collector.total_frames,
-        "init_random_frames": config.collector.init_random_frames,
+        "init_random_frames": init_random_frames,
     }
     if config.collector.num_envs == 1:
         policy = make_policy(actor, ExplorationType.RANDOM, compile=bool(config.compile))
         return StepCollector(env, policy, **frames)
-    copies = ParallelEnv(config.collector.num_envs, partial(make_env, config.env.name, device))
+    make_copy = partial(make_env, config.env.name, device, clip_actions=clip_actions)
+    copies = ParallelEnv(config.collector.num_envs, make_copy)
     return ParallelCollector(
         Collector(
             copies, actor, track_traj_ids=False, auto_register_policy_transforms=False, **frames

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import gymnasium
 import mujoco
 import numpy as np
 import torch
+from gymnasium.wrappers import TransformAction
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs import DoubleToFloat, GymEnv, TransformedEnv
@@ -35,12 +37,18 @@ class DivergenceError(FloatingPointError):
     """The policy's weights are no longer numbers."""
 
 
-def make_env(name: str, device: torch.device | None = None) -> TransformedEnv:
+def make_env(
+    name: str, device: torch.device | None = None, *, clip_actions: bool = False
+) -> TransformedEnv:
     """Make a task with a vector observation and a bounded continuous action.
 
     Args:
         name: a Gymnasium id such as ``Hopper-v5``.
         device: where its tensors are put; the CPU, where the physics is, by default.
+
+    Keyword Args:
+        clip_actions: whether the task clips actions beyond its bounds, as a Gaussian policy chooses
+            them.
 
     Returns:
         The environment, its observations as float32.
@@ -61,6 +69,10 @@ def make_env(name: str, device: torch.device | None = None) -> TransformedEnv:
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"env.name={name!r} could not be made: {reason}") from error
+    if clip_actions:
+        task = env.base_env._env
+        clip = partial(np.clip, a_min=task.action_space.low, a_max=task.action_space.high)
+        env.base_env._env = TransformAction(task, clip, task.action_space)
     keys = list(env.observation_spec.keys(True, True))
     spec = env.observation_spec[keys[0]]
     if not spec.dtype.is_floating_point and len(spec.shape) >= 2:
@@ -81,16 +93,17 @@ def make_env(name: str, device: torch.device | None = None) -> TransformedEnv:
     space = env.base_env._env.action_space
     if not isinstance(space, gymnasium.spaces.Box):
         raise ConfigError(
-            f"{name} has discrete actions ({type(space).__name__}); SAC here needs continuous ones."
+            f"{name} has discrete actions ({type(space).__name__}); this recipe needs continuous "
+            "ones."
         )
     if len(space.shape) != 1:
         raise ConfigError(
-            f"the actions of {name} have the shape {space.shape}; SAC here needs a vector. Flatten "
-            "them with gymnasium.wrappers.TransformAction."
+            f"the actions of {name} have the shape {space.shape}; this recipe needs a vector. "
+            "Flatten them with gymnasium.wrappers.TransformAction."
         )
     if not space.is_bounded():
         raise ConfigError(
-            f"the actions of {name} have no finite bounds; SAC's squashed policy needs them. "
+            f"the actions of {name} have no finite bounds, which this recipe needs. "
             "Bound them with gymnasium.wrappers.ClipAction or RescaleAction."
         )
     if not (space.high > space.low).all():

@@ -16,7 +16,12 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from torchrl_recall.recipes import checkpoints, utils
-from torchrl_recall.recipes.schema import A2CRecallConfig, ConfigError, SACRecallConfig
+from torchrl_recall.recipes.schema import (
+    A2CRecallConfig,
+    ConfigError,
+    OnPolicyRecallConfig,
+    SACRecallConfig,
+)
 
 __all__ = ["Run", "settle_compilation"]
 
@@ -28,14 +33,18 @@ _MAY_CHANGE = (
 )  # fmt: skip
 
 
-# Compiling takes some 20 to 60 s, which so many frames pay back.
-_WORTH_COMPILING = 10_000
-
-
-def settle_compilation(config: SACRecallConfig) -> None:
+def settle_compilation(
+    config: SACRecallConfig | OnPolicyRecallConfig, *, worth_frames: int
+) -> None:
     """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
 
     A prolonged run must not change its kind of update, since the two differ by rounding.
+
+    Args:
+        config: changed in place.
+
+    Keyword Args:
+        worth_frames: frames that pay back the 20 to 60 s that compilation takes.
     """
     if config.compile is not None:
         return
@@ -43,7 +52,7 @@ def settle_compilation(config: SACRecallConfig) -> None:
     if config.resume == "auto" and saved.exists():
         config.compile = OmegaConf.select(OmegaConf.load(saved), "compile")
     if config.compile is None:
-        config.compile = config.collector.total_frames >= _WORTH_COMPILING
+        config.compile = config.collector.total_frames >= worth_frames
 
 
 class Part(Protocol):
@@ -82,7 +91,7 @@ class Run:
     def __init__(
         self,
         run_dir: Path,
-        config: SACRecallConfig | A2CRecallConfig,
+        config: SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig,
         *,
         collector: Source,
         parts: Mapping[str, Part | None],

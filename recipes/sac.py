@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import gymnasium
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
-from torchrl_recall import (
-    AdvantageGate,
-    BacktrackingModel,
-    CriticStates,
-    ImitationLoss,
-    LoopErasure,
-    Recall,
-    SACCritic,
-    SelfImitation,
-    WithinSupport,
-)
-from torchrl_recall.recipes.schema import ConfigError, SACRecallConfig
+from torchrl_recall import AdvantageGate, CriticStates, SACCritic
+from torchrl_recall.recipes.schema import SACRecallConfig
+from torchrl_recall.recipes.wiring import wire_recall
 from torchrl_recall.self_imitation import ImitationOfGoodPairs
 from torchrl_recall.update import make_update
 
@@ -136,57 +126,17 @@ def make_recall(
     Returns:
         None for ``recall.method=none``.
     """
-    recall, backtracking = config.recall, config.backtracking
-    if recall.method == "none":
-        return None
-    longest = gymnasium.spec(config.env.name).max_episode_steps
-    if longest is not None and backtracking.buffer_size < longest:
-        raise ConfigError(
-            f"backtracking.buffer_size={backtracking.buffer_size} is less than one episode of "
-            f"{config.env.name}, {longest} steps; give it room for backtracking.num_trajectories."
-        )
-    critic = SACCritic(sac.loss_module, compile=config.compile)
-    imitation_loss = ImitationLoss(sac.actor)
-    schedule = {
-        "num_trajectories": backtracking.num_trajectories,
-        "buffer_size": backtracking.buffer_size,
-        "return_threshold": backtracking.return_threshold,
-        "lr": recall.lr,
-        "interval": recall.interval,
-        "start_frames": config.collector.init_random_frames,
-        "num_updates": recall.num_updates,
-        "batch_size": recall.batch_size,
-        "anneal_frames": recall.anneal_frames,
-        "compile": config.compile,
-    }
-    gate = [AdvantageGate(critic)] if recall.advantage_gate else []
-    if recall.method == "self_imitation":
-        return SelfImitation(imitation_loss, filters=gate, **schedule)
-    model = BacktrackingModel.from_specs(
-        env.observation_spec_unbatched,
-        env.action_spec_unbatched,
-        num_cells=backtracking.num_cells,
-        action_scale=backtracking.action_scale,
-        clamp_actions=backtracking.clamp_actions,
-    ).to(device)
-    filters: list[TensorDictModuleBase] = []
-    if recall.max_deviation is not None:
-        filters.append(WithinSupport(model.observations.normalize, recall.max_deviation))
-    if recall.loop_erasure is not None:
-        filters.append(LoopErasure(recall.loop_erasure, scale=model.observations.scale))
-    return Recall(
-        model,
-        imitation_loss,
-        CriticStates(critic, recall.num_high_value_states, temperature=recall.temperature),
-        filters=filters + gate,
-        trace_length=recall.trace_length,
-        num_traces=recall.num_traces,
-        num_model_updates=backtracking.num_updates,
-        model_batch_size=backtracking.batch_size,
-        model_lr=backtracking.lr,
-        state_predictor_data=backtracking.state_predictor_data,
-        state_batch_size=recall.state_batch_size,
-        state_fraction=backtracking.state_fraction,
+    critic = SACCritic(sac.loss_module, compile=bool(config.compile))
+    recall = config.recall
+    return wire_recall(
+        env,
+        config,
+        sac.actor,
+        device,
+        high_value_states=CriticStates(
+            critic, recall.num_high_value_states, temperature=recall.temperature
+        ),
         critic=critic,
-        **schedule,
+        gate=[AdvantageGate(critic)] if recall.advantage_gate else [],
+        start_frames=config.collector.init_random_frames,
     )

@@ -37,7 +37,7 @@ def train(config: SACRecallConfig) -> int:
     from torchrl_recall.replay_buffer_state import BufferState
 
     utils.quiet()
-    settle_compilation(config)
+    settle_compilation(config, worth_frames=10_000)
     device = utils.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.set_float32_matmul_precision(config.matmul_precision)
@@ -50,7 +50,9 @@ def train(config: SACRecallConfig) -> int:
         storage=LazyTensorStorage(config.replay_buffer.size, device=device),
         batch_size=config.replay_buffer.batch_size,
     )
-    collector = make_collector(env, sac.actor, config, device)
+    collector = make_collector(
+        env, sac.actor, config, device, init_random_frames=config.collector.init_random_frames
+    )
     eval_policy = make_policy(
         sac.actor, ExplorationType.DETERMINISTIC, compile=bool(config.compile)
     )
@@ -99,13 +101,10 @@ def train(config: SACRecallConfig) -> int:
 )
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
-    from torchrl_recall.recipes.checkpoints import CheckpointError
-    from torchrl_recall.recipes.schema import ConfigError, validate
+    from torchrl_recall.recipes.launch import launch
+    from torchrl_recall.recipes.schema import SACRecallConfig
 
-    try:
-        sys.exit(train(validate(cfg)))
-    except (ConfigError, CheckpointError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(launch(train, cfg, SACRecallConfig))
 
 
 if __name__ == "__main__":

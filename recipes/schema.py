@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["A2CRecallConfig", "ConfigError", "SACRecallConfig", "validate"]
+__all__ = [
+    "A2CRecallConfig",
+    "ConfigError",
+    "OnPolicyRecallConfig",
+    "PPORecallConfig",
+    "SACRecallConfig",
+    "TRPORecallConfig",
+    "validate",
+]
 
 
 T = TypeVar("T")
@@ -96,15 +104,22 @@ class RecallConfig:
     num_updates: int
     batch_size: int
     lr: float
+    max_kl: float | None
     num_high_value_states: int
     num_traces: int
     trace_length: int
-    temperature: float | None
     state_batch_size: int
     max_deviation: float | None
     loop_erasure: float | None
-    advantage_gate: bool
     anneal_frames: int | None
+
+
+@dataclass
+class SACTracesConfig(RecallConfig):
+    """What a critic of state-action values allows besides."""
+
+    temperature: float | None
+    advantage_gate: bool
 
 
 @dataclass
@@ -144,9 +159,104 @@ class SACRecallConfig:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     logger: LoggerConfig
-    recall: RecallConfig
+    recall: SACTracesConfig
     backtracking: BacktrackingConfig
     table_2: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class OnPolicyCollectorConfig:
+    """Collection."""
+
+    total_frames: int
+    num_envs: int
+    frames_per_batch: int
+
+
+@dataclass
+class ExperienceConfig:
+    """Room for experience."""
+
+    size: int
+
+
+@dataclass
+class PolicyConfig:
+    """Policy and critic."""
+
+    num_cells: list[int]
+
+
+@dataclass
+class GAEConfig:
+    """Generalised advantage estimation."""
+
+    gamma: float
+    lmbda: float
+
+
+@dataclass
+class TRPOConfig:
+    """The host."""
+
+    max_kl: float
+    damping: float
+    cg_iterations: int
+    line_search_steps: int
+    line_search_shrink: float
+    fisher_subsampling: int
+    num_epochs: int
+    batch_size: int
+
+
+@dataclass
+class PPOConfig:
+    """The host."""
+
+    clip_epsilon: float
+    entropy_coeff: float
+    critic_coeff: float
+    max_grad_norm: float
+    num_epochs: int
+    batch_size: int
+
+
+@dataclass
+class OnPolicyRecallConfig:
+    """What ``recipes/trpo_recall.py`` and ``recipes/ppo_recall.py`` share."""
+
+    seed: int
+    device: str
+    torch_threads: int
+    compile: bool | None
+    run_dir: str
+    resume: str
+    env: EnvConfig
+    collector: OnPolicyCollectorConfig
+    replay_buffer: ExperienceConfig
+    policy: PolicyConfig
+    gae: GAEConfig
+    optim: OptimConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    logger: LoggerConfig
+    recall: RecallConfig
+    backtracking: BacktrackingConfig
+    table_1: dict[str, int]
+
+
+@dataclass
+class TRPORecallConfig(OnPolicyRecallConfig):
+    """Configuration of ``recipes/trpo_recall.py``."""
+
+    trpo: TRPOConfig
+
+
+@dataclass
+class PPORecallConfig(OnPolicyRecallConfig):
+    """Configuration of ``recipes/ppo_recall.py``."""
+
+    ppo: PPOConfig
 
 
 @dataclass
@@ -281,11 +391,15 @@ _CHOICES = {
     "matmul_precision": ("highest", "high", "medium"),
     "resume": ("never", "auto"),
     "logger.backend": ("auto", "none", "tensorboard", "wandb", "mlflow", "trackio"),
-    "recall.method": ("recall", "none", "self_imitation", "prioritized_replay"),
     "recall.high_value_states": ("rewarded", "value"),
     "backtracking.dynamics": ("exact", "learned"),
     "backtracking.state_predictor_data": ("all", "top"),
     "backtracking.action_scale": ("unit", "learned"),
+}
+_METHODS: dict[type, tuple[str, ...]] = {
+    SACRecallConfig: ("recall", "none", "self_imitation"),
+    OnPolicyRecallConfig: ("recall", "none", "self_imitation", "forward_model"),
+    A2CRecallConfig: ("recall", "none", "self_imitation", "prioritized_replay"),
 }
 _AT_LEAST_ZERO = {
     "seed",
@@ -294,6 +408,8 @@ _AT_LEAST_ZERO = {
     "env.start",
     "env.goal",
     "a2c.entropy_coeff",
+    "ppo.entropy_coeff",
+    "trpo.damping",
     "prioritized_replay.beta",
     "collector.init_random_frames",
     "checkpoint.interval",
@@ -307,6 +423,9 @@ _AT_MOST_ONE = {
     "backtracking.smoothing",
     "a2c.gamma",
     "a2c.lmbda",
+    "gae.gamma",
+    "gae.lmbda",
+    "ppo.clip_epsilon",
     "eval.target",
     "recall.min_probability",
     "sac.gamma",
@@ -339,8 +458,13 @@ def validate(cfg: DictConfig, schema: type[T] = SACRecallConfig) -> T:  # type: 
     assert isinstance(config, schema)
     for key, value in _leaves(OmegaConf.to_container(OmegaConf.structured(config))):
         _check(key, value)
+    for kind, methods in _METHODS.items():
+        if isinstance(config, kind):
+            _check_choice("recall.method", config.recall.method, methods)  # type: ignore[attr-defined]
     if isinstance(config, SACRecallConfig):
         _check_sac(config)
+    if isinstance(config, OnPolicyRecallConfig):
+        _check_on_policy(config)
     if isinstance(config, A2CRecallConfig):
         _check_a2c(config)
     return config
@@ -352,12 +476,7 @@ def _check_sac(config: SACRecallConfig) -> None:
             f"collector.init_random_frames={config.collector.init_random_frames} leaves nothing "
             f"to learn from within collector.total_frames={config.collector.total_frames}."
         )
-    if config.collector.frames_per_batch % config.collector.num_envs:
-        raise ConfigError(
-            f"collector.frames_per_batch={config.collector.frames_per_batch} frames cannot be "
-            f"shared by collector.num_envs={config.collector.num_envs} environments; make it a "
-            "multiple."
-        )
+    _check_envs(config.collector)
     for key, batch_size in (
         ("replay_buffer.batch_size", config.replay_buffer.batch_size),
         ("recall.batch_size", config.recall.batch_size),
@@ -368,6 +487,40 @@ def _check_sac(config: SACRecallConfig) -> None:
                 f"replay_buffer.size={config.replay_buffer.size} is smaller than "
                 f"{key}={batch_size}; raise one or lower the other."
             )
+
+
+def _check_envs(collector: CollectorConfig | OnPolicyCollectorConfig) -> None:
+    if collector.frames_per_batch % collector.num_envs:
+        raise ConfigError(
+            f"collector.frames_per_batch={collector.frames_per_batch} frames cannot be shared by "
+            f"collector.num_envs={collector.num_envs} environments; make it a multiple."
+        )
+
+
+def _check_on_policy(config: OnPolicyRecallConfig) -> None:
+    _check_envs(config.collector)
+    batch = config.collector.frames_per_batch
+    if config.collector.total_frames % batch:
+        raise ConfigError(
+            f"collector.total_frames={config.collector.total_frames} must be a multiple of "
+            f"collector.frames_per_batch={batch}, the frames between two updates."
+        )
+    for name in ("trpo", "ppo"):
+        host = getattr(config, name, None)
+        if host is not None and batch % host.batch_size:
+            raise ConfigError(
+                f"{name}.batch_size={host.batch_size} must divide "
+                f"collector.frames_per_batch={batch}, or an epoch ends in a smaller batch."
+            )
+    if isinstance(config, TRPORecallConfig) and config.trpo.line_search_shrink >= 1:
+        raise ConfigError(
+            f"trpo.line_search_shrink={config.trpo.line_search_shrink} must be below 1."
+        )
+    if config.replay_buffer.size < batch:
+        raise ConfigError(
+            f"replay_buffer.size={config.replay_buffer.size} is smaller than one batch, "
+            f"collector.frames_per_batch={batch}."
+        )
 
 
 def _check_a2c(config: A2CRecallConfig) -> None:
@@ -408,9 +561,14 @@ def _leaves(node, prefix=""):
         yield prefix, node
 
 
+def _check_choice(key: str, value, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key} must be one of {', '.join(choices)}; got {value!r}.")
+
+
 def _check(key: str, value) -> None:
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise ConfigError(f"{key} must be one of {', '.join(_CHOICES[key])}; got {value!r}.")
+    if key in _CHOICES:
+        _check_choice(key, value, _CHOICES[key])
     if isinstance(value, str) and not value.strip():
         raise ConfigError(f"{key} is empty.")
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -3,6 +3,7 @@
 from torchrl_recall.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.backtracking_loss import BacktrackingLoss
 from torchrl_recall.backtracking_model import BacktrackingModel
+from torchrl_recall.forward_model import ForwardModelImitation
 from torchrl_recall.high_value_states import (
     CriticStates,
     GoalStates,
@@ -21,6 +22,7 @@ from torchrl_recall.trace_filters import (
     WithinSupport,
 )
 from torchrl_recall.trajectory_filter import TopKTrajectories
+from torchrl_recall.trpo import TRPOLoss, TrustRegion
 
 __all__ = [
     "AdvantageGate",
@@ -29,6 +31,7 @@ __all__ = [
     "BacktrackingModel",
     "ConfidentSteps",
     "CriticStates",
+    "ForwardModelImitation",
     "GoalStates",
     "HighValueStates",
     "ImitationLoss",
@@ -38,7 +41,9 @@ __all__ = [
     "RewardStates",
     "SACCritic",
     "SelfImitation",
+    "TRPOLoss",
     "TopKTrajectories",
+    "TrustRegion",
     "WithinSupport",
     "reverse_time",
 ]

@@ -107,11 +107,16 @@ class CriticStates(HighValueStates):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Rank the given states; see the class."""
+        """Choose among the given states; see the class."""
+        states = tensordict.reshape(-1).get(self.observation_key)
+        return self._seeds(states[self.rank(tensordict)])
+
+    @torch.no_grad()
+    def rank(self, tensordict: TensorDictBase) -> Tensor:
+        """Indices of the chosen states among the given ones, flattened."""
         data = tensordict.select(self.observation_key).reshape(-1)
-        scores = self.critic(data.copy()).get(self.value_key).reshape(data.numel(), -1).squeeze(-1)
-        best = best_indices(scores, self.num_states, temperature=self.temperature, name="values")
-        return self._seeds(data.get(self.observation_key)[best])
+        scores = self.critic(data).get(self.value_key).reshape(data.numel(), -1).squeeze(-1)
+        return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
 
 
 class RewardStates(HighValueStates):

@@ -24,7 +24,7 @@ from torchrl_recall.self_imitation import (
 )
 from torchrl_recall.update import make_update
 
-__all__ = ["Recall"]
+__all__ = ["Recall", "candidates"]
 
 
 class Recall(ImitationOfGoodPairs):
@@ -149,8 +149,11 @@ class Recall(ImitationOfGoodPairs):
 
     def _take_in(self, data: TensorDictBase) -> None:
         """Also the model's running statistics."""
-        self.model.update_statistics(valid_steps(data))
+        self._update_statistics(data)
         super()._take_in(data)
+
+    def _update_statistics(self, data: TensorDictBase) -> None:
+        self.model.update_statistics(valid_steps(data))
 
     def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         return self._train_model(replay_buffer) | super()._round(replay_buffer)
@@ -182,15 +185,15 @@ class Recall(ImitationOfGoodPairs):
         """The most valuable states of the top trajectories."""
         if self.critic is None or self.state_fraction == 1:
             return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
-        candidates = _candidates(self.backtracking_buffer, self.state_batch_size)
+        states = candidates(self.backtracking_buffer, self.state_batch_size)
         with torch.no_grad():
-            values = self.critic(candidates.select(self.model.observation_key))["state_value"]
-        k = max(1, round(self.state_fraction * len(candidates)))
-        return candidates[best_indices(values.flatten(), k, name="values")]
+            values = self.critic(states.select(self.model.observation_key))["state_value"]
+        k = max(1, round(self.state_fraction * len(states)))
+        return states[best_indices(values.flatten(), k, name="values")]
 
     def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
         """Alg. 1, lines 10 and 11."""
-        seeds = self.high_value_states(_candidates(replay_buffer, self.state_batch_size))
+        seeds = self.high_value_states(candidates(replay_buffer, self.state_batch_size))
         return self.generator(seeds) if len(seeds) else None
 
     def state_dict(self) -> dict:
@@ -207,6 +210,6 @@ class Recall(ImitationOfGoodPairs):
         self.model_optimizer.load_state_dict(state["model_optimizer"])
 
 
-def _candidates(buffer: ReplayBuffer, num: int) -> TensorDictBase:
+def candidates(buffer: ReplayBuffer, num: int) -> TensorDictBase:
     """At most ``num`` distinct transitions to rank: copies of one state are not several seeds."""
     return buffer[torch.randint(len(buffer), (num,)).unique()]

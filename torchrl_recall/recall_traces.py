@@ -183,4 +183,4 @@ def _compile_step(step: Step) -> Step:
         with_fallback(compile_function(step, any_size=any_size), step, "the backward step")
         for any_size in (False, True)
     ]
-    return lambda next_observation: graphs[len(next_observation) % 64 > 0](next_observation)
+    return lambda next_observation: graphs[len(next_observation) % 32 > 0](next_observation)

@@ -17,6 +17,7 @@ from torchrl_recall.replay_buffer_state import (
     replay_buffer_state_dict,
 )
 from torchrl_recall.trajectory_filter import TopKTrajectories
+from torchrl_recall.trpo import TrustRegion
 from torchrl_recall.update import make_update
 
 __all__ = ["ImitationOfGoodPairs", "SelfImitation"]
@@ -45,7 +46,11 @@ class ImitationOfGoodPairs(ABC):
         start_frames: frames before which there are no rounds, such as the host's random ones.
         num_updates: imitation steps in each round.
         batch_size: pairs in each imitation step.
-        anneal_frames: imitation's learning rate falls linearly to zero at this many frames;
+        max_kl: how far a round may move the policy, in nats on the newest experience. Each
+            step is then one of a :class:`~torchrl_recall.TrustRegion` of radius
+            ``max_kl / num_updates**2``, since so many steps in one direction go as far as one of
+            ``max_kl``. None takes steps of Adam, as the paper does, which nothing bounds.
+        anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
             None keeps it. (Scaling the loss would do nothing under Adam.)
         compile: whether gradient steps and trace generation are compiled; it costs some ten
             seconds once, see :func:`~torchrl_recall.update.make_update`.
@@ -69,6 +74,7 @@ class ImitationOfGoodPairs(ABC):
         start_frames: int = 0,
         num_updates: int = 10,
         batch_size: int = 256,
+        max_kl: float | None = None,
         anneal_frames: int | None = None,
         compile: bool = False,
     ) -> None:
@@ -82,8 +88,9 @@ class ImitationOfGoodPairs(ABC):
         ):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
-        if not lr > 0:
-            raise ValueError(f"lr must be positive, got {lr}.")
+        for name, number in (("lr", lr), ("max_kl", 1.0 if max_kl is None else max_kl)):
+            if not number > 0:
+                raise ValueError(f"{name} must be positive, got {number}.")
         self.imitation_loss = imitation_loss
         self.filters = list(filters)
         self.lr = lr
@@ -103,8 +110,15 @@ class ImitationOfGoodPairs(ABC):
             done_key=done_key,
         )
         self.backtracking_buffer.append_transform(self.trajectory_filter)
-        self.optimizer = make_adam(imitation_loss, lr)
-        self._update = make_update(imitation_loss, self.optimizer, compile=compile)
+        self.optimizer: torch.optim.Adam | TrustRegion
+        if max_kl is None:
+            self.optimizer = make_adam(imitation_loss, lr)
+            self._update = make_update(imitation_loss, self.optimizer, compile=compile)
+        else:
+            self.optimizer = TrustRegion(imitation_loss, max_kl=max_kl)
+            self._update = self._bounded_update
+        self.max_kl = max_kl
+        self._newest: TensorDictBase | None = None
         self.frames = 0
         self._frames_of_last_round = start_frames
         self._offered: list[TensorDictBase] = []
@@ -142,6 +156,7 @@ class ImitationOfGoodPairs(ABC):
             self._take_in(data)
 
     def _take_in(self, data: TensorDictBase) -> None:
+        self._newest = valid_steps(data)
         self.backtracking_buffer.extend(data)
 
     def drop_unfinished(self) -> None:
@@ -185,12 +200,23 @@ class ImitationOfGoodPairs(ABC):
         metrics = {"recall/kept": torch.tensor(len(chosen) / pairs.numel())}
         if not len(chosen):
             return metrics
-        self.optimizer.param_groups[0]["lr"] = self.lr * self.weight
+        self._set_length_of_steps()
         batches = minibatches(
             chosen, self.num_updates, self.batch_size, self.imitation_loss.in_keys
         )
         losses = [self._update(batch) for batch in batches]
         return metrics | mean_losses(losses, "recall")
+
+    def _set_length_of_steps(self) -> None:
+        if isinstance(self.optimizer, TrustRegion):
+            assert self.max_kl is not None
+            self.optimizer.max_kl = self.max_kl * (self.weight / self.num_updates) ** 2
+        else:
+            self.optimizer.param_groups[0]["lr"] = self.lr * self.weight
+
+    def _bounded_update(self, pairs: TensorDictBase) -> TensorDictBase:
+        assert isinstance(self.optimizer, TrustRegion)
+        return self.optimizer.step(pairs, self._newest)
 
     def state_dict(self) -> dict:
         """Everything that a resumed run needs; the policy belongs to the host."""
@@ -279,7 +305,7 @@ def mean_losses(losses: list[TensorDictBase], prefix: str) -> dict[str, Tensor]:
     """Means of each loss over a round, for the log."""
     columns = zip(*(step.values() for step in losses), strict=True)
     return {
-        f"{prefix}/{key}": torch.stack(column).mean()
+        f"{prefix}/{key}": torch.stack(column).float().mean()
         for key, column in zip(losses[0].keys(), columns, strict=True)
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.adam import adam
 from torchrl.objectives import LossModule, SoftUpdate
@@ -26,6 +27,7 @@ def make_update(
     target_updater: TargetNetUpdater | None = None,
     *,
     loss_fn: Callable[..., TensorDictBase] | None = None,
+    max_grad_norm: float | None = None,
     compile: bool = False,
 ) -> Update:
     """Make the function that takes one gradient step on the sum of a module's losses.
@@ -45,6 +47,7 @@ def make_update(
     Keyword Args:
         loss_fn: what to differentiate, if it is not the module's ``forward``; it must use the
             module's parameters only.
+        max_grad_norm: to clip the norm of the optimiser's whole gradient to; None does not clip.
         compile: whether to compile.
 
     Returns:
@@ -78,6 +81,9 @@ def make_update(
         losses = loss_fn(*args)
         optimizer.zero_grad()
         _total(losses).backward()
+        if max_grad_norm is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()
         if target_updater is not None:
             target_updater.step()
@@ -85,7 +91,7 @@ def make_update(
 
     if not compile:
         return update
-    compiled = _CompiledUpdate(loss_module, optimizer, target_updater, loss_fn)
+    compiled = _CompiledUpdate(loss_module, optimizer, target_updater, loss_fn, max_grad_norm)
     return with_fallback(compiled, update, "the update")
 
 
@@ -105,11 +111,13 @@ class _CompiledUpdate:
         optimizer: Optimizer,
         target_updater: TargetNetUpdater | None,
         loss_fn: Callable[..., TensorDictBase],
+        max_grad_norm: float | None,
     ) -> None:
         self.loss_module = loss_module
         self.optimizer = optimizer
         self.target_updater = target_updater
         self.loss_fn = loss_fn
+        self.max_grad_norm = max_grad_norm
         leaves = list(_leaves(loss_module))
         self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
         self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
@@ -212,6 +220,11 @@ class _CompiledUpdate:
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         function = torch.func.grad_and_value(self._loss, has_aux=True)
         gradients, (_, losses) = function(trained, fixed, data)
+        if self.max_grad_norm is not None:
+            steered = [gradients[i] for group in self.groups for i in group]
+            norm = get_total_norm(steered, foreach=False)
+            scale = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [gradient * scale for gradient in gradients]
         return gradients, losses
 
     def _loss(
