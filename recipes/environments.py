@@ -69,10 +69,6 @@ def make_env(
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"env.name={name!r} could not be made: {reason}") from error
-    if clip_actions:
-        task = env.base_env._env
-        clip = partial(np.clip, a_min=task.action_space.low, a_max=task.action_space.high)
-        env.base_env._env = TransformAction(task, clip, task.action_space)
     keys = list(env.observation_spec.keys(True, True))
     spec = env.observation_spec[keys[0]]
     if not spec.dtype.is_floating_point and len(spec.shape) >= 2:
@@ -111,6 +107,9 @@ def make_env(
             f"an action of {name} has zero width: its low and high bounds are equal. Remove that "
             "dimension from the action space."
         )
+    if clip_actions:
+        clip = partial(np.clip, a_min=space.low, a_max=space.high)
+        env.base_env._env = TransformAction(env.base_env._env, clip, space)
     return env
 
 

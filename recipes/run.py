@@ -34,7 +34,7 @@ _MAY_CHANGE = (
 
 
 def settle_compilation(
-    config: SACRecallConfig | OnPolicyRecallConfig, *, worth_frames: int
+    config: SACRecallConfig | OnPolicyRecallConfig, *, worth_frames: int = 10_000
 ) -> None:
     """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
 

@@ -37,7 +37,7 @@ def train(config: SACRecallConfig) -> int:
     from torchrl_recall.replay_buffer_state import BufferState
 
     utils.quiet()
-    settle_compilation(config, worth_frames=10_000)
+    settle_compilation(config)
     device = utils.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.set_float32_matmul_precision(config.matmul_precision)

@@ -27,7 +27,7 @@ from torchrl_recall import (
     SelfImitation,
     WithinSupport,
 )
-from torchrl_recall.recall import _candidates
+from torchrl_recall.recall import candidates
 
 
 def episode(value: float, *, length: int = 5, action: float | None = None) -> TensorDict:
@@ -496,5 +496,5 @@ def test_random_frames_leave_no_backlog_of_rounds(make):
 def test_seeds_are_distinct_states():
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(8), batch_size=2)
     buffer.extend(TensorDict({"observation": torch.arange(8.0).unsqueeze(-1)}, [8]))
-    drawn = _candidates(buffer, 1000)["observation"].flatten()
+    drawn = candidates(buffer, 1000)["observation"].flatten()
     assert sorted(drawn.tolist()) == list(range(8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -86,19 +87,9 @@ class TRPOLoss(PPOLoss):
                     "would move the policy out of the trust region. Give it a network of its own."
                 )
         super().__init__(actor_network, critic_network, entropy_bonus=entropy_bonus, **kwargs)
-
-    @property
-    def out_keys(self) -> list[str]:
-        """Names of what :meth:`forward` returns."""
-        if self._out_keys is None:
-            entropy = ["entropy", "loss_entropy"] if self.entropy_bonus else []
-            critic = ["loss_critic"] if self._has_critic else []
-            self._out_keys = ["loss_objective", "kl_approx", *entropy, *critic]
-        return self._out_keys
-
-    @out_keys.setter
-    def out_keys(self, values: list[str]) -> None:
-        self._out_keys = values
+        entropy = ["entropy", "loss_entropy"] if entropy_bonus else []
+        critic = ["loss_critic"] if self._has_critic else []
+        self.out_keys = ["loss_objective", "kl_approx", *entropy, *critic]
 
     def actor_loss(self, tensordict: TensorDictBase) -> TensorDict:
         """The policy's part.
@@ -280,6 +271,9 @@ class TrustRegion:
             TypeError: the policy's distribution has no divergence.
         """
         states = self._rows(tensordict if states is None else states)
+        with torch.no_grad():
+            old = self._dist(states, frozen=True)
+            kl_divergence(old, old)  # refuses distributions that have none
         rng = torch.get_rng_state()  # a loss that samples shall draw the same at each evaluation
         losses = self.loss_fn(tensordict)
         loss = self._total(losses, tensordict)
@@ -293,7 +287,6 @@ class TrustRegion:
             return loss - after, kl_divergence(old, self._dist(states)).mean()
 
         with torch.no_grad():
-            old = self._dist(states)
             taken = self._line_search(direction, evaluate)
         self.num_steps += 1
         self.num_refused += not taken["accepted"]
@@ -326,7 +319,7 @@ class TrustRegion:
 
         def product(vector: Tensor) -> Tensor:
             parts = self._split(vector)
-            along = sum((g * v).sum() for g, v in zip(gradient, parts, strict=True))
+            along = torch.stack([(g * v).sum() for g, v in zip(gradient, parts, strict=True)]).sum()
             hessian = torch.autograd.grad(
                 along, self.parameters, retain_graph=True, **_UNUSED_ARE_ZERO
             )
@@ -358,8 +351,11 @@ class TrustRegion:
             "step_fraction": torch.tensor(fraction),
         }
 
-    def _dist(self, states: TensorDictBase) -> Distribution:
+    def _dist(self, states: TensorDictBase, *, frozen: bool = False) -> Distribution:
+        """The policy's distributions; frozen ones do not move with its parameters."""
         actor, parameters = self.loss_module.actor_network, self.loss_module.actor_network_params
+        if frozen:  # a network may return a view of a parameter
+            parameters = parameters.data.clone()
         with parameters.to_module(actor, preserve_module_state=False):
             return actor.get_dist(states.copy())
 
@@ -411,7 +407,7 @@ class TrustRegion:
             setattr(self, name, value)
 
 
-_UNUSED_ARE_ZERO = {"allow_unused": True, "materialize_grads": True}
+_UNUSED_ARE_ZERO: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
 
 
 def conjugate_gradient(
@@ -478,7 +474,8 @@ def kl_divergence(p: Distribution, q: Distribution) -> Tensor:
         tensor([1.])
     """
     if isinstance(p, CompositeDistribution) and isinstance(q, CompositeDistribution):
-        return sum(kl_divergence(p.dists[name], q.dists[name]) for name in p.dists)
+        parts = [kl_divergence(p.dists[name], q.dists[name]) for name in p.dists]
+        return torch.stack(parts).sum(0)
     try:
         kl = torch.distributions.kl_divergence(p, q)
     except NotImplementedError as error:

@@ -19,6 +19,7 @@ __all__ = [
     "COLUMNS",
     "Interval",
     "command",
+    "geometric_mean_ratio",
     "interval",
     "options",
     "paired_ratio",
@@ -108,8 +109,14 @@ def paired_ratio(
     seeds = sorted(set(baseline) & set(method))
     if not seeds:
         raise ValueError("no seed is in both the baseline and the method; run the same seeds.")
-    ratios = [np.log((baseline[s] or limit) / (method[s] or limit)) for s in seeds]
-    found = interval(ratios)
+    return geometric_mean_ratio(
+        [baseline[s] or limit for s in seeds], [method[s] or limit for s in seeds]
+    )
+
+
+def geometric_mean_ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
+    """Geometric mean of ratios of pairs, with its bootstrap 95 % interval."""
+    found = interval([np.log(a / b) for a, b in zip(above, below, strict=True)])
     return Interval(*(float(np.exp(x)) for x in (found.value, found.low, found.high)))
 
 

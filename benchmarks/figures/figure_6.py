@@ -1,0 +1,30 @@
+"""Figure 6: TRPO with recall traces against TRPO, PPO likewise, and self-imitation beside both.
+
+    python benchmarks/figures/figure_6.py seeds=5 first_seed=0 out=runs/figure_6
+
+The paper runs millions of steps; these are 200,704, what two cores do in an hour or two. The same
+command checks the host against sb3-contrib's TRPO:
+
+    python benchmarks/figures/figure_6.py figure=trpo_check seeds=5 out=runs/trpo_check \
+        tasks=[Hopper-v5,HalfCheetah-v5] methods=[none,sb3] frames=100352
+
+``results.csv`` and ``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there
+are, without starting any.
+"""
+
+from mujoco_runs import experiment
+
+if __name__ == "__main__":
+    experiment(
+        "trpo",
+        {
+            "figure": "6",
+            "out": "runs/figure_6",
+            "tasks": ["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5"],
+            "methods": [
+                f"{host}{recall}"
+                for host in ("", "ppo:")
+                for recall in ("none", "backtracking", "self_imitation")
+            ],
+        },
+    )

@@ -1,0 +1,120 @@
+"""SAC, PPO and TRPO of Stable-Baselines3 with the hyper-parameters of ``recipes/config``.
+
+One process per run; rows are appended as they come, and a finished run is not repeated::
+
+    python benchmarks/peers/sb3_peer.py --algorithm sac --env Hopper-v5 --seed 0 --out runs/sb3
+
+Needs the extra ``peers``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+
+
+def make_peer(algorithm: str, env: gymnasium.Env, seed: int) -> BaseAlgorithm:
+    """An agent with the settings of the recipe of that name."""
+    common: dict[str, Any] = {"env": env, "seed": seed, "device": "cpu"}
+    if algorithm == "sac":
+        return SAC(
+            "MlpPolicy",
+            learning_rate=3e-4,
+            buffer_size=1_000_000,
+            learning_starts=1_000,
+            batch_size=256,
+            tau=0.005,
+            gamma=0.99,
+            train_freq=1,
+            gradient_steps=1,
+            ent_coef="auto",
+            policy_kwargs={"net_arch": [256, 256]},
+            **common,
+        )
+    on_policy = {"n_steps": 2_048, "gamma": 0.99, "gae_lambda": 0.95, **common}
+    on_policy["policy_kwargs"] = {"net_arch": [64, 64], "activation_fn": torch.nn.Tanh}
+    if algorithm == "ppo":
+        return PPO(
+            "MlpPolicy",
+            learning_rate=3e-4,
+            batch_size=64,
+            n_epochs=10,
+            clip_range=0.2,
+            ent_coef=0.0,
+            vf_coef=0.5,
+            max_grad_norm=0.5,
+            **on_policy,
+        )
+    return TRPO(
+        "MlpPolicy",
+        learning_rate=1e-3,
+        batch_size=128,
+        cg_max_steps=15,
+        cg_damping=0.1,
+        line_search_shrinking_factor=0.8,
+        line_search_max_iter=10,
+        n_critic_updates=10,
+        target_kl=0.01,
+        sub_sampling_factor=1,
+        **on_policy,
+    )
+
+
+def main() -> None:
+    """Train one seed and write its evaluations."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--algorithm", choices=["sac", "ppo", "trpo"], default="sac")
+    parser.add_argument("--env", default="Hopper-v5")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=50_000)
+    parser.add_argument("--eval-interval", type=int, default=5_000)
+    parser.add_argument("--eval-episodes", type=int, default=5)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    args = parser.parse_args()
+
+    done = args.run_dir / "metrics.csv"
+    if done.exists():
+        print(f"{done} exists, nothing to do")
+        return
+    args.run_dir.mkdir(parents=True, exist_ok=True)
+
+    torch.set_num_threads(1)
+    if args.algorithm == "sac":
+        torch.set_float32_matmul_precision("medium")
+    eval_env = gymnasium.make(args.env)
+    eval_env.reset(seed=args.seed + 1_000_000)
+    model = make_peer(args.algorithm, gymnasium.make(args.env), args.seed)
+    partial = args.run_dir / "metrics.csv.partial"
+    start = time.perf_counter()
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frames", "wall_seconds", "eval_return"])
+        while model.num_timesteps < args.frames:
+            model.learn(args.eval_interval, reset_num_timesteps=False, log_interval=1_000_000)
+            returns, _ = evaluate_policy(
+                model,
+                eval_env,
+                n_eval_episodes=args.eval_episodes,
+                return_episode_rewards=True,
+                warn=False,
+            )
+            mean = float(np.mean(returns))
+            writer.writerow([model.num_timesteps, round(time.perf_counter() - start, 1), mean])
+            file.flush()
+            print(args.env, args.seed, model.num_timesteps, mean, flush=True)
+    partial.rename(done)
+
+
+if __name__ == "__main__":
+    main()
