@@ -189,7 +189,9 @@ def make_host(env: EnvBase, config: OnPolicyRecallConfig, device: torch.device) 
 def make_recall(
     env: EnvBase, config: OnPolicyRecallConfig, host: OnPolicy, device: torch.device
 ) -> ImitationOfGoodPairs | None:
-    """Recall from states of high reward (E.1), or its control."""
+    """Recall from states of high reward (E.1), or its control; None for ``recall.method=none``."""
+    if config.recall.method == "none":
+        return None
     return wire_recall(
         env,
         config,

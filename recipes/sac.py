@@ -126,6 +126,8 @@ def make_recall(
     Returns:
         None for ``recall.method=none``.
     """
+    if config.recall.method == "none":
+        return None
     critic = SACCritic(sac.loss_module, compile=bool(config.compile))
     recall = config.recall
     return wire_recall(

@@ -65,10 +65,12 @@ def train(config: OnPolicyRecallConfig) -> int:
     with run:
         for data in collector:  # Alg. 1, l.4
             check_finite(data, env_name=config.env.name, frames=run.frames)
+            if recall is not None:
+                executed = host.executed(data)
+                write(replay_buffer, executed)  # l.5
+                recall.extend(executed)
             run.metrics |= host.update(data)  # l.6-7
             if recall is not None:
-                write(replay_buffer, host.executed(data))  # l.5
-                recall.extend(host.executed(data))
                 before = host.policy_on(data)
                 if metrics := recall.step(replay_buffer):  # l.8-13
                     moved = kl_divergence(before, host.policy_on(data)).mean()

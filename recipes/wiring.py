@@ -36,7 +36,7 @@ def wire_recall(
     critic: TensorDictModuleBase,
     gate: Sequence[TensorDictModuleBase] = (),
     start_frames: int = 0,
-) -> ImitationOfGoodPairs | None:
+) -> ImitationOfGoodPairs:
     """Wire recall, or its control, to the host.
 
     Args:
@@ -51,15 +51,10 @@ def wire_recall(
         gate: filters that the controls share.
         start_frames: frames before the first round.
 
-    Returns:
-        None for ``recall.method=none``.
-
     Raises:
         ConfigError: an episode does not fit into the backtracking buffer.
     """
     recall, backtracking = config.recall, config.backtracking
-    if recall.method == "none":
-        return None
     longest = gymnasium.spec(config.env.name).max_episode_steps
     if longest is not None and backtracking.buffer_size < longest:
         raise ConfigError(

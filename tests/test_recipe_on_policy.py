@@ -165,6 +165,7 @@ def test_nan_is_named_and_the_run_saved(tmp_path, monkeypatch):
     assert checkpoint_frames(tmp_path / "run")[-1] == 64
 
 
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
 def test_a_compiled_run_is_close_to_an_eager_one(tmp_path, runs):
     words = [*tiny("ppo", "none"), "compile=true"]
     assert train("ppo", tmp_path / "run", words) == 0

@@ -44,6 +44,23 @@ def test_one_step_of_gradient_descent_by_hand():
     assert net.loc.item() == pytest.approx(1.1 + 0.1 * 3.9 / 4)
 
 
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(("max_grad_norm", "step"), [(0.5, 0.05), (3.0, 0.1), (None, 0.1)])
+def test_gradients_are_clipped_by_hand(max_grad_norm, step, compile):
+    actor = ProbabilisticActor(
+        TensorDictModule(net := Fixed(), ["observation"], ["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        distribution_class=IndependentNormal,
+    )
+    loss = ImitationLoss(actor)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    update = make_update(loss, optimizer, max_grad_norm=max_grad_norm, compile=compile)
+    data = TensorDict({"observation": torch.zeros(4, 3), "action": torch.full((4, 1), 5.0)}, [4])
+    update(data)  # the gradient is -1
+    assert net.loc.item() == pytest.approx(1 + step, rel=1e-5)
+
+
 def sac(make_actor, transitions):
     torch.manual_seed(0)
     qvalue = ValueOperator(

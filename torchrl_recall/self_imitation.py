@@ -156,7 +156,8 @@ class ImitationOfGoodPairs(ABC):
             self._take_in(data)
 
     def _take_in(self, data: TensorDictBase) -> None:
-        self._newest = valid_steps(data)
+        if self.max_kl is not None:
+            self._newest = valid_steps(data)
         self.backtracking_buffer.extend(data)
 
     def drop_unfinished(self) -> None:

@@ -149,8 +149,12 @@ def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
     }  # Hydra splits at =
     if not config.collect:
         with ThreadPoolExecutor(config.jobs) as pool:
-            for (seed, task, method), run_dir in wanted.items():
+            started = [
                 pool.submit(run, recipe, task, method, seed, config, run_dir)
+                for (seed, task, method), run_dir in wanted.items()
+            ]
+        for future in started:
+            future.result()  # raises what a thread raised
     curves: Curves = defaultdict(dict)
     for (seed, task, method), run_dir in wanted.items():
         if (run_dir / "metrics.csv").exists():
@@ -166,7 +170,7 @@ def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
     )
     if not curves:
         sys.exit("no run has been evaluated yet, so there is nothing to show")
-    curves = {key: shared(curve) for key, curve in sorted(curves.items())}
+    curves = {key: shared(curve) for key, curve in curves.items()}
     caption = f"Up to {config.seeds} seeds, bootstrap 95 % intervals."
     draw(curves, out / "figure.png", caption)
     print(table(curves))

@@ -101,7 +101,10 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(["frames", "wall_seconds", "eval_return"])
         while model.num_timesteps < args.frames:
-            model.learn(args.eval_interval, reset_num_timesteps=False, log_interval=1_000_000)
+            # To the next multiple: rollouts of 2,048 steps pass it a little further each time.
+            due = (model.num_timesteps // args.eval_interval + 1) * args.eval_interval
+            left = min(due, args.frames) - model.num_timesteps
+            model.learn(left, reset_num_timesteps=False, log_interval=1_000_000)
             returns, _ = evaluate_policy(
                 model,
                 eval_env,
