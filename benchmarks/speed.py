@@ -4,7 +4,8 @@
     python benchmarks/speed.py parts=[loop] rounds=10 out=runs/speed
 
 ``loop`` times whole SAC steps on HalfCheetah-v5: ours, the bare loop, and the peers (extra
-``peers``; those not installed are left out). ``update``, ``model``, ``imitation`` and ``traces``
+``peers``; those not installed are left out). ``on_policy`` does so for TRPO and PPO, 2,048 steps an
+update. ``update``, ``model``, ``imitation`` and ``traces``
 time the parts against their bare limits, ``four_rooms`` the environment of that name against
 itself one step at a time, and ``growth`` gives costs against sizes.
 Contestants of a part take turns within each round, so that a ratio compares neighbours in time; a
@@ -37,7 +38,7 @@ import torch
 from bare_sac import BareSAC, BareTraces, bare_imitation_update, bare_model_update
 from cleanrl_sac import CleanRLSAC
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
 from torchrl_sac import TorchRLSAC
@@ -53,14 +54,23 @@ from torchrl_recall.envs import FourRoomsEnv
 from torchrl_recall.recipes import utils
 from torchrl_recall.recipes.collection import make_collector, write
 from torchrl_recall.recipes.environments import check_finite, make_env
+from torchrl_recall.recipes.on_policy import make_host
+from torchrl_recall.recipes.on_policy import make_recall as make_on_policy_recall
 from torchrl_recall.recipes.sac import make_recall, make_sac
-from torchrl_recall.recipes.schema import SACRecallConfig, validate
+from torchrl_recall.recipes.schema import (
+    OnPolicyRecallConfig,
+    PPORecallConfig,
+    SACRecallConfig,
+    TRPORecallConfig,
+    validate,
+)
 from torchrl_recall.self_imitation import make_adam
+from torchrl_recall.trpo import kl_divergence
 from torchrl_recall.update import make_update
 
 TASK, OBS_DIM, ACT_DIM = "HalfCheetah-v5", 17, 6
 CPU = torch.device("cpu")
-PARTS = ["loop", "update", "model", "imitation", "traces", "four_rooms", "growth"]
+PARTS = ["loop", "on_policy", "update", "model", "imitation", "traces", "four_rooms", "growth"]
 DEFAULTS = {
     "parts": PARTS,
     "rounds": 10,
@@ -71,11 +81,16 @@ Contestants = dict[str, Callable[[], object]]
 Rows = list[dict]
 
 
+def composed(name: str, *overrides: str) -> DictConfig:
+    """A recipe's configuration for the task."""
+    path = Path(__file__).resolve().parents[1] / "recipes" / "config" / name
+    with initialize_config_dir(config_dir=str(path.parent), version_base="1.3"):
+        return compose(path.name, [f"env.name={TASK}", *overrides])
+
+
 def configure(*overrides: str) -> SACRecallConfig:
-    """The recipe's configuration for the task."""
-    folder = str(Path(__file__).resolve().parents[1] / "recipes" / "config")
-    with initialize_config_dir(config_dir=folder, version_base="1.3"):
-        return validate(compose("sac_recall", [f"env.name={TASK}", *overrides]))
+    """The SAC recipe's configuration for the task."""
+    return validate(composed("sac_recall", *overrides))
 
 
 class Recipe:
@@ -108,6 +123,38 @@ class Recipe:
                 if self.recall is not None:
                     self.recall.step(self.replay_buffer)
             self.frames += data.numel()
+
+
+class OnPolicyRecipe:
+    """The loop of ``recipes/trpo_recall.py`` without evaluation, log and checkpoints."""
+
+    def __init__(self, host: str, recall: str) -> None:
+        composition = composed(f"on_policy/{host}_recall", f"recall={recall}", "compile=true")
+        schema = {"trpo": TRPORecallConfig, "ppo": PPORecallConfig}[host]
+        self.config: OnPolicyRecallConfig = validate(composition, schema)
+        torch.manual_seed(0)
+        env = make_env(TASK, CPU, clip_actions=True)
+        env.set_seed(0)
+        self.host = make_host(env, self.config, CPU)
+        self.recall = make_on_policy_recall(env, self.config, self.host, CPU)
+        self.replay_buffer = ReplayBuffer(
+            storage=LazyTensorStorage(self.config.replay_buffer.size), batch_size=1
+        )
+        self.collector = make_collector(env, self.host.actor, self.config, CPU, clip_actions=True)
+
+    def run(self) -> None:
+        """Collect once and update."""
+        data = self.collector.collect()
+        check_finite(data, env_name=TASK, frames=0)
+        if self.recall is not None:
+            executed = self.host.executed(data)
+            write(self.replay_buffer, executed)
+            self.recall.extend(executed)
+        self.host.update(data)
+        if self.recall is not None:
+            before = self.host.policy_on(data)
+            self.recall.step(self.replay_buffer)
+            kl_divergence(before, self.host.policy_on(data)).mean()
 
 
 def peer(module: str) -> Any:
@@ -196,6 +243,33 @@ def loop(rounds: int, steps: int) -> Rows:
     rows = measure(
         "loop", {name: partial(call, name, steps) for name in contestants}, rounds, per=steps
     )
+    torch.set_float32_matmul_precision("medium")
+    return rows
+
+
+def on_policy(rounds: int) -> Rows:
+    """TRPO and PPO: an update and the 2,048 steps it learns from."""
+    contestants: Contestants = {
+        f"{host.upper()}, recall={recall}": OnPolicyRecipe(host, recall).run
+        for host in ("trpo", "ppo")
+        for recall in ("none", "backtracking")
+    }
+    num_steps = 2_048
+    try:
+        from sb3_peer import make_peer
+    except ImportError:
+        print("sb3_contrib is not installed and is left out; it is in the extra 'peers'")
+    else:
+        for name, algorithm in (("sb3-contrib TRPO", "trpo"), ("SB3 PPO", "ppo")):
+            model = make_peer(algorithm, gymnasium.make(TASK), seed=0)
+            contestants[name] = partial(
+                model.learn, num_steps, reset_num_timesteps=False, log_interval=1_000_000
+            )
+    torch.set_float32_matmul_precision("highest")
+    for function in contestants.values():
+        for _ in range(3):  # compilation and the first rounds of recall
+            function()
+    rows = measure("on_policy", contestants, rounds, calls=2, per=num_steps)
     torch.set_float32_matmul_precision("medium")
     return rows
 

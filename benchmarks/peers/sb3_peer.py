@@ -56,16 +56,19 @@ def make_peer(algorithm: str, env: gymnasium.Env, seed: int) -> BaseAlgorithm:
             max_grad_norm=0.5,
             **on_policy,
         )
+    # It averages the divergence over the dimensions of an action, where ours is their sum.
+    assert isinstance(env.action_space, gymnasium.spaces.Box)
+    action_dim = env.action_space.shape[0]
     return TRPO(
         "MlpPolicy",
         learning_rate=1e-3,
         batch_size=128,
         cg_max_steps=15,
-        cg_damping=0.1,
+        cg_damping=0.1 / action_dim,
         line_search_shrinking_factor=0.8,
         line_search_max_iter=10,
         n_critic_updates=10,
-        target_kl=0.01,
+        target_kl=0.01 / action_dim,
         sub_sampling_factor=1,
         **on_policy,
     )
