@@ -23,6 +23,7 @@ __all__ = [
     "env_state_dict",
     "evaluate",
     "load_env_state_dict",
+    "longest_episode",
     "make_env",
 ]
 
@@ -111,6 +112,11 @@ def make_env(
         clip = partial(np.clip, a_min=space.low, a_max=space.high)
         env.base_env._env = TransformAction(env.base_env._env, clip, space)
     return env
+
+
+def longest_episode(name: str) -> int | None:
+    """The time limit of a Gymnasium task, if it has one."""
+    return gymnasium.spec(name).max_episode_steps
 
 
 def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:

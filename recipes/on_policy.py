@@ -21,7 +21,13 @@ from torchrl.objectives import ClipPPOLoss, PPOLoss
 from torchrl.objectives.value import GAE
 
 from torchrl_recall import RewardStates, TRPOLoss, TrustRegion
-from torchrl_recall.recipes.schema import OnPolicyRecallConfig, PPORecallConfig, TRPORecallConfig
+from torchrl_recall.recipes.environments import longest_episode
+from torchrl_recall.recipes.schema import (
+    GoalGANRecallConfig,
+    OnPolicyRecallConfig,
+    PPORecallConfig,
+    TRPORecallConfig,
+)
 from torchrl_recall.recipes.wiring import wire_recall
 from torchrl_recall.self_imitation import ImitationOfGoodPairs
 from torchrl_recall.update import make_update
@@ -32,7 +38,7 @@ _ADAM_EPS = 1e-5  # as Stable-Baselines3
 
 
 class OnPolicy(ABC):
-    """A Gaussian policy, a critic and generalised advantages.
+    """A Gaussian policy, a critic and generalised advantages; both see the goal if there is one.
 
     ``update`` is lines 6 and 7 of Alg. 1.
 
@@ -45,16 +51,23 @@ class OnPolicy(ABC):
     loss_module: PPOLoss
     optimizer: torch.optim.Adam
 
-    def __init__(self, env: EnvBase, config: OnPolicyRecallConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        env: EnvBase,
+        config: OnPolicyRecallConfig | GoalGANRecallConfig,
+        device: torch.device,
+    ) -> None:
         action_spec = env.action_spec_unbatched.to(device)
-        obs_dim = env.observation_spec_unbatched["observation"].shape[-1]
+        seen = env.observation_spec_unbatched
+        self.in_keys = [key for key in ("observation", "desired_goal") if key in seen.keys()]  # noqa: SIM118
+        in_features = sum(seen[key].shape[-1] for key in self.in_keys)
         action_dim = action_spec.shape[-1]
         cells = config.policy.num_cells
         scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
         self.actor = ProbabilisticActor(
             TensorDictModule(
-                nn.Sequential(_mlp(obs_dim, cells, action_dim, 0.01, device), scale),
-                in_keys=["observation"],
+                _Joined(_mlp(in_features, cells, action_dim, 0.01, device), scale),
+                in_keys=self.in_keys,
                 out_keys=["loc", "scale"],
             ),
             in_keys=["loc", "scale"],
@@ -62,7 +75,7 @@ class OnPolicy(ABC):
             distribution_class=IndependentNormal,
             return_log_prob=False,
         )
-        self.critic = ValueOperator(_mlp(obs_dim, cells, 1, 1.0, device), ["observation"])
+        self.critic = ValueOperator(_mlp(in_features, cells, 1, 1.0, device), self.in_keys)
         self.bounds = action_spec.space.low, action_spec.space.high
         self.gae = GAE(gamma=config.gae.gamma, lmbda=config.gae.lmbda, value_network=None)
 
@@ -77,7 +90,7 @@ class OnPolicy(ABC):
     @torch.no_grad()
     def with_advantages(self, data: TensorDictBase) -> TensorDictBase:
         """Values, advantages and log-probabilities, a whole batch at a time: ``[num_frames]``."""
-        data = data.select("observation", "action", "next")
+        data = data.select("action", "next", *self.in_keys)
         data["action_log_prob"] = self.actor.get_dist(data).log_prob(data["action"])
         self.critic(data)
         self.critic(data["next"])
@@ -90,7 +103,7 @@ class OnPolicy(ABC):
     @torch.no_grad()
     def policy_on(self, data: TensorDictBase) -> Distribution:
         """The policy's distributions on the states of a batch, one row for each."""
-        return self.actor.get_dist(data.select("observation").reshape(-1))
+        return self.actor.get_dist(data.select(*self.in_keys).reshape(-1))
 
     def state_dict(self) -> dict:
         """Weights and optimiser."""
@@ -105,7 +118,9 @@ class OnPolicy(ABC):
 class TRPO(OnPolicy):
     """One step within the trust region, then some epochs of the critic (Schulman et al., 2015)."""
 
-    def __init__(self, env: EnvBase, config: TRPORecallConfig, device: torch.device) -> None:
+    def __init__(
+        self, env: EnvBase, config: TRPORecallConfig | GoalGANRecallConfig, device: torch.device
+    ) -> None:
         super().__init__(env, config, device)
         self.config = config.trpo
         self.loss_module = TRPOLoss(
@@ -137,7 +152,7 @@ class TRPO(OnPolicy):
         """See :class:`OnPolicy`."""
         data = self.with_advantages(data)
         statistics = self.region.step(data)
-        data = data.select("observation", "value_target")
+        data = data.select("value_target", *self.in_keys)
         for batch in minibatches(data, self.config.num_epochs, self.config.batch_size):
             statistics.update(self.update_critic(batch))
         return {f"trpo/{key}": value for key, value in statistics.items()}
@@ -171,8 +186,8 @@ class PPO(OnPolicy):
 
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
         """See :class:`OnPolicy`."""
-        keys = "observation", "action", "action_log_prob", "advantage", "value_target"
-        data = self.with_advantages(data).select(*keys)
+        keys = "action", "action_log_prob", "advantage", "value_target"
+        data = self.with_advantages(data).select(*keys, *self.in_keys)
         for batch in minibatches(data, self.config.num_epochs, self.config.batch_size):
             losses = self.update_once(batch)
         return {f"ppo/{key}": value for key, value in losses.items()}
@@ -199,6 +214,8 @@ def make_recall(
         device,
         high_value_states=RewardStates(config.recall.num_high_value_states),
         critic=host.critic,
+        interval=config.recall.interval,
+        longest_episode=longest_episode(config.env.name),
     )
 
 
@@ -206,6 +223,13 @@ def minibatches(data: TensorDictBase, num_epochs: int, batch_size: int) -> Itera
     """All rows in a new order in each epoch."""
     for _ in range(num_epochs):
         yield from data[torch.randperm(len(data))].split(batch_size)
+
+
+class _Joined(nn.Sequential):
+    """A sequence that joins its inputs, as TorchRL's MLP does."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(torch.cat(inputs, -1))
 
 
 def _mlp(

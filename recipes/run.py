@@ -19,6 +19,7 @@ from torchrl_recall.recipes import checkpoints, utils
 from torchrl_recall.recipes.schema import (
     A2CRecallConfig,
     ConfigError,
+    GoalGANRecallConfig,
     OnPolicyRecallConfig,
     SACRecallConfig,
 )
@@ -34,7 +35,9 @@ _MAY_CHANGE = (
 
 
 def settle_compilation(
-    config: SACRecallConfig | OnPolicyRecallConfig, *, worth_frames: int = 10_000
+    config: SACRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig,
+    *,
+    worth_frames: int = 10_000,
 ) -> None:
     """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
 
@@ -91,7 +94,7 @@ class Run:
     def __init__(
         self,
         run_dir: Path,
-        config: SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig,
+        config: SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig | GoalGANRecallConfig,
         *,
         collector: Source,
         parts: Mapping[str, Part | None],

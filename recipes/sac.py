@@ -14,6 +14,7 @@ from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
 from torchrl_recall import AdvantageGate, CriticStates, SACCritic
+from torchrl_recall.recipes.environments import longest_episode
 from torchrl_recall.recipes.schema import SACRecallConfig
 from torchrl_recall.recipes.wiring import wire_recall
 from torchrl_recall.self_imitation import ImitationOfGoodPairs
@@ -139,6 +140,8 @@ def make_recall(
             critic, recall.num_high_value_states, temperature=recall.temperature
         ),
         critic=critic,
+        interval=recall.interval,
+        longest_episode=longest_episode(config.env.name),
         gate=[AdvantageGate(critic)] if recall.advantage_gate else [],
         start_frames=config.collector.init_random_frames,
     )

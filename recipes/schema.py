@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 __all__ = [
     "A2CRecallConfig",
     "ConfigError",
+    "GoalGANRecallConfig",
     "OnPolicyRecallConfig",
     "PPORecallConfig",
     "SACRecallConfig",
@@ -100,7 +101,6 @@ class RecallConfig:
 
     name: str
     method: str
-    interval: int
     num_updates: int
     batch_size: int
     lr: float
@@ -115,7 +115,14 @@ class RecallConfig:
 
 
 @dataclass
-class SACTracesConfig(RecallConfig):
+class RoundsConfig(RecallConfig):
+    """And how often."""
+
+    interval: int
+
+
+@dataclass
+class SACTracesConfig(RoundsConfig):
     """What a critic of state-action values allows besides."""
 
     temperature: float | None
@@ -240,7 +247,7 @@ class OnPolicyRecallConfig:
     eval: EvalConfig
     checkpoint: CheckpointConfig
     logger: LoggerConfig
-    recall: RecallConfig
+    recall: RoundsConfig
     backtracking: BacktrackingConfig
     table_1: dict[str, int]
 
@@ -257,6 +264,88 @@ class PPORecallConfig(OnPolicyRecallConfig):
     """Configuration of ``recipes/ppo_recall.py``."""
 
     ppo: PPOConfig
+
+
+@dataclass
+class PointMassConfig:
+    """The point mass."""
+
+    name: str
+    dim: int
+    maze: str
+    step_size: float
+    goal_radius: float | None
+    max_steps: int
+    trace_length: int
+
+
+@dataclass
+class GoalCollectorConfig:
+    """Collection."""
+
+    total_frames: int
+    num_rollouts: int
+    num_batches: int
+
+
+@dataclass
+class GoalGANConfig:
+    """The goals."""
+
+    num_new: int
+    num_old: int
+    min_success: float
+    max_success: float
+    goal_noise: float
+    num_updates: int
+    batch_size: int
+    lr: float
+    generator_lr: float
+
+
+@dataclass
+class CoverageConfig:
+    """Evaluation."""
+
+    interval: int
+    num_goals: int
+    target: float
+    stop_at_target: bool
+
+
+@dataclass
+class GoalGANRecallConfig:
+    """Configuration of ``recipes/goal_gan_recall.py``."""
+
+    seed: int
+    device: str
+    torch_threads: int
+    compile: bool | None
+    run_dir: str
+    resume: str
+    env: PointMassConfig
+    collector: GoalCollectorConfig
+    replay_buffer: ExperienceConfig
+    goal_gan: GoalGANConfig
+    policy: PolicyConfig
+    gae: GAEConfig
+    trpo: TRPOConfig
+    optim: OptimConfig
+    eval: CoverageConfig
+    checkpoint: CheckpointConfig
+    logger: LoggerConfig
+    recall: RecallConfig
+    backtracking: BacktrackingConfig
+
+    @property
+    def num_goals(self) -> int:
+        """Goals tried at a time."""
+        return self.goal_gan.num_new + self.goal_gan.num_old
+
+    @property
+    def frames_per_batch(self) -> int:
+        """Frames between two updates of the policy."""
+        return self.num_goals * self.collector.num_rollouts * self.env.max_steps
 
 
 @dataclass
@@ -391,6 +480,7 @@ _CHOICES = {
     "matmul_precision": ("highest", "high", "medium"),
     "resume": ("never", "auto"),
     "logger.backend": ("auto", "none", "tensorboard", "wandb", "mlflow", "trackio"),
+    "env.maze": ("free", "u"),
     "recall.high_value_states": ("rewarded", "value"),
     "backtracking.dynamics": ("exact", "learned"),
     "backtracking.state_predictor_data": ("all", "top"),
@@ -399,6 +489,7 @@ _CHOICES = {
 _METHODS: dict[type, tuple[str, ...]] = {
     SACRecallConfig: ("recall", "none", "self_imitation"),
     OnPolicyRecallConfig: ("recall", "none", "self_imitation", "forward_model"),
+    GoalGANRecallConfig: ("recall", "none", "self_imitation"),
     A2CRecallConfig: ("recall", "none", "self_imitation", "prioritized_replay"),
 }
 _AT_LEAST_ZERO = {
@@ -410,6 +501,9 @@ _AT_LEAST_ZERO = {
     "a2c.entropy_coeff",
     "ppo.entropy_coeff",
     "trpo.damping",
+    "goal_gan.num_old",
+    "goal_gan.min_success",
+    "goal_gan.goal_noise",
     "prioritized_replay.beta",
     "collector.init_random_frames",
     "checkpoint.interval",
@@ -428,6 +522,8 @@ _AT_MOST_ONE = {
     "ppo.clip_epsilon",
     "eval.target",
     "recall.min_probability",
+    "goal_gan.min_success",
+    "goal_gan.max_success",
     "sac.gamma",
     "sac.target_update_tau",
     "backtracking.state_fraction",
@@ -467,6 +563,8 @@ def validate(cfg: DictConfig, schema: type[T] = SACRecallConfig) -> T:  # type: 
         _check_on_policy(config)
     if isinstance(config, A2CRecallConfig):
         _check_a2c(config)
+    if isinstance(config, GoalGANRecallConfig):
+        _check_goal_gan(config)
     return config
 
 
@@ -547,6 +645,28 @@ def _check_a2c(config: A2CRecallConfig) -> None:
         raise ConfigError(
             f"prioritized_replay.size={replay.size} is smaller than its batch_size="
             f"{replay.batch_size}; raise one or lower the other."
+        )
+
+
+def _check_goal_gan(config: GoalGANRecallConfig) -> None:
+    batch = config.frames_per_batch
+    for key, frames in (
+        ("collector.total_frames", config.collector.total_frames),
+        ("eval.interval", config.eval.interval),
+    ):
+        if frames % batch:
+            raise ConfigError(
+                f"{key}={frames} must be a multiple of the {batch} frames between updates, "
+                "(goal_gan.num_new + goal_gan.num_old) * collector.num_rollouts * env.max_steps."
+            )
+    if config.goal_gan.min_success >= config.goal_gan.max_success:
+        raise ConfigError(
+            f"goal_gan.min_success={config.goal_gan.min_success} must be below "
+            f"goal_gan.max_success={config.goal_gan.max_success}."
+        )
+    if config.trpo.line_search_shrink >= 1:
+        raise ConfigError(
+            f"trpo.line_search_shrink={config.trpo.line_search_shrink} must be below 1."
         )
 
 

@@ -28,6 +28,7 @@ from torchrl_recall.recipes.schema import ConfigError
 __all__ = [
     "RunLog",
     "StopSignal",
+    "installed",
     "lock",
     "resolve_device",
     "rng_state_dict",
@@ -157,8 +158,8 @@ class RunLog:
             total=total_frames, initial=frames, unit="step", disable=not sys.stderr.isatty()
         )
         if backend == "auto":
-            backend = "tensorboard" if _installed("tensorboard") else "none"
-        if backend != "none" and not _installed(backend):
+            backend = "tensorboard" if installed("tensorboard") else "none"
+        if backend != "none" and not installed(backend):
             extra = "plots" if backend == "tensorboard" else backend
             raise ConfigError(
                 f"logger.backend={backend} is not installed; pip install "
@@ -224,7 +225,7 @@ class RunLog:
                 f"{float(row['eval_return']):>10.2f}"
             )
         print(f"\nsummary: {self.run_dir / 'summary.json'}")
-        if _installed("matplotlib"):
+        if installed("matplotlib"):
             print(f"picture: {_plot(self.rows, summary, self.run_dir / 'curve.png')}")
         else:
             print("no picture: matplotlib is missing, pip install 'torchrl-recall[plots]'")
@@ -236,7 +237,8 @@ class RunLog:
             return list(csv.DictReader(file))
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> bool:
+    """Whether a library that is not required is there."""
     try:
         return importlib.util.find_spec(name) is not None
     except ValueError:  # blocked on purpose

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import torch
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torchrl.envs import EnvBase
@@ -20,7 +19,12 @@ from torchrl_recall import (
     SelfImitation,
     WithinSupport,
 )
-from torchrl_recall.recipes.schema import ConfigError, OnPolicyRecallConfig, SACRecallConfig
+from torchrl_recall.recipes.schema import (
+    ConfigError,
+    GoalGANRecallConfig,
+    OnPolicyRecallConfig,
+    SACRecallConfig,
+)
 from torchrl_recall.self_imitation import ImitationOfGoodPairs
 
 __all__ = ["wire_recall"]
@@ -28,13 +32,16 @@ __all__ = ["wire_recall"]
 
 def wire_recall(
     env: EnvBase,
-    config: SACRecallConfig | OnPolicyRecallConfig,
+    config: SACRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig,
     actor: ProbabilisticTensorDictSequential,
     device: torch.device,
     *,
     high_value_states: HighValueStates,
     critic: TensorDictModuleBase,
+    interval: int,
+    longest_episode: int | None,
     gate: Sequence[TensorDictModuleBase] = (),
+    relabel: Sequence[TensorDictModuleBase] = (),
     start_frames: int = 0,
 ) -> ImitationOfGoodPairs:
     """Wire recall, or its control, to the host.
@@ -48,18 +55,21 @@ def wire_recall(
     Keyword Args:
         high_value_states: where traces end.
         critic: V(s).
+        interval: frames between rounds.
+        longest_episode: in steps, if it is known.
         gate: filters that the controls share.
+        relabel: what completes generated traces, such as their goal.
         start_frames: frames before the first round.
 
     Raises:
         ConfigError: an episode does not fit into the backtracking buffer.
     """
     recall, backtracking = config.recall, config.backtracking
-    longest = gymnasium.spec(config.env.name).max_episode_steps
-    if longest is not None and backtracking.buffer_size < longest:
+    if longest_episode is not None and backtracking.buffer_size < longest_episode:
         raise ConfigError(
             f"backtracking.buffer_size={backtracking.buffer_size} is less than one episode of "
-            f"{config.env.name}, {longest} steps; give it room for backtracking.num_trajectories."
+            f"{config.env.name}, {longest_episode} steps; give it room for "
+            "backtracking.num_trajectories."
         )
     imitation_loss = ImitationLoss(actor)
     schedule: dict[str, Any] = {
@@ -68,7 +78,7 @@ def wire_recall(
         "return_threshold": backtracking.return_threshold,
         "lr": recall.lr,
         "max_kl": recall.max_kl,
-        "interval": recall.interval,
+        "interval": interval,
         "start_frames": start_frames,
         "num_updates": recall.num_updates,
         "batch_size": recall.batch_size,
@@ -84,7 +94,7 @@ def wire_recall(
         action_scale=backtracking.action_scale,
         clamp_actions=backtracking.clamp_actions,
     ).to(device)
-    filters: list[TensorDictModuleBase] = []
+    filters = list(relabel)
     if recall.max_deviation is not None:
         filters.append(WithinSupport(model.observations.normalize, recall.max_deviation))
     if recall.loop_erasure is not None:

@@ -4,6 +4,7 @@ from torchrl_recall.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.backtracking_loss import BacktrackingLoss
 from torchrl_recall.backtracking_model import BacktrackingModel
 from torchrl_recall.forward_model import ForwardModelImitation
+from torchrl_recall.goal_gan import GoalGAN, GoalGANCurriculum, GoalGANLoss, GoalGANStates
 from torchrl_recall.high_value_states import (
     CriticStates,
     GoalStates,
@@ -18,6 +19,7 @@ from torchrl_recall.self_imitation import SelfImitation
 from torchrl_recall.trace_filters import (
     AdvantageGate,
     ConfidentSteps,
+    HindsightGoal,
     LoopErasure,
     WithinSupport,
 )
@@ -32,8 +34,13 @@ __all__ = [
     "ConfidentSteps",
     "CriticStates",
     "ForwardModelImitation",
+    "GoalGAN",
+    "GoalGANCurriculum",
+    "GoalGANLoss",
+    "GoalGANStates",
     "GoalStates",
     "HighValueStates",
+    "HindsightGoal",
     "ImitationLoss",
     "LoopErasure",
     "Recall",

@@ -68,7 +68,7 @@ def make_peer(algorithm: str, env: gymnasium.Env, seed: int) -> BaseAlgorithm:
         line_search_shrinking_factor=0.8,
         line_search_max_iter=10,
         n_critic_updates=10,
-        target_kl=0.01 / action_dim,
+        target_kl=0.06 / action_dim,
         sub_sampling_factor=1,
         **on_policy,
     )

@@ -4,6 +4,7 @@ import gymnasium
 
 from torchrl_recall.envs.four_rooms import FourRoomsEnv, FourRoomsGymEnv, FourRoomsLayout
 from torchrl_recall.envs.oracle import Oracle
+from torchrl_recall.envs.point_mass import PointMassEnv
 from torchrl_recall.envs.reverse_dynamics import (
     DisplacementPredictor,
     ExactPredecessors,
@@ -17,6 +18,7 @@ __all__ = [
     "FourRoomsGymEnv",
     "FourRoomsLayout",
     "Oracle",
+    "PointMassEnv",
     "four_rooms_model",
 ]
 

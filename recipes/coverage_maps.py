@@ -1,0 +1,55 @@
+"""Pictures of coverage: which goals a policy reaches, red, and which it does not, blue (Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+__all__ = ["draw_maps"]
+
+
+def draw_maps(
+    goals: Tensor, frames: Sequence[int], successes: Sequence[Tensor], run_dir: Path
+) -> None:
+    """Write ``coverage.png``, up to six maps through training, and ``coverage.gif``, all of them.
+
+    Goals of more than two dimensions are shown by their first two.
+
+    Args:
+        goals: shape ``[num_goals, goal_dim]``.
+        frames: environment steps at each evaluation.
+        successes: for each evaluation which goals were reached, shape ``[num_goals]``.
+        run_dir: where the pictures go.
+    """
+    if not frames:
+        return
+    chosen = torch.linspace(0, len(frames) - 1, min(6, len(frames))).round().int().tolist()
+    figure = Figure(figsize=(2.6 * len(chosen), 2.9), layout="constrained")
+    for axes, i in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        _map(axes, goals, frames[i], successes[i])
+    figure.savefig(run_dir / "coverage.png", dpi=110)
+
+    film = Figure(figsize=(3, 3.3), layout="constrained")
+    axes = film.subplots()
+
+    def show(i: int) -> list:
+        axes.clear()
+        _map(axes, goals, frames[i], successes[i])
+        return []
+
+    animation = FuncAnimation(film, show, frames=len(frames))
+    animation.save(run_dir / "coverage.gif", writer=PillowWriter(fps=4))
+
+
+def _map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:
+    x, y = goals[:, 0], goals[:, min(1, goals.shape[1] - 1)]
+    size = 2_000 / len(goals)
+    axes.scatter(x, y, c=reached.float(), cmap="coolwarm", vmin=0, vmax=1, s=size, marker="s")
+    axes.set(title=f"{frames:,}: {float(reached.float().mean()):.0%}", aspect="equal")
+    axes.set(xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[])

@@ -1,0 +1,235 @@
+"""The parts of the Goal GAN recipe: goals, episodes towards them, and coverage."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.envs import ExplorationType, set_exploration_type
+
+from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates, HindsightGoal
+from torchrl_recall.envs import PointMassEnv
+from torchrl_recall.recipes.on_policy import OnPolicy
+from torchrl_recall.recipes.schema import ConfigError, GoalGANRecallConfig
+from torchrl_recall.recipes.utils import installed
+from torchrl_recall.recipes.wiring import wire_recall
+from torchrl_recall.self_imitation import ImitationOfGoodPairs
+
+__all__ = [
+    "Coverage",
+    "GoalCollector",
+    "coverage_goals",
+    "make_curriculum",
+    "make_point_mass",
+    "make_recall",
+    "success_rates",
+]
+
+
+def make_point_mass(config: GoalGANRecallConfig, num_envs: int) -> PointMassEnv:
+    """The task, so many times.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    env = config.env
+    try:
+        return PointMassEnv(
+            env.dim,
+            maze=env.maze,  # type: ignore[arg-type]
+            step_size=env.step_size,
+            goal_radius=env.goal_radius,
+            max_steps=env.max_steps,
+            batch_size=[num_envs],
+        )
+    except ValueError as error:
+        raise ConfigError(f"env: {error}") from error
+
+
+def make_curriculum(
+    env: PointMassEnv, config: GoalGANRecallConfig, device: torch.device
+) -> GoalGANCurriculum:
+    """A Goal GAN over the task's goals."""
+    goals = config.goal_gan
+    return GoalGANCurriculum(
+        GoalGAN(env.goal_spec).to(device),
+        num_new=goals.num_new,
+        num_old=goals.num_old,
+        success_range=(goals.min_success, goals.max_success),
+        goal_noise=goals.goal_noise,
+        num_updates=goals.num_updates,
+        batch_size=goals.batch_size,
+        lr=goals.lr,
+        generator_lr=goals.generator_lr,
+        compile=bool(config.compile),
+    )
+
+
+def make_recall(
+    env: PointMassEnv,
+    config: GoalGANRecallConfig,
+    host: OnPolicy,
+    curriculum: GoalGANCurriculum,
+    device: torch.device,
+) -> ImitationOfGoodPairs | None:
+    """Recall from goals of the GAN (Alg. 2), or its control; None for ``recall.method=none``."""
+    if config.recall.method == "none":
+        return None
+    return wire_recall(
+        env,
+        config,
+        host.actor,
+        device,
+        high_value_states=GoalGANStates(
+            curriculum, config.recall.num_high_value_states, is_valid=env.is_valid
+        ),
+        critic=host.critic,
+        interval=config.frames_per_batch,
+        longest_episode=config.env.max_steps,
+        relabel=[HindsightGoal()],
+    )
+
+
+class GoalCollector:
+    """Episodes towards goals, each tried by several environments.
+
+    Args:
+        env: as many environments as goals and tries.
+        policy: acts.
+
+    Keyword Args:
+        num_rollouts: environments for each goal.
+        num_steps: of each environment; at least one episode.
+    """
+
+    def __init__(
+        self,
+        env: PointMassEnv,
+        policy: TensorDictModuleBase,
+        *,
+        num_rollouts: int,
+        num_steps: int,
+    ) -> None:
+        self.env, self.policy = env, policy
+        self.num_rollouts, self.num_steps = num_rollouts, num_steps
+
+    @torch.no_grad()
+    def collect(self, goals: Tensor) -> TensorDictBase:
+        """New episodes, ``[num_goals * num_rollouts, num_steps]``; those of a goal are contiguous.
+
+        Args:
+            goals: shape ``[num_goals, goal_dim]``.
+        """
+        self.env.assign_goals(goals.repeat_interleave(self.num_rollouts, 0))
+        with set_exploration_type(ExplorationType.RANDOM):
+            return self.env.rollout(self.num_steps, self.policy, break_when_any_done=False)
+
+    def shutdown(self) -> None:
+        """Close the environment."""
+        if not self.env.is_closed:
+            self.env.close()
+
+    def state_dict(self) -> dict:
+        """Nothing: each batch begins with new episodes."""
+        return {}
+
+    def load_state_dict(self, state: dict | None, frames: int) -> bool:
+        """Returns True: no episode was cut."""
+        return True
+
+
+def success_rates(data: TensorDictBase, num_goals: int) -> Tensor:
+    """Successes per finished episode of each goal, shape ``[num_goals]``.
+
+    Args:
+        data: from :meth:`GoalCollector.collect`.
+        num_goals: how many goals it was for.
+    """
+    reached, done = (data["next", key].reshape(num_goals, -1) for key in ("terminated", "done"))
+    return reached.sum(1) / done.sum(1)  # each environment has time to finish an episode
+
+
+class Coverage:
+    """Mean success of the deterministic policy over fixed goals, from the usual start.
+
+    Args:
+        env: as many environments as goals.
+        actor: the policy.
+        goals: shape ``[num_goals, goal_dim]``.
+
+    Keyword Args:
+        target: coverage at which a run counts as there.
+    """
+
+    def __init__(
+        self, env: PointMassEnv, actor: TensorDictModuleBase, goals: Tensor, *, target: float
+    ) -> None:
+        self.env, self.actor, self.goals, self.target = env, actor, goals, target
+        self.frames: list[int] = []
+        self.successes: list[Tensor] = []  # booleans of shape [num_goals]
+        env.assign_goals(goals)
+
+    @torch.no_grad()
+    def __call__(self, frames: int) -> float:
+        """Evaluate; no random number is drawn."""
+        state = self.env.reset()
+        reached = torch.zeros(len(self.goals), dtype=torch.bool)
+        with set_exploration_type(ExplorationType.DETERMINISTIC):
+            for _ in range(self.env.max_steps):
+                following = self.env.step(self.actor(state))["next"]
+                reached |= following["terminated"].squeeze(-1)
+                state = following.select(*state.keys(), strict=False)
+        self.frames.append(frames)
+        self.successes.append(reached)
+        return float(reached.float().mean())
+
+    @property
+    def values(self) -> list[float]:
+        """Coverage at each evaluation."""
+        return [float(reached.float().mean()) for reached in self.successes]
+
+    def frames_to_target(self) -> int | None:
+        """Frames at the first evaluation that reached the target."""
+        return next(
+            (n for n, value in zip(self.frames, self.values, strict=True) if value >= self.target),
+            None,
+        )
+
+    def write(self, run_dir: Path) -> None:
+        """Write ``coverage.csv``, a row for each evaluation, a column for each goal; and maps."""
+        with (run_dir / "coverage.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            names = (" ".join(f"{x:.3f}" for x in goal) for goal in self.goals.tolist())
+            writer.writerow(["frames", "coverage", *names])
+            for frames, value, reached in zip(
+                self.frames, self.values, self.successes, strict=True
+            ):
+                writer.writerow([frames, round(value, 4), *reached.int().tolist()])
+        if installed("matplotlib"):
+            from torchrl_recall.recipes.coverage_maps import draw_maps
+
+            draw_maps(self.goals, self.frames, self.successes, run_dir)
+
+    def state_dict(self) -> dict:
+        """All evaluations."""
+        return {"frames": list(self.frames), "successes": list(self.successes)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.frames, self.successes = list(state["frames"]), list(state["successes"])
+
+
+def coverage_goals(env: PointMassEnv, num_goals: int) -> Tensor:
+    """Goals to evaluate on: a grid of valid ones in two dimensions, else a fixed uniform draw."""
+    if env.dim > 2:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return env.sample_states(num_goals)
+    side = round(num_goals ** (1 / env.dim))
+    axis = (2 * torch.arange(side) + 1) / side - 1  # centres of as many equal cells
+    grid = torch.stack(torch.meshgrid(*[axis] * env.dim, indexing="ij"), -1).reshape(-1, env.dim)
+    return grid[env.is_valid(grid)]

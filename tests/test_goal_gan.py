@@ -1,0 +1,193 @@
+"""The Goal GAN: it learns which goals are good, follows them, and never gets stuck."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, Unbounded
+
+from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANLoss, GoalGANStates
+from torchrl_recall.envs import PointMassEnv
+
+
+def curriculum(dim: int = 2, **kwargs) -> GoalGANCurriculum:
+    return GoalGANCurriculum(GoalGAN(Bounded(-1, 1, (dim,))), **kwargs)
+
+
+def in_ring(goals: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Whether goals lie in a ring; in its middle a success rate of a half, none elsewhere."""
+    radius = goals.norm(dim=1)
+    return (radius >= low) & (radius <= high)
+
+
+def train(goal_gan: GoalGANCurriculum, low: float, high: float, iterations: int) -> torch.Tensor:
+    """Samples of the last iterations, of tries that succeed in the ring half of the times."""
+    samples = []
+    for _ in range(iterations):
+        goals = goal_gan.propose()
+        goal_gan.update(goals, 0.5 * in_ring(goals, low, high).float())
+        samples.append(goal_gan.gan.sample(500))
+    return torch.cat(samples[-4:])
+
+
+@pytest.mark.parametrize("dim", [2, 6])
+def test_samples_land_on_good_goals_and_follow_them(dim):
+    goal_gan = curriculum(dim)
+    unit = torch.randn(500, dim)
+    goal_gan.pretrain(0.6 * unit / unit.norm(dim=1, keepdim=True))
+    for low, high in ((0.4, 0.8), (0.7, 1.0)):
+        goals = train(goal_gan, low, high, 8)
+        assert in_ring(goals, low, high).float().mean() >= 0.8
+        octant = (torch.atan2(goals[:, 1], goals[:, 0]) / (torch.pi / 4)).floor().long() + 4
+        in_each = torch.bincount(octant.clamp(max=7), minlength=8)
+        assert (in_each > 20).sum() >= 6  # of 2,000: it has not collapsed to one place
+
+
+def test_losses_by_hand():
+    gan = GoalGAN(Bounded(-1, 1, (2,)))
+    loss = GoalGANLoss(gan)
+    for parameter in gan.discriminator.parameters():
+        torch.nn.init.zeros_(parameter)  # D = 0 everywhere
+    data = TensorDict({"goal": torch.zeros(4, 2), "label": torch.tensor([[1], [1], [0], [0]])}, [4])
+    losses = loss(data)
+    assert float(losses["loss_discriminator"]) == pytest.approx(1 + 1)
+    assert float(losses["loss_generator"]) == pytest.approx(0)
+
+
+def test_neither_loss_moves_the_others_network():
+    gan = GoalGAN(Bounded(-1, 1, (2,)))
+    loss = GoalGANLoss(gan)
+    data = TensorDict({"goal": torch.rand(8, 2), "label": torch.ones(8, 1)}, [8])
+    for key, moved, still in (
+        ("loss_discriminator", "discriminator_params", "generator_params"),
+        ("loss_generator", "generator_params", "discriminator_params"),
+    ):
+        loss.zero_grad()
+        loss(data)[key].backward()
+        grads = {
+            key: [p.grad for p in getattr(loss, key).values(True, True) if p.requires_grad]
+            for key in (moved, still)
+        }
+        assert all(grad is not None for grad in grads[moved])
+        assert all(grad is None for grad in grads[still])
+
+
+def test_goals_stay_in_bounds_of_any_range():
+    spec = Bounded(torch.tensor([0.0, -10.0]), torch.tensor([1.0, 30.0]))
+    goal_gan = GoalGANCurriculum(GoalGAN(spec), goal_noise=0.5)
+    assert all(spec.is_in(goal) for goal in goal_gan.sample(64))
+    assert goal_gan.gan.normalized(goal_gan.sample(64)).abs().max() <= 1 + 1e-6
+
+
+def test_kept_goals_are_apart_and_can_be_reached():
+    goal_gan = curriculum(min_distance=0.1, num_updates=1)
+    goals = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.5, 0.0], [0.9, 0.0]])
+    goal_gan.update(goals, torch.tensor([0.5, 0.5, 1.0, 0.0]))
+    assert goal_gan.kept.tolist() == [[0.0, 0.0], [0.5, 0.0]]
+    goal_gan.update(goals, torch.tensor([0.5, 0.5, 1.0, 0.0]))
+    assert len(goal_gan.kept) == 2
+
+
+def test_without_a_good_goal_the_next_are_uniform_and_it_says_so():
+    goal_gan = curriculum(num_updates=1)
+    goals = goal_gan.propose()
+    with pytest.warns(UserWarning, match="the next ones are uniform"):
+        metrics = goal_gan.update(goals, torch.zeros(len(goals)))
+    assert metrics["goal_gan/fallbacks"] == 1
+    assert goal_gan.sample(2_000).std(0).allclose(torch.full((2,), 3**-0.5), atol=0.05)
+    goal_gan.update(goals, torch.full((len(goals),), 0.5))
+    assert goal_gan.num_fallbacks == 1
+    assert not goal_gan._fall_back
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_collapsed_gan_is_begun_anew_and_counted(value):
+    goal_gan = curriculum(num_updates=20)
+    goal_gan.pretrain(torch.rand(100, 2))
+    for parameter in goal_gan.gan.generator.parameters():
+        torch.nn.init.constant_(parameter, value)
+    goals = 2 * torch.rand(100, 2) - 1
+    metrics = goal_gan.update(goals, torch.full((100,), 0.5))
+    assert metrics["goal_gan/collapses"] == 1
+    assert goal_gan.gan.sample(256).std(0).max() > 0.01
+
+
+def test_state_dict_goes_on_bitwise():
+    first, second = curriculum(num_updates=5), curriculum(num_updates=5)
+    goals = first.propose()
+    first.update(goals, torch.rand(len(goals)))
+    second.load_state_dict(deepcopy(first.state_dict()))
+    after = []
+    for goal_gan in (first, second):
+        torch.manual_seed(1)
+        goals = goal_gan.propose()
+        goal_gan.update(goals, torch.rand(len(goals)))
+        after.append(goal_gan.propose())
+    assert torch.equal(*after)
+
+
+def test_seeds_are_decoded_goals():
+    goal_gan = curriculum()
+    states = GoalGANStates(
+        goal_gan, 8, goal_decoder=lambda goals: torch.cat([goals, torch.zeros(len(goals), 3)], 1)
+    )
+    seeds = states()
+    assert seeds["observation"].shape == (8, 5)
+    assert list(seeds.keys()) == ["observation"]
+
+
+def test_goals_inside_walls_are_no_seeds():
+    env = PointMassEnv(2, maze="u")
+    goal_gan = curriculum()
+    goal_gan._fall_back = True  # uniform goals, some of them in the wall
+    seeds = GoalGANStates(goal_gan, 500, is_valid=env.is_valid)()
+    assert 300 < len(seeds) < 500
+    assert env.is_valid(seeds["observation"]).all()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        (lambda goals: goals[:3], "goal_decoder must turn goals"),
+        (lambda goals: goals.flatten(), "goal_decoder must turn goals"),
+        (lambda goals: goals * torch.nan, "NaN or infinity"),
+        (lambda goals: goals + 5, "no valid state"),
+    ],
+)
+def test_bad_decoders(decoder, words):
+    env = PointMassEnv(2)
+    states = GoalGANStates(curriculum(), 8, goal_decoder=decoder, is_valid=env.is_valid)
+    with pytest.raises(ValueError, match=words):
+        states()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"success_range": (0.9, 0.1)}, "success_range"),
+        ({"num_new": 0}, "num_new"),
+        ({"num_updates": 1.5}, "num_updates"),
+        ({"lr": 0.0}, "lr"),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        curriculum(**arguments)
+
+
+def test_bad_goals_and_rates():
+    goal_gan = curriculum()
+    goals = torch.rand(4, 2)
+    for bad in (torch.rand(4, 3), torch.rand(2), torch.full((4, 2), torch.nan)):
+        with pytest.raises(ValueError, match="goals"):
+            goal_gan.update(bad, torch.rand(4))
+    for rate in (torch.rand(3), torch.full((4,), 1.5), torch.full((4,), torch.nan)):
+        with pytest.raises(ValueError, match="success"):
+            goal_gan.update(goals, rate)
+    with pytest.raises(ValueError, match="Bounded vector"):
+        GoalGAN(Unbounded((2,)))
+    with pytest.raises(KeyError, match="set_keys"):
+        goal_gan.loss_module(TensorDict({"goal": goals}, [4]))

@@ -1,0 +1,157 @@
+"""The point mass: moves checked by hand, exact reverse dynamics, goals and starts that are set."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs.utils import check_env_specs
+
+from torchrl_recall.envs import PointMassEnv
+
+
+@pytest.mark.parametrize(("dim", "maze"), [(1, "free"), (2, "free"), (6, "free"), (2, "u")])
+def test_specs(dim, maze):
+    check_env_specs(PointMassEnv(dim, maze=maze, batch_size=[4]))
+
+
+def test_a_move_by_hand():
+    env = PointMassEnv(2, step_size=0.1)
+    moved = env.move(torch.tensor([0.5, 0.95]), torch.tensor([-1.0, 1.0]))
+    assert torch.allclose(moved, torch.tensor([0.4, 0.95]))  # the second axis is blocked
+
+
+def test_the_wall_blocks_one_axis_and_lets_the_other_slide():
+    env = PointMassEnv(2, maze="u", step_size=0.1)
+    moved = env.move(torch.tensor([0.0, -0.4]), torch.tensor([0.5, 1.0]))
+    assert torch.allclose(moved, torch.tensor([0.05, -0.4]))
+
+
+def test_a_goal_is_rewarded_and_ends_the_episode():
+    env = PointMassEnv(2, step_size=0.1, goal_radius=0.1, batch_size=[2])
+    goals = TensorDict({"desired_goal": torch.tensor([[0.2, 0.0], [0.9, 0.0]])}, [2])
+    state = env.reset(goals, set_state=True)
+    state["action"] = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    after = env.step(state)["next"]
+    assert after["reward"].squeeze(-1).tolist() == [1.0, 0.0]
+    assert after["terminated"].squeeze(-1).tolist() == [True, False]
+
+
+def test_an_episode_is_truncated():
+    env = PointMassEnv(2, max_steps=3, batch_size=[1])
+    env.set_goals(torch.tensor([[1.0, 1.0]]))
+    rollout = env.rollout(3, lambda td: td.set("action", torch.zeros(1, 2)))
+    assert rollout["next", "truncated"].flatten().tolist() == [False, False, True]
+    assert not rollout["next", "terminated"].any()
+
+
+def test_no_walk_enters_the_wall_or_leaves_the_box():
+    env = PointMassEnv(2, maze="u", batch_size=[64])
+    rollout = env.rollout(300, break_when_any_done=False)
+    assert env.is_valid(rollout["observation"]).all()
+    assert env.is_valid(rollout["next", "observation"]).all()
+
+
+def test_the_farthest_goal_can_be_reached_and_takes_long():
+    env = PointMassEnv(2, maze="u", batch_size=[1])
+    env.set_goals(torch.tensor([[-2 / 3, 2 / 3]]))
+
+    def around(td):
+        x, y = td["observation"][0]
+        below = y < 0.5
+        right = x < 0.5
+        action = (1.0, 0.0) if below and right else (0.0, 1.0) if below else (-1.0, 0.0)
+        return td.set("action", torch.tensor([action]))
+
+    rollout = env.rollout(100, around)
+    assert rollout["next", "terminated"][0, -1].item()
+    assert rollout.shape[1] > 25
+
+
+@pytest.mark.parametrize(("dim", "maze"), [(1, "free"), (3, "free"), (6, "free"), (2, "u")])
+def test_a_reversed_step_leads_forward_to_where_it_came_from(dim, maze):
+    env = PointMassEnv(dim, maze=maze)
+    following, action = env.sample_states(4_096), 2 * torch.rand(4_096, dim) - 1
+    state, led = env.reverse_step(following, action)
+    assert env.is_valid(state[led]).all()
+    assert torch.allclose(env.move(state[led], action[led]), following[led], atol=1e-5)
+    assert led.float().mean() > 0.75
+
+
+@pytest.mark.parametrize(("dim", "maze"), [(2, "free"), (2, "u")])
+def test_every_real_step_can_be_reversed(dim, maze):
+    env = PointMassEnv(dim, maze=maze, batch_size=[256])
+    rollout = env.rollout(50, break_when_any_done=False).reshape(-1)
+    _, led = env.reverse_step(rollout["next", "observation"], rollout["action"])
+    assert led.float().mean() > 0.99
+
+
+def test_goals_are_those_that_were_set():
+    env = PointMassEnv(2, max_steps=2, batch_size=[512])
+    goals = torch.tensor([[0.9, 0.9], [-0.9, 0.9], [0.9, -0.9]])
+    env.set_goals(goals)
+    seen = env.rollout(4, break_when_any_done=False)["desired_goal"].reshape(-1, 2)
+    assert torch.equal(seen.unique(dim=0), goals.unique(dim=0))
+
+
+def test_assigned_goals_stay_with_their_environments():
+    env = PointMassEnv(2, max_steps=2, batch_size=[3])
+    goals = torch.tensor([[0.9, 0.9], [-0.9, 0.9], [0.9, -0.9]])
+    env.assign_goals(goals)
+    seen = env.rollout(6, break_when_any_done=False)["desired_goal"]
+    assert torch.equal(seen, goals.unsqueeze(1).expand(3, 6, 2))
+    with pytest.raises(ValueError, match="one for each"):
+        env.assign_goals(goals[:2])
+
+
+def test_episodes_begin_where_they_are_told():
+    env = PointMassEnv(2, maze="u", batch_size=[3])
+    starts = env.sample_states(3)
+    state = env.reset(TensorDict({"observation": starts}, [3]), set_state=True)
+    assert torch.equal(state["observation"], starts)
+
+
+def test_goals_inside_the_wall_are_tried_and_never_reached():
+    env = PointMassEnv(2, maze="u", goal_radius=0.1, batch_size=[64])
+    inside = torch.tensor([[-0.5, 0.0]])
+    assert not env.is_valid(inside).any()
+    env.set_goals(inside)
+    assert not env.rollout(200, break_when_any_done=False)["next", "terminated"].any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"dim": 0}, "dim must be"),
+        ({"dim": 3, "maze": "u"}, "2 in the U-maze"),
+        ({"maze": "v"}, "'free' or 'u'"),
+        ({"step_size": 0.7}, "step_size"),
+        ({"goal_radius": 0.0}, "goal_radius"),
+        ({"max_steps": 0}, "max_steps"),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        PointMassEnv(**arguments)
+
+
+@pytest.mark.parametrize(
+    "goals", [torch.zeros(4, 3), torch.zeros(2), torch.zeros(0, 2), torch.full((1, 2), torch.nan)]
+)
+def test_bad_goals(goals):
+    with pytest.raises(ValueError, match="goals"):
+        PointMassEnv(2).set_goals(goals)
+
+
+def test_a_start_in_the_wall_is_refused():
+    env = PointMassEnv(2, maze="u", batch_size=[1])
+    with pytest.raises(ValueError, match="inside the wall"):
+        env.reset(TensorDict({"observation": torch.tensor([[-0.5, 0.0]])}, [1]), set_state=True)
+
+
+def test_actions_are_clipped_and_finite():
+    env = PointMassEnv(2, step_size=0.1, batch_size=[1])
+    after = env.step(env.reset().set("action", torch.tensor([[3.0, -0.5]])))["next"]
+    assert torch.allclose(after["observation"], torch.tensor([[0.1, -0.05]]))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        env.step(env.reset().set("action", torch.full((1, 2), torch.nan)))
