@@ -12,7 +12,7 @@ run: $(VENV)/.test
 		eval.interval=2_000 run_dir=runs/hopper resume=auto
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -52,4 +52,4 @@ def _map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:
     size = 2_000 / len(goals)
     axes.scatter(x, y, c=reached.float(), cmap="coolwarm", vmin=0, vmax=1, s=size, marker="s")
     axes.set(title=f"{frames:,}: {float(reached.float().mean()):.0%}", aspect="equal")
-    axes.set(xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[])

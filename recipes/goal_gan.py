@@ -12,46 +12,56 @@ from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates, HindsightGoal
-from torchrl_recall.envs import PointMassEnv
+from torchrl_recall.envs import GoalEnv, GoalMazeEnv, PointMassEnv
 from torchrl_recall.recipes.on_policy import OnPolicy
 from torchrl_recall.recipes.schema import ConfigError, GoalGANRecallConfig
 from torchrl_recall.recipes.utils import installed
 from torchrl_recall.recipes.wiring import wire_recall
 from torchrl_recall.self_imitation import ImitationOfGoodPairs
 
+_KEYS = (
+    "observation",
+    "desired_goal",
+    "action",
+    ("next", "observation"),
+    ("next", "reward"),
+    ("next", "done"),
+    ("next", "terminated"),
+    ("next", "desired_goal"),
+)
 __all__ = [
     "Coverage",
     "GoalCollector",
     "coverage_goals",
     "make_curriculum",
-    "make_point_mass",
+    "make_goal_env",
     "make_recall",
     "success_rates",
 ]
 
 
-def make_point_mass(config: GoalGANRecallConfig, num_envs: int) -> PointMassEnv:
+def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
     """The task, so many times.
 
     Raises:
         ConfigError: it cannot be built.
     """
     env = config.env
+    given = {
+        key: value
+        for key in ("dim", "maze", "step_size", "goal_radius", "max_steps")
+        if (value := getattr(env, key)) is not None
+    }
     try:
-        return PointMassEnv(
-            env.dim,
-            maze=env.maze,  # type: ignore[arg-type]
-            step_size=env.step_size,
-            goal_radius=env.goal_radius,
-            max_steps=env.max_steps,
-            batch_size=[num_envs],
-        )
-    except ValueError as error:
+        if env.task == "point_mass":
+            return PointMassEnv(**given, batch_size=[num_envs])
+        return GoalMazeEnv(env.task, **given, batch_size=[num_envs])
+    except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"env: {error}") from error
 
 
 def make_curriculum(
-    env: PointMassEnv, config: GoalGANRecallConfig, device: torch.device
+    env: GoalEnv, config: GoalGANRecallConfig, device: torch.device
 ) -> GoalGANCurriculum:
     """A Goal GAN over the task's goals."""
     goals = config.goal_gan
@@ -70,7 +80,7 @@ def make_curriculum(
 
 
 def make_recall(
-    env: PointMassEnv,
+    env: GoalEnv,
     config: GoalGANRecallConfig,
     host: OnPolicy,
     curriculum: GoalGANCurriculum,
@@ -85,12 +95,15 @@ def make_recall(
         host.actor,
         device,
         high_value_states=GoalGANStates(
-            curriculum, config.recall.num_high_value_states, is_valid=env.is_valid
+            curriculum,
+            config.recall.num_high_value_states,
+            goal_decoder=env.state_of_goal,
+            is_valid=env.is_valid,
         ),
         critic=host.critic,
         interval=config.frames_per_batch,
         longest_episode=config.env.max_steps,
-        relabel=[HindsightGoal()],
+        relabel=[HindsightGoal(env.goal_of_state)],
     )
 
 
@@ -108,7 +121,7 @@ class GoalCollector:
 
     def __init__(
         self,
-        env: PointMassEnv,
+        env: GoalEnv,
         policy: TensorDictModuleBase,
         *,
         num_rollouts: int,
@@ -126,7 +139,8 @@ class GoalCollector:
         """
         self.env.assign_goals(goals.repeat_interleave(self.num_rollouts, 0))
         with set_exploration_type(ExplorationType.RANDOM):
-            return self.env.rollout(self.num_steps, self.policy, break_when_any_done=False)
+            data = self.env.rollout(self.num_steps, self.policy, break_when_any_done=False)
+        return data.select(*_KEYS)
 
     def shutdown(self) -> None:
         """Close the environment."""
@@ -166,7 +180,7 @@ class Coverage:
     """
 
     def __init__(
-        self, env: PointMassEnv, actor: TensorDictModuleBase, goals: Tensor, *, target: float
+        self, env: GoalEnv, actor: TensorDictModuleBase, goals: Tensor, *, target: float
     ) -> None:
         self.env, self.actor, self.goals, self.target = env, actor, goals, target
         self.frames: list[int] = []
@@ -223,13 +237,15 @@ class Coverage:
         self.frames, self.successes = list(state["frames"]), list(state["successes"])
 
 
-def coverage_goals(env: PointMassEnv, num_goals: int) -> Tensor:
+def coverage_goals(env: GoalEnv, num_goals: int) -> Tensor:
     """Goals to evaluate on: a grid of valid ones in two dimensions, else a fixed uniform draw."""
-    if env.dim > 2:
+    low, high = env.goal_spec.space.low, env.goal_spec.space.high
+    if (dim := len(low)) > 2:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return env.sample_states(num_goals)
-    side = round(num_goals ** (1 / env.dim))
-    axis = (2 * torch.arange(side) + 1) / side - 1  # centres of as many equal cells
-    grid = torch.stack(torch.meshgrid(*[axis] * env.dim, indexing="ij"), -1).reshape(-1, env.dim)
-    return grid[env.is_valid(grid)]
+            return env.sample_goals(num_goals)
+    side = round(num_goals ** (1 / dim))
+    share = (torch.arange(side) + 0.5) / side  # centres of as many equal cells
+    grid = torch.stack(torch.meshgrid(*[share] * dim, indexing="ij"), -1).reshape(-1, dim)
+    grid = low + (high - low) * grid
+    return grid[env.is_valid(env.state_of_goal(grid))]

@@ -34,7 +34,7 @@ def train(config: GoalGANRecallConfig) -> int:
         GoalCollector,
         coverage_goals,
         make_curriculum,
-        make_point_mass,
+        make_goal_env,
         make_recall,
         success_rates,
     )
@@ -47,7 +47,7 @@ def train(config: GoalGANRecallConfig) -> int:
     device = utils.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.manual_seed(config.seed)
-    env = make_point_mass(config, config.num_goals * config.collector.num_rollouts)
+    env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
     host = TRPO(env, config, device)
     curriculum = make_curriculum(env, config, device)
     recall = make_recall(env, config, host, curriculum, device)
@@ -62,7 +62,7 @@ def train(config: GoalGANRecallConfig) -> int:
     )
     goals = coverage_goals(env, config.eval.num_goals)
     coverage = Coverage(
-        make_point_mass(config, len(goals)), host.actor, goals, target=config.eval.target
+        make_goal_env(config, len(goals)), host.actor, goals, target=config.eval.target
     )
     run = Run(
         Path(config.run_dir),
@@ -81,7 +81,7 @@ def train(config: GoalGANRecallConfig) -> int:
     with run:
         if not run.frames:  # states of the first policy are goals that it can reach
             visited = collector.collect(curriculum.gan.uniform(config.num_goals))
-            curriculum.pretrain(visited["next", "observation"].reshape(-1, env.dim))
+            curriculum.pretrain(env.goal_of_state(visited["next", "observation"]).flatten(0, -2))
             run.advance(visited.numel())
         while run.frames < config.collector.total_frames:
             goals = curriculum.propose()  # Alg. 2, l.2

@@ -267,13 +267,14 @@ class PPORecallConfig(OnPolicyRecallConfig):
 
 
 @dataclass
-class PointMassConfig:
-    """The point mass."""
+class GoalTaskConfig:
+    """The task; what is null is the task's own."""
 
     name: str
-    dim: int
-    maze: str
-    step_size: float
+    task: str
+    dim: int | None
+    maze: str | None
+    step_size: float | None
     goal_radius: float | None
     max_steps: int
     trace_length: int
@@ -323,7 +324,7 @@ class GoalGANRecallConfig:
     compile: bool | None
     run_dir: str
     resume: str
-    env: PointMassConfig
+    env: GoalTaskConfig
     collector: GoalCollectorConfig
     replay_buffer: ExperienceConfig
     goal_gan: GoalGANConfig
@@ -649,16 +650,6 @@ def _check_a2c(config: A2CRecallConfig) -> None:
 
 
 def _check_goal_gan(config: GoalGANRecallConfig) -> None:
-    batch = config.frames_per_batch
-    for key, frames in (
-        ("collector.total_frames", config.collector.total_frames),
-        ("eval.interval", config.eval.interval),
-    ):
-        if frames % batch:
-            raise ConfigError(
-                f"{key}={frames} must be a multiple of the {batch} frames between updates, "
-                "(goal_gan.num_new + goal_gan.num_old) * collector.num_rollouts * env.max_steps."
-            )
     if config.goal_gan.min_success >= config.goal_gan.max_success:
         raise ConfigError(
             f"goal_gan.min_success={config.goal_gan.min_success} must be below "
@@ -687,7 +678,7 @@ def _check_choice(key: str, value, choices: tuple[str, ...]) -> None:
 
 
 def _check(key: str, value) -> None:
-    if key in _CHOICES:
+    if key in _CHOICES and value is not None:  # null, where the type allows it
         _check_choice(key, value, _CHOICES[key])
     if isinstance(value, str) and not value.strip():
         raise ConfigError(f"{key} is empty.")

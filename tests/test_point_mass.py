@@ -71,7 +71,7 @@ def test_the_farthest_goal_can_be_reached_and_takes_long():
 @pytest.mark.parametrize(("dim", "maze"), [(1, "free"), (3, "free"), (6, "free"), (2, "u")])
 def test_a_reversed_step_leads_forward_to_where_it_came_from(dim, maze):
     env = PointMassEnv(dim, maze=maze)
-    following, action = env.sample_states(4_096), 2 * torch.rand(4_096, dim) - 1
+    following, action = env.sample_goals(4_096), 2 * torch.rand(4_096, dim) - 1
     state, led = env.reverse_step(following, action)
     assert env.is_valid(state[led]).all()
     assert torch.allclose(env.move(state[led], action[led]), following[led], atol=1e-5)
@@ -106,7 +106,7 @@ def test_assigned_goals_stay_with_their_environments():
 
 def test_episodes_begin_where_they_are_told():
     env = PointMassEnv(2, maze="u", batch_size=[3])
-    starts = env.sample_states(3)
+    starts = env.sample_goals(3)
     state = env.reset(TensorDict({"observation": starts}, [3]), set_state=True)
     assert torch.equal(state["observation"], starts)
 
@@ -145,7 +145,7 @@ def test_bad_goals(goals):
 
 def test_a_start_in_the_wall_is_refused():
     env = PointMassEnv(2, maze="u", batch_size=[1])
-    with pytest.raises(ValueError, match="inside the wall"):
+    with pytest.raises(ValueError, match="inside a wall"):
         env.reset(TensorDict({"observation": torch.tensor([[-0.5, 0.0]])}, [1]), set_state=True)
 
 

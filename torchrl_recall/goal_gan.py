@@ -404,7 +404,11 @@ class GoalGANCurriculum:
 
     def _fit(self, goals: Tensor, labels: Tensor) -> dict[str, Tensor]:
         data = TensorDict({"goal": goals, "label": labels.unsqueeze(-1)}, [len(goals)])
-        index = torch.randint(len(goals), (self.num_updates, self.batch_size), device=goals.device)
+        # Half of each batch is good, however few are: else the discriminator forgets them.
+        size, half = (self.num_updates, self.batch_size), self.batch_size // 2
+        index = torch.randint(len(goals), size, device=goals.device)
+        good = labels.nonzero().squeeze(-1)
+        index[:, :half] = good[torch.randint(len(good), (size[0], half), device=goals.device)]
         return mean_losses([self._update(batch) for batch in data[index].unbind(0)], "goal_gan")
 
     def _collapsed(self) -> bool:
@@ -475,7 +479,7 @@ class GoalGANStates(HighValueStates):
 
     Raises:
         ValueError: the decoder's output has another number of rows, is not finite, or is not valid
-            for a single goal.
+            wherever the goal lies.
 
     Examples:
         >>> from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates
@@ -513,12 +517,14 @@ class GoalGANStates(HighValueStates):
             )
         if not states.isfinite().all():
             raise ValueError("goal_decoder gave NaN or infinity; let it return states only.")
-        if self.is_valid is not None:
-            valid = self.is_valid(states)
-            if not valid.any() and self.goal_decoder is not None:
+        if self.is_valid is None:
+            return self._seeds(states)
+        valid = self.is_valid(states)
+        if self.goal_decoder is not None and not valid.any():
+            anywhere = self.goal_decoder(self.curriculum.gan.uniform(1_000))
+            if not self.is_valid(anywhere).any():  # then it is not the GAN that is at fault
                 raise ValueError(
-                    f"goal_decoder gave no valid state for any of {len(goals)} goals. Let it "
-                    "return states of the environment, in environment units."
+                    "goal_decoder gave no valid state for any of 1,000 goals. Let it return states "
+                    "of the environment, in environment units."
                 )
-            states = states[valid]
-        return self._seeds(states)
+        return self._seeds(states[valid])

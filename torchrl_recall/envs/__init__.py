@@ -3,6 +3,8 @@
 import gymnasium
 
 from torchrl_recall.envs.four_rooms import FourRoomsEnv, FourRoomsGymEnv, FourRoomsLayout
+from torchrl_recall.envs.goal_env import GoalEnv
+from torchrl_recall.envs.goal_maze import GoalMazeEnv
 from torchrl_recall.envs.oracle import Oracle
 from torchrl_recall.envs.point_mass import PointMassEnv
 from torchrl_recall.envs.reverse_dynamics import (
@@ -17,6 +19,8 @@ __all__ = [
     "FourRoomsEnv",
     "FourRoomsGymEnv",
     "FourRoomsLayout",
+    "GoalEnv",
+    "GoalMazeEnv",
     "Oracle",
     "PointMassEnv",
     "four_rooms_model",

@@ -1,0 +1,202 @@
+"""What environments share that an algorithm sends to goals (Sec. 6.3)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs import EnvBase
+
+__all__ = ["GoalEnv"]
+
+
+class GoalEnv(EnvBase):
+    """A batch of environments, each sent to a goal that an algorithm can set.
+
+    ``observation`` and ``desired_goal`` are seen; the reward is 1 within ``goal_radius`` of the
+    goal, else 0; an episode is ``terminated`` there and ``truncated`` after ``max_steps`` steps. A
+    reset may be told the start, and the goal, by ``observation`` and ``desired_goal`` in its
+    tensordict (with ``set_state=True``); an invalid start is refused.
+
+    Args:
+        observation_spec: of a single environment.
+        action_spec: of a single environment; actions are clipped to it.
+        goal_spec: bounds of goals.
+
+    Keyword Args:
+        goal_radius: Euclidean distance at which a goal counts as reached.
+        max_steps: steps of an episode at most.
+        hidden: further state of a single environment that a step needs, by key.
+        batch_size: of the environments.
+
+    Raises:
+        ValueError: a number is out of its range; later, a start, goal or action is not valid.
+    """
+
+    _supports_set_state = True
+
+    def __init__(
+        self,
+        observation_spec: TensorSpec,
+        action_spec: Bounded,
+        goal_spec: Bounded,
+        *,
+        goal_radius: float,
+        max_steps: int,
+        hidden: dict[str, TensorSpec] | None = None,
+        batch_size: Sequence[int] = (),
+    ) -> None:
+        super().__init__(batch_size=torch.Size(batch_size))
+        if not goal_radius > 0:
+            raise ValueError(f"goal_radius must be positive, got {goal_radius}.")
+        if not isinstance(max_steps, int) or max_steps < 1:
+            raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}.")
+        self.goal_spec, self.goal_radius, self.max_steps = goal_spec, goal_radius, max_steps
+        self._goals: Tensor | None = None
+        self._assigned = False
+        self._hidden = list(hidden or {})
+        shape = self.batch_size
+        seen = {"observation": observation_spec, "desired_goal": goal_spec, **(hidden or {})}
+        self.observation_spec = Composite(
+            {key: spec.expand(*shape, *spec.shape).clone() for key, spec in seen.items()},
+            step_count=Unbounded(shape=shape, dtype=torch.int64),
+            shape=shape,
+        )
+        self.state_spec = self.observation_spec.clone()
+        self.action_spec = action_spec.expand(*shape, *action_spec.shape).clone()
+        self.reward_spec = Unbounded(shape=(*shape, 1))
+        flag = Binary(1, shape=(*shape, 1), dtype=torch.bool)
+        self.done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape
+        )
+
+    @abstractmethod
+    def is_valid(self, states: Tensor) -> Tensor:
+        """Whether states can occur, such as outside of walls.
+
+        Args:
+            states: shape ``[*batch, state_dim]``.
+
+        Returns:
+            Booleans of shape ``[*batch]``.
+        """
+
+    @abstractmethod
+    def goal_of_state(self, states: Tensor) -> Tensor:
+        """The goal that a state reaches, shape ``[*batch, goal_dim]``."""
+
+    @abstractmethod
+    def state_of_goal(self, goals: Tensor) -> Tensor:
+        """A state that reaches a goal, shape ``[num_goals, state_dim]``: the decoder D."""
+
+    @abstractmethod
+    def _begin(self, states: Tensor | None) -> dict[str, Tensor]:
+        """Observation and hidden state at given states, or where episodes begin."""
+
+    @abstractmethod
+    def _advance(self, tensordict: TensorDictBase, action: Tensor) -> dict[str, Tensor]:
+        """Observation and hidden state after an action."""
+
+    def sample_goals(self, num: int) -> Tensor:
+        """Draw goals uniformly among those that are not inside a wall, ``[num, goal_dim]``."""
+        low, high = self.goal_spec.space.low, self.goal_spec.space.high
+        goals = torch.empty(0, len(low))
+        while len(goals) < num:
+            drawn = low + (high - low) * torch.rand(2 * num, len(low))
+            goals = torch.cat([goals, drawn[self.is_valid(self.state_of_goal(drawn))]])
+        return goals[:num]
+
+    def set_goals(self, goals: Tensor) -> None:
+        """Draw the goals of episodes that begin from now on among these, uniformly.
+
+        Args:
+            goals: shape ``[num_goals, goal_dim]``; one inside a wall is one that is never reached.
+
+        Raises:
+            ValueError: there are none, they are not finite or have another dimension.
+        """
+        dim = self.goal_spec.shape[-1]
+        if goals.ndim != 2 or goals.shape[1] != dim or not len(goals):
+            raise ValueError(
+                f"goals must have the shape [num_goals, {dim}] of this environment's goals, with "
+                f"at least one goal, got {tuple(goals.shape)}."
+            )
+        self._goals, self._assigned = _finite(goals), False
+
+    def assign_goals(self, goals: Tensor) -> None:
+        """Give each environment of the batch its own goal, for all episodes from now on.
+
+        Args:
+            goals: shape ``[*batch_size, goal_dim]``; one inside a wall is never reached.
+
+        Raises:
+            ValueError: they have another shape or are not finite.
+        """
+        shape = (*self.batch_size, self.goal_spec.shape[-1])
+        if goals.shape != shape:
+            raise ValueError(
+                f"goals must have the shape {shape}, one for each environment, got "
+                f"{tuple(goals.shape)}."
+            )
+        self._goals, self._assigned = _finite(goals), True
+
+    def _draw_goals(self) -> Tensor:
+        if self._goals is not None and self._assigned:
+            return self._goals.clone()
+        num = max(1, self.batch_size.numel())
+        if self._goals is None:
+            goals = self.sample_goals(num)
+        else:
+            goals = self._goals[torch.randint(len(self._goals), (num,))]
+        return goals.reshape(*self.batch_size, -1)
+
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDict:
+        goal = states = None
+        if tensordict is not None and tensordict.get("_reset", None) is None:
+            goal, states = (tensordict.get(key, None) for key in ("desired_goal", "observation"))
+        if states is not None and not self.is_valid(states).all():
+            raise ValueError(
+                "episodes cannot begin inside a wall or outside the bounds; check starts with "
+                "is_valid, or decode goals of sample_goals with state_of_goal."
+            )
+        out = self._begin(states)
+        out["desired_goal"] = self._draw_goals() if goal is None else goal
+        out["step_count"] = torch.zeros(self.batch_size, dtype=torch.int64)
+        false = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
+        out |= {key: false.clone() for key in ("done", "terminated", "truncated")}
+        return TensorDict(out, batch_size=self.batch_size)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        action, goal = tensordict.get("action"), tensordict.get("desired_goal")
+        if not torch.compiler.is_compiling() and not action.isfinite().all():
+            raise ValueError("an action is NaN or infinite; look for diverged weights.")
+        low, high = self.action_spec.space.low, self.action_spec.space.high
+        out = self._advance(tensordict, action.clamp(low, high))
+        distance = (self.goal_of_state(out["observation"]) - goal).norm(dim=-1, keepdim=True)
+        count = tensordict.get("step_count") + 1
+        terminated = distance <= self.goal_radius
+        truncated = (count >= self.max_steps).unsqueeze(-1) & ~terminated
+        out |= {
+            "desired_goal": goal,
+            "step_count": count,
+            "reward": terminated.float(),
+            "terminated": terminated,
+            "truncated": truncated,
+            "done": terminated | truncated,
+        }
+        return TensorDict(out, batch_size=self.batch_size)
+
+    def _set_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            torch.manual_seed(seed)
+
+
+def _finite(goals: Tensor) -> Tensor:
+    if not goals.isfinite().all():
+        raise ValueError("the goals hold NaN or infinity; drop those.")
+    return goals.detach().clone()
