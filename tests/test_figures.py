@@ -111,6 +111,53 @@ def test_every_figure_is_made(name, tmp_path):
     assert all(f"| {method} |" in done.stdout for method in methods)
 
 
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [
+        ("figure_6", ["none", "ppo:none"]),
+        ("figure_8", ["backtracking+recall.trace_length=5"]),
+        ("figure_16", ["forward_model"]),
+    ],
+)
+def test_mujoco_figures_are_made(name, methods, tmp_path):
+    tiny = "+collector.frames_per_batch=64+policy.num_cells=[8,8]+eval.num_episodes=1"
+    sizes = {False: "+trpo.batch_size=32", True: "+ppo.batch_size=32"}
+    methods = [method + tiny + sizes[method.startswith("ppo")] for method in methods]
+    quoted = ",".join(f"'{method}'" for method in methods)
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES / f"{name}.py"), "tasks=[Hopper-v5]", "frames=128",
+            "eval_interval=64", "seeds=1", f"methods=[{quoted}]", f"out={tmp_path / 'out'}",
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out" / "results.csv")
+    assert [(row["method"], row["frames"]) for row in rows] == [
+        (method, frames) for method in methods for frames in ("64", "128")
+    ], done.stdout
+    assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+    assert all(f"| {method} |" in done.stdout for method in methods)
+
+
+def test_coverage_figures_are_made(tmp_path):
+    tiny = "+goal_gan.num_new=4+goal_gan.num_old=2+env.max_steps=5+trpo.batch_size=30"
+    methods = [f"{recall}{tiny}" for recall in ("none", "backtracking")]
+    for name in ("figure_13", "figure_11", "figure_12"):
+        done = subprocess.run(
+            [
+                sys.executable, str(FIGURES / f"{name}.py"), "tasks=[point_umaze]", "frames=270",
+                "seeds=1", f"methods=[{','.join(methods)}]", f"out={tmp_path / 'out'}",
+            ],
+            cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = read_rows(tmp_path / "out" / "results.csv")
+        assert {row["method"] for row in rows} == set(methods)
+        assert {row["metric"] for row in rows} == {"frames_to_target", "coverage"}
+        assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+
+
 def test_a_figure_goes_on(tmp_path):
     """Finished runs stay, and what is missing is added."""
     out = tmp_path / "out"

@@ -1,0 +1,22 @@
+"""Figure 13: coverage of the Goal GAN on point masses, with recall and with self-imitation.
+
+    python benchmarks/figures/figure_13.py seeds=12 first_seed=0 out=runs/figure_13 \
+        tasks=[point_free4,point_umaze] methods=[none,backtracking,self_imitation]
+
+Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; the table of
+paired ratios over ``none`` is printed.
+"""
+
+from goal_runs import curves, experiment, table
+
+if __name__ == "__main__":
+    config, results = experiment(
+        {
+            "figure": "13",
+            "out": "runs/figure_13",
+            "tasks": ["point_free2", "point_free4", "point_free6", "point_umaze"],
+            "methods": ["none", "backtracking", "self_imitation"],
+        }
+    )
+    curves(config, results, "Coverage of a Goal GAN with and without recall.")
+    print(table(results, "none", config.frames))

@@ -1,0 +1,147 @@
+"""Runs of the Goal GAN recipe behind figures 5, 11, 12 and 13, and what they show.
+
+A task is a group of ``env``, such as ``point_free4``. A method is a group of ``recall``, which may
+carry overrides of the recipe's configuration: ``backtracking+recall.trace_length=10``. Called
+again, a command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evidence import interval, options, save, write_rows
+from four_rooms import Runs, table
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+__all__ = ["curves", "experiment", "maps", "table"]
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = {
+    "seeds": 12,
+    "first_seed": 0,
+    "frames": 1_800_000,
+    "target": 0.63,  # coverage, Sec. 6.3
+    "collect": False,  # only from the runs there are
+    "jobs": os.cpu_count() or 1,  # runs at a time
+}
+Results = dict[tuple[str, str], Runs]
+
+
+def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
+    """Train one seed, or go on with it."""
+    if (run_dir / "summary.json").exists():
+        return
+    recall, *overrides = method.split("+")
+    command = [
+        sys.executable, str(ROOT / "recipes/goal_gan_recall.py"), f"env={task}",
+        f"recall={recall}", *overrides, f"seed={seed}", f"collector.total_frames={config.frames}",
+        f"eval.target={config.target}", f"run_dir={run_dir}", "resume=auto",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(f"{run_dir.name}: {'done' if not done.returncode else done.stderr[-2000:]}", flush=True)
+
+
+def read(run_dirs: Mapping[int, Path]) -> Runs:
+    """Read the finished seeds of a method in a task."""
+    reached, columns, frames = {}, [], []
+    for seed, run_dir in run_dirs.items():
+        reached[seed] = json.loads((run_dir / "summary.json").read_text())["frames_to_target"]
+        with (run_dir / "coverage.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        frames = [int(line["frames"]) for line in lines]
+        columns.append([float(line["coverage"]) for line in lines])
+    first = next(iter(run_dirs.values()))
+    return Runs(first, list(run_dirs), reached, frames, np.array(columns).T)
+
+
+def experiment(defaults: Mapping[str, Any]) -> tuple[DictConfig, Results]:
+    """Run what a figure needs and has not yet, and write its ``results.csv``.
+
+    Args:
+        defaults: the figure's own options, over :data:`DEFAULTS`.
+    """
+    config = options({**DEFAULTS, **defaults})
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    wanted = {
+        (seed, task, method): out / re.sub(r"[^\w.\-+]+", "-", f"{task}_{method}_{seed}")
+        for seed, task, method in itertools.product(seeds, config.tasks, config.methods)
+    }  # Hydra splits at =
+    if not config.collect:
+        with ThreadPoolExecutor(config.jobs) as pool:
+            started = [
+                pool.submit(run, task, method, seed, config, run_dir)
+                for (seed, task, method), run_dir in wanted.items()
+            ]
+        for future in started:
+            future.result()  # raises what a thread raised
+    folders: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
+    for (seed, task, method), run_dir in wanted.items():
+        if (run_dir / "summary.json").exists():
+            folders[task, method][seed] = run_dir
+    if not folders:
+        sys.exit(f"no run in {out} has finished yet, so there is nothing to show")
+    results = {key: read(run_dirs) for key, run_dirs in folders.items()}
+    write_rows(out / "results.csv", rows(config.figure, results))
+    return config, results
+
+
+def rows(figure: str, results: Results) -> Iterator[tuple]:
+    """Long form: frames to the target, and coverage at every evaluation."""
+    for (task, method), runs in results.items():
+        for seed, frames in runs.frames_to_target.items():
+            yield figure, task, method, seed, runs.frames[-1], "frames_to_target", frames
+        for frames, coverage in zip(runs.frames, runs.returns, strict=True):
+            for seed, value in zip(runs.seeds, coverage, strict=True):
+                yield figure, task, method, seed, frames, "coverage", value
+
+
+def curves(config: DictConfig, results: Results, caption: str) -> None:
+    """``figure.png``: a panel for each task, mean coverage and its interval for each method."""
+    tasks = list(dict.fromkeys(task for task, _ in results))
+    figure = Figure(figsize=(4.5 * len(tasks), 3.6), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for number, method in enumerate(m for name, m in results if name == task):
+            runs = results[task, method]
+            bands = [interval(list(values)) for values in runs.returns]
+            axes.plot(runs.frames, [b.value for b in bands], color=f"C{number}", label=method)
+            edges = [b.low for b in bands], [b.high for b in bands]
+            axes.fill_between(runs.frames, *edges, color=f"C{number}", alpha=0.2)
+        axes.axhline(config.target, color="grey", linewidth=0.7)
+        axes.set(title=task, xlabel="environment steps", ylabel="coverage", ylim=(0, 1.02))
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    caption = f"{caption} {config.seeds} seeds, bootstrap 95 % intervals of the mean."
+    save(figure, Path(config.out) / "figure.png", caption, width=70 * len(tasks))
+
+
+def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6) -> None:
+    """``figure.png``: coverage through training, a row for each task and method."""
+    figure = Figure(figsize=(2.4 * columns, 2.6 * len(results)), layout="constrained")
+    panels = figure.subplots(len(results), columns, squeeze=False)
+    for row, ((task, method), runs) in zip(panels, results.items(), strict=True):
+        with (runs.run_dir / "coverage.csv").open(newline="") as file:
+            header, *lines = list(csv.reader(file))
+        goals = np.array([[float(x) for x in name.split()] for name in header[2:]])
+        chosen = np.linspace(0, len(lines) - 1, columns).round().astype(int)
+        for axes, i in zip(row, chosen, strict=True):
+            reached = np.array(lines[i][2:], float)
+            axes.scatter(goals[:, 0], goals[:, 1], c=reached, cmap="coolwarm", vmin=0, vmax=1, s=9)
+            axes.set(title=f"{int(lines[i][0]):,}: {float(lines[i][1]):.0%}", aspect="equal")
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{task}\n{method}")
+    save(figure, Path(config.out) / "figure.png", caption, width=25 * columns)
