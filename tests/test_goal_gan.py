@@ -103,6 +103,13 @@ def test_without_a_good_goal_the_next_are_uniform_and_it_says_so():
     assert not goal_gan._fall_back
 
 
+def test_a_good_goal_beside_a_hopeless_one_is_learned_from():
+    goal_gan = curriculum(min_distance=0.1, num_updates=1)
+    goals = torch.tensor([[0.0, 0.0], [0.01, 0.0]])
+    metrics = goal_gan.update(goals, torch.tensor([0.0, 0.5]))
+    assert metrics["goal_gan/loss_discriminator"].isfinite()
+
+
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_collapsed_gan_is_begun_anew_and_counted(value):
     goal_gan = curriculum(num_updates=20)

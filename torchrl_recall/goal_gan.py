@@ -389,8 +389,9 @@ class GoalGANCurriculum:
             self.num_fallbacks += 1
         else:
             # What the GAN proposes often shall not count more, or its goals draw together.
-            apart = self._apart(goals)
-            metrics |= self._fit(goals[apart], labels[apart])
+            good_first = labels.int().argsort(descending=True, stable=True)
+            chosen = good_first[self._apart(goals[good_first])]
+            metrics |= self._fit(goals[chosen], labels[chosen])
             if self._collapsed():
                 self.num_collapses += 1
                 self.gan.reset_parameters()
