@@ -39,7 +39,7 @@ def test_samples_land_on_good_goals_and_follow_them(dim):
     unit = torch.randn(500, dim)
     goal_gan.pretrain(0.6 * unit / unit.norm(dim=1, keepdim=True))
     for low, high in ((0.4, 0.8), (0.7, 1.0)):
-        goals = train(goal_gan, low, high, 12)
+        goals = train(goal_gan, low, high, 8)
         assert in_ring(goals, low, high).float().mean() >= 0.8
         octant = (torch.atan2(goals[:, 1], goals[:, 0]) / (torch.pi / 4)).floor().long() + 4
         in_each = torch.bincount(octant.clamp(max=7), minlength=8)

@@ -280,7 +280,7 @@ class GoalGANCurriculum:
         goal_noise: float = 0.05,
         min_distance: float | None = None,
         max_kept: int = 5_000,
-        num_updates: int = 100,
+        num_updates: int = 200,
         batch_size: int = 64,
         lr: float = 1e-3,
         generator_lr: float = 1e-4,
