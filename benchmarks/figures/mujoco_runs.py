@@ -79,12 +79,20 @@ def shared(seeds: dict[int, Curve]) -> dict[int, Curve]:
 
 
 def gain(curves: Curves, task: str, method: str) -> Interval | None:
-    """Paired ratio of mean returns over training to those of the same host alone."""
+    """Paired ratio of mean returns over training to those of the same host alone.
+
+    Up to the last evaluation that both have reached; None where a mean is not positive.
+    """
     host, colon, _ = method.rpartition(":")
     ours, theirs = curves[task, method], curves.get((task, f"{host}{colon}none"), {})
     seeds = sorted(set(ours) & set(theirs))
-    means = [[float(np.mean(curve[seed][1])) for seed in seeds] for curve in (ours, theirs)]
-    if not seeds or min(map(min, means)) <= 0:
+    if not seeds:
+        return None
+    length = min(len(curve[seeds[0]][1]) for curve in (ours, theirs))
+    means = [
+        [float(np.mean(curve[seed][1][:length])) for seed in seeds] for curve in (ours, theirs)
+    ]
+    if min(map(min, means)) <= 0:
         return None
     return geometric_mean_ratio(*means)
 
