@@ -135,6 +135,7 @@ def draw(curves: Curves, path: Path, caption: str) -> None:
             axes.fill_between(frames, *edges, color=color, alpha=0.2)
             axes.plot(frames, returns.T, color=color, alpha=0.25, linewidth=0.7)
         axes.set(title=task, xlabel="environment steps", ylabel="return, deterministic policy")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e3:g}k")
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     save(figure, path, caption, width=80 * len(tasks))
