@@ -39,6 +39,7 @@ def test_steps_are_those_of_the_task(name, state_dim):
         expected = np.concatenate([inner.data.qpos, inner.data.qvel])
         assert np.allclose(state["physics"][0], expected, atol=1e-6)
     assert torch.equal(state["physics"][0], state["physics"][1])
+    assert np.abs(expected - start).max() > 0.01  # it has moved
 
 
 def test_a_goal_is_rewarded_and_ends_the_episode():

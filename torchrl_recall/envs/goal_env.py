@@ -59,7 +59,6 @@ class GoalEnv(EnvBase):
         self.goal_spec, self.goal_radius, self.max_steps = goal_spec, goal_radius, max_steps
         self._goals: Tensor | None = None
         self._assigned = False
-        self._hidden = list(hidden or {})
         shape = self.batch_size
         seen = {"observation": observation_spec, "desired_goal": goal_spec, **(hidden or {})}
         self.observation_spec = Composite(
