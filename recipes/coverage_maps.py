@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["draw_maps"]
+__all__ = ["draw_map", "draw_maps"]
 
 
 def draw_maps(
@@ -32,7 +32,7 @@ def draw_maps(
     chosen = torch.linspace(0, len(frames) - 1, min(6, len(frames))).round().int().tolist()
     figure = Figure(figsize=(2.6 * len(chosen), 2.9), layout="constrained")
     for axes, i in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
-        _map(axes, goals, frames[i], successes[i])
+        draw_map(axes, goals, frames[i], successes[i])
     figure.savefig(run_dir / "coverage.png", dpi=110)
 
     film = Figure(figsize=(3, 3.3), layout="constrained")
@@ -40,14 +40,15 @@ def draw_maps(
 
     def show(i: int) -> list:
         axes.clear()
-        _map(axes, goals, frames[i], successes[i])
+        draw_map(axes, goals, frames[i], successes[i])
         return []
 
     animation = FuncAnimation(film, show, frames=len(frames))
     animation.save(run_dir / "coverage.gif", writer=PillowWriter(fps=4))
 
 
-def _map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:
+def draw_map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:
+    """One map: which goals were reached at so many frames."""
     x, y = goals[:, 0], goals[:, min(1, goals.shape[1] - 1)]
     size = 2_000 / len(goals)
     axes.scatter(x, y, c=reached.float(), cmap="coolwarm", vmin=0, vmax=1, s=size, marker="s")

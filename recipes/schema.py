@@ -566,6 +566,8 @@ def validate(cfg: DictConfig, schema: type[T] = SACRecallConfig) -> T:  # type: 
         _check_a2c(config)
     if isinstance(config, GoalGANRecallConfig):
         _check_goal_gan(config)
+    if isinstance(config, TRPORecallConfig | GoalGANRecallConfig):
+        _check_trpo(config.trpo)
     return config
 
 
@@ -611,10 +613,6 @@ def _check_on_policy(config: OnPolicyRecallConfig) -> None:
                 f"{name}.batch_size={host.batch_size} must divide "
                 f"collector.frames_per_batch={batch}, or an epoch ends in a smaller batch."
             )
-    if isinstance(config, TRPORecallConfig) and config.trpo.line_search_shrink >= 1:
-        raise ConfigError(
-            f"trpo.line_search_shrink={config.trpo.line_search_shrink} must be below 1."
-        )
     if config.replay_buffer.size < batch:
         raise ConfigError(
             f"replay_buffer.size={config.replay_buffer.size} is smaller than one batch, "
@@ -649,15 +647,16 @@ def _check_a2c(config: A2CRecallConfig) -> None:
         )
 
 
+def _check_trpo(trpo: TRPOConfig) -> None:
+    if trpo.line_search_shrink >= 1:
+        raise ConfigError(f"trpo.line_search_shrink={trpo.line_search_shrink} must be below 1.")
+
+
 def _check_goal_gan(config: GoalGANRecallConfig) -> None:
     if config.goal_gan.min_success >= config.goal_gan.max_success:
         raise ConfigError(
             f"goal_gan.min_success={config.goal_gan.min_success} must be below "
             f"goal_gan.max_success={config.goal_gan.max_success}."
-        )
-    if config.trpo.line_search_shrink >= 1:
-        raise ConfigError(
-            f"trpo.line_search_shrink={config.trpo.line_search_shrink} must be below 1."
         )
 
 

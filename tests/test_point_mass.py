@@ -85,7 +85,7 @@ def test_a_reversed_step_by_hand():
     state, led = env.reverse_step(torch.tensor([[0.5, -0.5]]), torch.tensor([[1.0, -0.5]]))
     assert torch.allclose(state, torch.tensor([[0.4, -0.45]]))
     assert led.tolist() == [True]
-    corner, led = env.reverse_step(torch.tensor([[-0.98, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    _, led = env.reverse_step(torch.tensor([[-0.98, 0.0]]), torch.tensor([[1.0, 0.0]]))
     assert led.tolist() == [False]  # it would have come from outside of the box
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ __all__ = [
     "paired_ratio",
     "quartiles",
     "read_rows",
+    "run_missing",
     "save",
     "write_rows",
 ]
@@ -45,6 +49,36 @@ def command() -> str:
     """The command that makes the figure, without where its files go."""
     words = [word for word in sys.argv[1:] if not word.startswith(("out=", "collect=", "jobs="))]
     return " ".join([f"python benchmarks/figures/{Path(sys.argv[0]).name}", *words])
+
+
+def run_missing(
+    config: DictConfig, run: Callable[[str, str, int, DictConfig, Path], None]
+) -> dict[tuple[int, str, str], Path]:
+    """Run every seed, task and method in a folder of its own, some at a time, unless ``collect``.
+
+    Args:
+        config: ``out``, ``seeds``, ``first_seed``, ``tasks``, ``methods``, ``jobs``, ``collect``.
+        run: of task, method, seed, options and folder; leaves a finished folder as it is.
+
+    Returns:
+        The folders by seed, task and method.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    wanted = {
+        (seed, task, method): out / re.sub(r"[^\w.\-+]+", "-", f"{task}_{method}_{seed}")
+        for seed, task, method in itertools.product(seeds, config.tasks, config.methods)
+    }  # Hydra splits at =
+    if not config.collect:
+        with ThreadPoolExecutor(config.jobs) as pool:
+            started = [
+                pool.submit(run, task, method, seed, config, run_dir)
+                for (seed, task, method), run_dir in wanted.items()
+            ]
+        for future in started:
+            future.result()  # raises what a thread raised
+    return wanted
 
 
 def write_rows(path: Path, rows: Iterable[Sequence]) -> None:

@@ -8,23 +8,23 @@ again, a command goes on where it stopped.
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence import interval, options, save, write_rows
+import torch
+from evidence import interval, options, run_missing, save, write_rows
 from four_rooms import Runs, table
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+
+from torchrl_recall.recipes.coverage_maps import draw_map
 
 __all__ = ["curves", "experiment", "maps", "table"]
 
@@ -74,21 +74,7 @@ def experiment(defaults: Mapping[str, Any]) -> tuple[DictConfig, Results]:
         defaults: the figure's own options, over :data:`DEFAULTS`.
     """
     config = options({**DEFAULTS, **defaults})
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    seeds = range(config.first_seed, config.first_seed + config.seeds)
-    wanted = {
-        (seed, task, method): out / re.sub(r"[^\w.\-+]+", "-", f"{task}_{method}_{seed}")
-        for seed, task, method in itertools.product(seeds, config.tasks, config.methods)
-    }  # Hydra splits at =
-    if not config.collect:
-        with ThreadPoolExecutor(config.jobs) as pool:
-            started = [
-                pool.submit(run, task, method, seed, config, run_dir)
-                for (seed, task, method), run_dir in wanted.items()
-            ]
-        for future in started:
-            future.result()  # raises what a thread raised
+    out, wanted = Path(config.out), run_missing(config, run)
     folders: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
     for (seed, task, method), run_dir in wanted.items():
         if (run_dir / "summary.json").exists():
@@ -136,12 +122,9 @@ def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6
     for row, ((task, method), runs) in zip(panels, results.items(), strict=True):
         with (runs.run_dir / "coverage.csv").open(newline="") as file:
             header, *lines = list(csv.reader(file))
-        goals = np.array([[float(x) for x in name.split()] for name in header[2:]])
+        goals = torch.tensor([[float(x) for x in name.split()] for name in header[2:]])
         chosen = np.linspace(0, len(lines) - 1, columns).round().astype(int)
         for axes, i in zip(row, chosen, strict=True):
-            reached = np.array(lines[i][2:], float)
-            axes.scatter(goals[:, 0], goals[:, 1], c=reached, cmap="coolwarm", vmin=0, vmax=1, s=9)
-            axes.set(title=f"{int(lines[i][0]):,}: {float(lines[i][1]):.0%}", aspect="equal")
-            axes.set(xticks=[], yticks=[])
+            draw_map(axes, goals, int(lines[i][0]), torch.tensor([float(x) for x in lines[i][2:]]))
         row[0].set_ylabel(f"{task}\n{method}")
     save(figure, Path(config.out) / "figure.png", caption, width=25 * columns)

@@ -10,19 +10,25 @@ command goes on where it stopped.
 from __future__ import annotations
 
 import csv
-import itertools
 import os
-import re
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence import Interval, geometric_mean_ratio, interval, options, save, write_rows
+from evidence import (
+    Interval,
+    geometric_mean_ratio,
+    interval,
+    options,
+    run_missing,
+    save,
+    write_rows,
+)
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
@@ -78,13 +84,13 @@ def shared(seeds: dict[int, Curve]) -> dict[int, Curve]:
     return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
 
 
-def gain(curves: Curves, task: str, method: str) -> Interval | None:
-    """Paired ratio of mean returns over training to those of the same host alone.
+def gain(curves: Curves, task: str, method: str, baseline: str) -> Interval | None:
+    """Paired ratio of mean returns over training to a baseline beside the same host.
 
     Up to the last evaluation that both have reached; None where a mean is not positive.
     """
     host, colon, _ = method.rpartition(":")
-    ours, theirs = curves[task, method], curves.get((task, f"{host}{colon}none"), {})
+    ours, theirs = curves[task, method], curves.get((task, f"{host}{colon}{baseline}"), {})
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         return None
@@ -101,8 +107,8 @@ def table(curves: Curves) -> str:
     """Markdown: final return and mean return over training, with intervals, and paired ratios."""
     lines = [
         "| task | method | seeds | steps | last return [95 %] | mean over training [95 %] "
-        "| ratio of means to none [95 %] |",
-        "|---|---|---|---|---|---|---|",
+        "| ratio of means to none [95 %] | to self_imitation [95 %] |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (task, method), seeds in curves.items():
         cells = []
@@ -110,7 +116,10 @@ def table(curves: Curves) -> str:
             values = [float(summary(returns)) for _, returns in seeds.values()]
             found = interval(values)
             cells.append(f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}]")
-        cells.append(str(gain(curves, task, method) or ""))
+        cells += [
+            str(gain(curves, task, method, baseline) or "")
+            for baseline in ("none", "self_imitation")
+        ]
         steps = next(iter(seeds.values()))[0][-1]
         lines.append(f"| {task} | {method} | {len(seeds)} | {steps:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -149,21 +158,7 @@ def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
         defaults: the figure's own options, over :data:`MUJOCO`.
     """
     config = options({**MUJOCO, **defaults})
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    seeds = range(config.first_seed, config.first_seed + config.seeds)
-    wanted = {
-        (seed, task, method): out / re.sub(r"[^\w.\-+]+", "-", f"{task}_{method}_{seed}")
-        for seed, task, method in itertools.product(seeds, config.tasks, config.methods)
-    }  # Hydra splits at =
-    if not config.collect:
-        with ThreadPoolExecutor(config.jobs) as pool:
-            started = [
-                pool.submit(run, recipe, task, method, seed, config, run_dir)
-                for (seed, task, method), run_dir in wanted.items()
-            ]
-        for future in started:
-            future.result()  # raises what a thread raised
+    out, wanted = Path(config.out), run_missing(config, partial(run, recipe))
     curves: Curves = defaultdict(dict)
     for (seed, task, method), run_dir in wanted.items():
         if (run_dir / "metrics.csv").exists():
