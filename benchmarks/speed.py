@@ -7,7 +7,8 @@
 ``peers``; those not installed are left out). ``on_policy`` does so for TRPO and PPO, 2,048 steps an
 update. ``update``, ``model``, ``imitation`` and ``traces``
 time the parts against their bare limits, ``four_rooms`` the environment of that name against
-itself one step at a time, and ``growth`` gives costs against sizes.
+itself one step at a time, ``goals`` the goal environments and the Goal GAN's share of an
+iteration, and ``growth`` gives costs against sizes.
 Contestants of a part take turns within each round, so that a ratio compares neighbours in time; a
 table of medians and quartiles is printed, and every measurement goes to ``results.csv``.
 """
@@ -37,6 +38,7 @@ import numpy as np
 import torch
 from bare_sac import BareSAC, BareTraces, bare_imitation_update, bare_model_update
 from cleanrl_sac import CleanRLSAC
+from goal_contestants import maze_steps, point_mass_steps, shares
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
@@ -70,7 +72,9 @@ from torchrl_recall.update import make_update
 
 TASK, OBS_DIM, ACT_DIM = "HalfCheetah-v5", 17, 6
 CPU = torch.device("cpu")
-PARTS = ["loop", "on_policy", "update", "model", "imitation", "traces", "four_rooms", "growth"]
+PARTS = [
+    "loop", "on_policy", "update", "model", "imitation", "traces", "four_rooms", "goals", "growth",
+]  # fmt: skip
 DEFAULTS = {
     "parts": PARTS,
     "rounds": 10,
@@ -395,6 +399,17 @@ def four_rooms(rounds: int, batch: int = 4096) -> Rows:
 
     contestants: Contestants = {f"{batch} at once": at_once, "one by one": one_by_one}
     return measure("four_rooms", contestants, rounds, calls=3, per=batch)
+
+
+def goals(rounds: int, batch: int = 4096) -> Rows:
+    """Point masses and mazes, and how much of an iteration the Goal GAN takes."""
+    name, steps = f"goals: point mass, {batch} at once", point_mass_steps(batch)
+    rows = measure(name, steps, rounds, calls=20, per=batch)
+    for maze in ("PointMaze_UMaze-v3", "AntMaze_UMaze-v5"):
+        rows += measure(f"goals: {maze}", maze_steps(maze, 450), rounds, per=450)
+    for task, recall in (("point_free2", "none"), ("point_free4", "backtracking")):
+        rows += measure(f"goals: {task}, recall={recall}", shares(task, recall), rounds)
+    return rows
 
 
 def growth(rounds: int) -> Rows:

@@ -9,11 +9,14 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torchrl.data import ReplayBuffer
 from torchrl.envs import ExplorationType, set_exploration_type
 
-from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates, HindsightGoal
+from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates, HindsightGoal, NearVisited
 from torchrl_recall.envs import GoalEnv, GoalMazeEnv, PointMassEnv
-from torchrl_recall.recipes.on_policy import OnPolicy
+from torchrl_recall.recall import candidates
+from torchrl_recall.recipes.hindsight import HindsightSAC
+from torchrl_recall.recipes.on_policy import TRPO, OnPolicy
 from torchrl_recall.recipes.schema import ConfigError, GoalGANRecallConfig
 from torchrl_recall.recipes.utils import installed
 from torchrl_recall.recipes.wiring import wire_recall
@@ -35,6 +38,7 @@ __all__ = [
     "coverage_goals",
     "make_curriculum",
     "make_goal_env",
+    "make_host",
     "make_recall",
     "success_rates",
 ]
@@ -60,6 +64,13 @@ def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
         raise ConfigError(f"env: {error}") from error
 
 
+def make_host(
+    env: GoalEnv, config: GoalGANRecallConfig, device: torch.device
+) -> OnPolicy | HindsightSAC:
+    """What learns to reach goals."""
+    return (TRPO if config.host == "trpo" else HindsightSAC)(env, config, device)
+
+
 def make_curriculum(
     env: GoalEnv, config: GoalGANRecallConfig, device: torch.device
 ) -> GoalGANCurriculum:
@@ -82,13 +93,24 @@ def make_curriculum(
 def make_recall(
     env: GoalEnv,
     config: GoalGANRecallConfig,
-    host: OnPolicy,
+    host: OnPolicy | HindsightSAC,
     curriculum: GoalGANCurriculum,
     device: torch.device,
+    replay_buffer: ReplayBuffer,
 ) -> ImitationOfGoodPairs | None:
     """Recall from goals of the GAN (Alg. 2), or its control; None for ``recall.method=none``."""
     if config.recall.method == "none":
         return None
+    assert isinstance(host, OnPolicy)  # the configuration was checked
+    relabel: list[TensorDictModuleBase] = [HindsightGoal(env.goal_of_state)]
+    if config.recall.support_radius is not None:
+        relabel.append(
+            NearVisited(
+                lambda: candidates(replay_buffer, config.recall.state_batch_size)["observation"],
+                config.recall.support_radius,
+                project=env.goal_of_state,
+            )
+        )
     return wire_recall(
         env,
         config,
@@ -103,7 +125,7 @@ def make_recall(
         critic=host.critic,
         interval=config.frames_per_batch,
         longest_episode=config.env.max_steps,
-        relabel=[HindsightGoal(env.goal_of_state)],
+        relabel=relabel,
     )
 
 

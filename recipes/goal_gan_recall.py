@@ -35,10 +35,10 @@ def train(config: GoalGANRecallConfig) -> int:
         coverage_goals,
         make_curriculum,
         make_goal_env,
+        make_host,
         make_recall,
         success_rates,
     )
-    from torchrl_recall.recipes.on_policy import TRPO
     from torchrl_recall.recipes.run import Run, settle_compilation
     from torchrl_recall.replay_buffer_state import BufferState
 
@@ -48,12 +48,12 @@ def train(config: GoalGANRecallConfig) -> int:
     torch.set_num_threads(config.torch_threads)
     torch.manual_seed(config.seed)
     env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
-    host = TRPO(env, config, device)
+    host = make_host(env, config, device)
     curriculum = make_curriculum(env, config, device)
-    recall = make_recall(env, config, host, curriculum, device)
     replay_buffer = ReplayBuffer(
         storage=LazyTensorStorage(config.replay_buffer.size, device=device), batch_size=1
     )
+    recall = make_recall(env, config, host, curriculum, device, replay_buffer)
     collector = GoalCollector(
         env,
         host.actor,

@@ -22,6 +22,7 @@ from torchrl.objectives.value import GAE
 
 from torchrl_recall import RewardStates, TRPOLoss, TrustRegion
 from torchrl_recall.recipes.environments import longest_episode
+from torchrl_recall.recipes.networks import Joined, inputs_of
 from torchrl_recall.recipes.schema import (
     GoalGANRecallConfig,
     OnPolicyRecallConfig,
@@ -58,15 +59,13 @@ class OnPolicy(ABC):
         device: torch.device,
     ) -> None:
         action_spec = env.action_spec_unbatched.to(device)
-        seen = env.observation_spec_unbatched
-        self.in_keys = [key for key in ("observation", "desired_goal") if key in seen.keys()]  # noqa: SIM118
-        in_features = sum(seen[key].shape[-1] for key in self.in_keys)
+        self.in_keys, in_features = inputs_of(env)
         action_dim = action_spec.shape[-1]
         cells = config.policy.num_cells
         scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
         self.actor = ProbabilisticActor(
             TensorDictModule(
-                _Joined(_mlp(in_features, cells, action_dim, 0.01, device), scale),
+                Joined(_mlp(in_features, cells, action_dim, 0.01, device), scale),
                 in_keys=self.in_keys,
                 out_keys=["loc", "scale"],
             ),
@@ -223,13 +222,6 @@ def minibatches(data: TensorDictBase, num_epochs: int, batch_size: int) -> Itera
     """All rows in a new order in each epoch."""
     for _ in range(num_epochs):
         yield from data[torch.randperm(len(data))].split(batch_size)
-
-
-class _Joined(nn.Sequential):
-    """A sequence that joins its inputs, as TorchRL's MLP does."""
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return super().forward(torch.cat(inputs, -1))
 
 
 def _mlp(

@@ -15,7 +15,8 @@ from torchrl.objectives import SACLoss, SoftUpdate
 
 from torchrl_recall import AdvantageGate, CriticStates, SACCritic
 from torchrl_recall.recipes.environments import longest_episode
-from torchrl_recall.recipes.schema import SACRecallConfig
+from torchrl_recall.recipes.networks import Joined, inputs_of
+from torchrl_recall.recipes.schema import GoalGANRecallConfig, SACRecallConfig
 from torchrl_recall.recipes.wiring import wire_recall
 from torchrl_recall.self_imitation import ImitationOfGoodPairs
 from torchrl_recall.update import make_update
@@ -59,7 +60,9 @@ class GaussianParameters(nn.Module):
         return loc, log_scale.clamp(-20.0, 2.0).exp()
 
 
-def make_sac(env: EnvBase, config: SACRecallConfig, device: torch.device) -> SAC:
+def make_sac(
+    env: EnvBase, config: SACRecallConfig | GoalGANRecallConfig, device: torch.device
+) -> SAC:
     """Build SAC for a task.
 
     Args:
@@ -71,16 +74,16 @@ def make_sac(env: EnvBase, config: SACRecallConfig, device: torch.device) -> SAC
         The host.
     """
     action_spec = env.action_spec_unbatched.to(device)
-    obs_dim = env.observation_spec_unbatched["observation"].shape[-1]
+    in_keys, in_features = inputs_of(env)
     action_dim = action_spec.shape[-1]
     sizes = {"num_cells": config.sac.num_cells, "activation_class": nn.ReLU, "device": device}
     actor = ProbabilisticActor(
         TensorDictModule(
-            nn.Sequential(
-                MLP(in_features=obs_dim, out_features=2 * action_dim, **sizes),
+            Joined(
+                MLP(in_features=in_features, out_features=2 * action_dim, **sizes),
                 GaussianParameters(),
             ),
-            in_keys=["observation"],
+            in_keys=in_keys,
             out_keys=["loc", "scale"],
         ),
         in_keys=["loc", "scale"],
@@ -91,8 +94,8 @@ def make_sac(env: EnvBase, config: SACRecallConfig, device: torch.device) -> SAC
     )
     qvalues = [
         ValueOperator(
-            MLP(in_features=obs_dim + action_dim, out_features=1, **sizes),
-            in_keys=["observation", "action"],
+            MLP(in_features=in_features + action_dim, out_features=1, **sizes),
+            in_keys=[*in_keys, "action"],
         )
         for _ in range(2)
     ]
@@ -109,7 +112,7 @@ def make_sac(env: EnvBase, config: SACRecallConfig, device: torch.device) -> SAC
     parameters = [p for p in loss_module.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=config.optim.lr, fused=True)
     updater = SoftUpdate(loss_module, tau=config.sac.target_update_tau)
-    update = make_update(loss_module, optimizer, updater, compile=config.compile)
+    update = make_update(loss_module, optimizer, updater, compile=bool(config.compile))
     return SAC(actor, loss_module, optimizer, update)
 
 

@@ -122,6 +122,13 @@ class RoundsConfig(RecallConfig):
 
 
 @dataclass
+class GoalTracesConfig(RecallConfig):
+    """And where they may lead."""
+
+    support_radius: float | None
+
+
+@dataclass
 class SACTracesConfig(RoundsConfig):
     """What a critic of state-action values allows besides."""
 
@@ -305,6 +312,15 @@ class GoalGANConfig:
 
 
 @dataclass
+class HindsightConfig:
+    """Experience with other goals, for the host that uses it."""
+
+    buffer_size: int
+    batch_size: int
+    ratio: float
+
+
+@dataclass
 class CoverageConfig:
     """Evaluation."""
 
@@ -324,6 +340,7 @@ class GoalGANRecallConfig:
     compile: bool | None
     run_dir: str
     resume: str
+    host: str
     env: GoalTaskConfig
     collector: GoalCollectorConfig
     replay_buffer: ExperienceConfig
@@ -331,11 +348,13 @@ class GoalGANRecallConfig:
     policy: PolicyConfig
     gae: GAEConfig
     trpo: TRPOConfig
+    sac: SACConfig
+    hindsight: HindsightConfig
     optim: OptimConfig
     eval: CoverageConfig
     checkpoint: CheckpointConfig
     logger: LoggerConfig
-    recall: RecallConfig
+    recall: GoalTracesConfig
     backtracking: BacktrackingConfig
 
     @property
@@ -481,6 +500,7 @@ _CHOICES = {
     "matmul_precision": ("highest", "high", "medium"),
     "resume": ("never", "auto"),
     "logger.backend": ("auto", "none", "tensorboard", "wandb", "mlflow", "trackio"),
+    "host": ("trpo", "hindsight_sac"),
     "env.maze": ("free", "u"),
     "recall.high_value_states": ("rewarded", "value"),
     "backtracking.dynamics": ("exact", "learned"),
@@ -505,6 +525,7 @@ _AT_LEAST_ZERO = {
     "goal_gan.num_old",
     "goal_gan.min_success",
     "goal_gan.goal_noise",
+    "hindsight.ratio",
     "prioritized_replay.beta",
     "collector.init_random_frames",
     "checkpoint.interval",
@@ -525,6 +546,7 @@ _AT_MOST_ONE = {
     "recall.min_probability",
     "goal_gan.min_success",
     "goal_gan.max_success",
+    "hindsight.ratio",
     "sac.gamma",
     "sac.target_update_tau",
     "backtracking.state_fraction",
@@ -657,6 +679,11 @@ def _check_goal_gan(config: GoalGANRecallConfig) -> None:
         raise ConfigError(
             f"goal_gan.min_success={config.goal_gan.min_success} must be below "
             f"goal_gan.max_success={config.goal_gan.max_success}."
+        )
+    if config.host == "hindsight_sac" and config.recall.method != "none":
+        raise ConfigError(
+            f"host=hindsight_sac is a control of its own and takes recall=none, not "
+            f"recall={config.recall.name}; recall goes with host=trpo."
         )
 
 

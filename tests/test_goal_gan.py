@@ -136,6 +136,18 @@ def test_state_dict_goes_on_bitwise():
     assert torch.equal(*after)
 
 
+def test_old_goals_have_their_share_of_any_number():
+    goal_gan = curriculum(num_new=20, num_old=10, min_distance=0.01)
+    goal_gan.update(torch.full((1, 2), 0.5), torch.ones(1))  # one is kept
+    assert len(goal_gan.propose()) == 30
+    goal_gan.pretrain(2 * torch.rand(500, 2) - 1)
+    for num, old in ((30, 10), (300, 100), (3, 1)):
+        goals = goal_gan.propose(num)
+        assert len(goals) == num
+        known = (goals.unsqueeze(1) == goal_gan.kept).all(-1).any(1)
+        assert known.tolist() == [False] * (num - old) + [True] * old
+
+
 def test_seeds_are_decoded_goals():
     goal_gan = curriculum()
     states = GoalGANStates(

@@ -18,8 +18,9 @@ from recipe_fixtures import (
     summary,
 )
 from tensordict import TensorDict
+from torchrl.data import LazyTensorStorage, ReplayBuffer
 
-from torchrl_recall import HindsightGoal, Recall, SelfImitation
+from torchrl_recall import HindsightGoal, NearVisited, Recall, SelfImitation
 from torchrl_recall.envs import PointMassEnv
 from torchrl_recall.recipes import goal_gan_recall
 from torchrl_recall.recipes.goal_gan import (
@@ -28,9 +29,11 @@ from torchrl_recall.recipes.goal_gan import (
     coverage_goals,
     make_curriculum,
     make_goal_env,
+    make_host,
     make_recall,
     success_rates,
 )
+from torchrl_recall.recipes.hindsight import HindsightSAC
 from torchrl_recall.recipes.on_policy import TRPO
 from torchrl_recall.recipes.schema import ConfigError, GoalGANRecallConfig, validate
 
@@ -142,7 +145,9 @@ def build(recall: str = "backtracking", **changes):
     env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
     host = TRPO(env, config, CPU)
     curriculum = make_curriculum(env, config, CPU)
-    return env, host, curriculum, make_recall(env, config, host, curriculum, CPU)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(100), batch_size=1)
+    recall = make_recall(env, config, host, curriculum, CPU, buffer)
+    return env, host, curriculum, recall, buffer
 
 
 def test_the_group_decides_what_is_imitated():
@@ -162,13 +167,74 @@ def test_policy_and_critic_see_the_goal():
 
 
 def test_traces_are_imitated_for_the_goal_that_they_reach():
-    _, _, curriculum, recall = build()
+    _, _, curriculum, recall, _ = build()
     assert isinstance(recall.filters[0], HindsightGoal)
     states = torch.randn(5, 4, 2)
     traces = TensorDict({"next": {"observation": states}}, [5, 4])
     goals = HindsightGoal(lambda state: state[:, :1])(traces)["desired_goal"]
     assert torch.equal(goals, states[:, -1:, :1].expand(5, 4, 1))
     assert curriculum.gan.goal_dim == 2
+
+
+def test_traces_end_where_the_visited_states_do():
+    *_, recall, buffer = build(recall__support_radius=0.1, recall__state_batch_size=1_000)
+    near = next(keep for keep in recall.filters if isinstance(keep, NearVisited))
+    buffer.extend(TensorDict({"observation": torch.tensor([[0.0, 0.0], [0.1, 0.0]])}, [2]))
+    path = torch.tensor([[[0.5, 0.0], [0.0, 0.05], [0.1, 0.0]]])
+    traces = TensorDict({"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 2])
+    assert near(traces)["mask"].tolist() == [[False, True]]
+
+
+def hindsight(**changes):
+    config = configure(tiny("none", host="hindsight_sac", sac__num_updates=3, **changes))
+    env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
+    host = make_host(env, config, CPU)
+    return env, host, GoalCollector(env, host.actor, num_rollouts=2, num_steps=10)
+
+
+def test_hindsight_gives_goals_that_were_reached_later():
+    env, host, collector = hindsight(hindsight__ratio=1.0, hindsight__batch_size=512)
+    assert isinstance(host, HindsightSAC)
+    data = collector.collect(torch.full((12, 2), 0.95))
+    host.update(data)
+    batch = host.replay_buffer.sample()
+    goal, reached = batch["desired_goal"], batch["next", "terminated"]
+    assert torch.equal(batch["next", "desired_goal"], goal)
+    assert torch.equal(batch["next", "reward"], reached.float())
+    near = (batch["next", "observation"] - goal).norm(dim=-1, keepdim=True) <= env.goal_radius
+    assert torch.equal(near, reached)
+    # each goal is a position of the same row, at this step or later
+    rows = data["next", "observation"]
+    row, time = batch["index"] // 10, batch["index"] % 10
+    same = (rows[row] == goal.unsqueeze(1)).all(-1)
+    later = torch.arange(10) >= time.unsqueeze(1)
+    assert (same & later).any(1).all()
+    assert not torch.equal(goal, torch.full_like(goal, 0.95))
+
+
+def test_without_hindsight_goals_stay():
+    _, host, collector = hindsight(hindsight__ratio=0.0)
+    host.update(collector.collect(torch.full((12, 2), 0.95)))
+    assert (host.replay_buffer.sample()["desired_goal"] == 0.95).all()
+
+
+def test_the_hindsight_buffer_holds_whole_batches():
+    _, host, collector = hindsight(hindsight__buffer_size=500)
+    for _ in range(3):
+        host.update(collector.collect(torch.zeros(12, 2)))
+    assert len(host.replay_buffer) == 480  # 2 batches of 24 environments, 10 steps each
+
+
+def test_hindsight_sac_runs_and_resumes_bitwise(tmp_path):
+    words = tiny("none", host="hindsight_sac", sac__num_updates=3, sac__num_cells="[8,8]")
+    words.append("hindsight.buffer_size=500")
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert train(whole, words) == 0
+    assert {"sac/loss_actor", "sac/alpha", "goal_gan/good"} <= set(metrics(whole)[-1])
+    stopped_copy(whole, again, checkpoint_frames(whole)[1])
+    assert train(again, [*words, "resume=auto"]) == 0
+    assert sha256(again) == sha256(whole)
+    assert metrics(again) == metrics(whole)
 
 
 def test_each_goal_is_tried_by_its_environments_and_its_rate_is_theirs():
@@ -218,6 +284,10 @@ def test_coverage_goals_are_valid_and_the_same_for_all_seeds():
         ("env.maze=v", r"env\.maze must be one of free, u"),
         ("eval.target=1.5", r"eval\.target must be at most 1"),
         ("recall.method=prioritized_replay", r"recall\.method must be one of"),
+        ("host=ppo", r"host must be one of trpo, hindsight_sac"),
+        ("host=hindsight_sac", r"takes recall=none, not recall=backtracking"),
+        ("hindsight.ratio=1.5", r"hindsight\.ratio must be at most 1"),
+        ("recall.support_radius=0", r"recall\.support_radius must be positive"),
     ],
 )
 def test_mistakes_are_named(override, words):

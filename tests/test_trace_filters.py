@@ -19,6 +19,7 @@ from torchrl_recall import (
     ConfidentSteps,
     ImitationLoss,
     LoopErasure,
+    NearVisited,
     RecallTraceGenerator,
     SACCritic,
     WithinSupport,
@@ -162,6 +163,38 @@ def test_one_dimension_out_is_out():
 def test_bad_deviation_is_refused(deviation):
     with pytest.raises(ValueError, match="max_deviation"):
         WithinSupport(lambda x: x, deviation)
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ([3.0, 2.0, 1.0, 0.0], [1, 1, 1]),
+        ([3.0, 2.0, 7.0, 0.0], [0, 0, 0]),  # through a hole, and what lies beyond it too
+        ([7.0, 2.0, 1.0, 0.0], [0, 1, 1]),
+        ([3.0, 2.0, 1.0, 7.0], [0, 0, 0]),  # the seed itself was never visited
+        ([3.4, 2.4, 1.4, 0.4], [1, 1, 1]),
+    ],
+)
+def test_near_visited_by_hand(path, kept):
+    visited = torch.arange(4.0).unsqueeze(-1).expand(-1, 2)
+    keep = NearVisited(lambda: visited, 0.6)
+    assert keep(traces_of(path, dim=2))["mask"].int().tolist() == [kept]
+
+
+def test_near_visited_compares_what_is_projected_and_narrows_the_mask():
+    path = torch.tensor([[[3.0, 100.0], [2.0, 100.0], [1.0, 100.0], [0.0, 100.0]]])
+    traces = TensorDict({"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 3])
+    traces["mask"] = torch.tensor([[True, False, True]])
+    visited = torch.zeros(1, 2)
+    assert not NearVisited(lambda: visited, 3.0)(traces.clone())["mask"].any()
+    keep = NearVisited(lambda: visited, 3.0, project=lambda states: states[..., :1])
+    assert keep(traces)["mask"].tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize("radius", [0.0, -1.0, math.nan])
+def test_bad_radius_of_visited_states_is_refused(radius):
+    with pytest.raises(ValueError, match="radius must be positive"):
+        NearVisited(lambda: torch.zeros(1, 1), radius)
 
 
 # advantage

@@ -21,6 +21,7 @@ from torchrl_recall.trace_filters import (
     ConfidentSteps,
     HindsightGoal,
     LoopErasure,
+    NearVisited,
     WithinSupport,
 )
 from torchrl_recall.trajectory_filter import TopKTrajectories
@@ -43,6 +44,7 @@ __all__ = [
     "HindsightGoal",
     "ImitationLoss",
     "LoopErasure",
+    "NearVisited",
     "Recall",
     "RecallTraceGenerator",
     "RewardStates",

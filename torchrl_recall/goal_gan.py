@@ -205,8 +205,8 @@ class GoalGANLoss(LossModule):
         )
         with self.generator_params.to_module(self.generator, preserve_module_state=False):
             generated = self.generator(noise)["goal"]
-        real = self._score(goal, self.discriminator_params)
-        fake = self._score(generated.detach(), self.discriminator_params)
+        both = torch.cat([goal, generated.detach()])
+        real, fake = self._score(both, self.discriminator_params).chunk(2)
         judged = self._score(generated, self.discriminator_params.detach())
         discriminator = (label * (real - 1) ** 2 + (1 - label) * (real + 1) ** 2).mean()
         return TensorDict(
@@ -349,14 +349,20 @@ class GoalGANCurriculum:
         noise = self.goal_noise * (gan.high - gan.low) / 2 * torch.randn_like(goals)
         return (goals + noise).clamp(gan.low, gan.high)
 
-    def propose(self) -> Tensor:
+    def propose(self, num: int | None = None) -> Tensor:
         """The goals of an iteration, new ones first; more of them while few are kept.
 
+        Args:
+            num: how many; ``num_new + num_old`` by default, and in their proportion.
+
         Returns:
-            Shape ``[num_new + num_old, goal_dim]``.
+            Shape ``[num, goal_dim]``.
         """
-        old = self.kept[torch.randperm(len(self.kept))[: self.num_old]]
-        return torch.cat([self.sample(self.num_new + self.num_old - len(old)), old])
+        usual = self.num_new + self.num_old
+        num = usual if num is None else num
+        num_old = round(num * self.num_old / usual)
+        old = self.kept[torch.randperm(len(self.kept))[:num_old]]
+        return torch.cat([self.sample(num - len(old)), old])
 
     def label(self, success_rate: Tensor) -> Tensor:
         """Which goals are good, shape ``[num_goals]``."""
@@ -467,6 +473,10 @@ class GoalGANCurriculum:
 class GoalGANStates(HighValueStates):
     """States at which goals of a Goal GAN are reached (Sec. 2.1; Alg. 2, lines 2 and 3).
 
+    New and old goals have the same share as among those that the policy is sent to. Of new ones
+    alone, which lie at the edge of what can be reached, traces would not teach the way near the
+    start.
+
     Args:
         curriculum: gives goals.
         num_states: how many goals to draw.
@@ -509,7 +519,7 @@ class GoalGANStates(HighValueStates):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
         """Draw goals and decode them; experience is not looked at."""
-        goals = self.curriculum.sample(self.num_states)
+        goals = self.curriculum.propose(self.num_states)
         states = goals if self.goal_decoder is None else self.goal_decoder(goals)
         if states.shape[:1] != goals.shape[:1] or states.ndim != 2:
             raise ValueError(

@@ -19,7 +19,14 @@ from torch import Tensor
 
 from torchrl_recall.backtracking_model import BacktrackingModel
 
-__all__ = ["AdvantageGate", "ConfidentSteps", "HindsightGoal", "LoopErasure", "WithinSupport"]
+__all__ = [
+    "AdvantageGate",
+    "ConfidentSteps",
+    "HindsightGoal",
+    "LoopErasure",
+    "NearVisited",
+    "WithinSupport",
+]
 
 
 class LoopErasure(TensorDictModuleBase):
@@ -202,8 +209,71 @@ class WithinSupport(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
         deviation = self.normalize(tensordict.get(self.in_keys[0])).abs().amax(-1)
-        seen = (deviation <= self.max_deviation).long()
-        return _narrow(tensordict, self.mask_key, seen.flip(-1).cumprod(-1).flip(-1).bool())
+        return _narrow(tensordict, self.mask_key, _unbroken(deviation <= self.max_deviation))
+
+
+class NearVisited(TensorDictModuleBase):
+    """Cut each trace where no visited state is near, walking back from its seed.
+
+    A learned model knows no walls: where no experience is, it walks through them. Unlike
+    :class:`WithinSupport`, which bounds each dimension, this one sees holes in what was visited. A
+    seed that is far from all visited states is left out with its whole trace.
+
+    Args:
+        visited: called each time, gives visited states, shape ``[num_visited, state_dim]``, such
+            as a draw from the replay buffer.
+        radius: Euclidean distance at which a visited state is near, in units of ``project``.
+
+    Keyword Args:
+        project: what of states to compare, such as positions, from ``[*batch, state_dim]`` to
+            ``[*batch, dim]``; everything by default. In many dimensions no state is near another.
+        observation_key: where the states are.
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: the radius is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import NearVisited
+        >>> path = torch.tensor([[[0.0], [4.0], [1.0], [2.0]]])
+        >>> traces = TensorDict(
+        ...     {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 3]
+        ... )
+        >>> NearVisited(lambda: torch.tensor([[0.0], [1.0], [2.0]]), radius=0.5)(traces)["mask"]
+        tensor([[False, False,  True]])
+    """
+
+    def __init__(
+        self,
+        visited: Callable[[], Tensor],
+        radius: float,
+        *,
+        project: Callable[[Tensor], Tensor] | None = None,
+        observation_key: NestedKey = "observation",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        if not radius > 0:
+            raise ValueError(f"radius must be positive, got {radius}.")
+        self.visited = visited
+        self.radius = radius
+        self.project = project
+        self.mask_key = mask_key
+        self.in_keys = [observation_key, cast(NestedKey, unravel_key(("next", observation_key)))]
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        states, next_states = (tensordict.get(key) for key in self.in_keys)
+        path, visited = torch.cat([states, next_states[:, -1:]], 1), self.visited()
+        if self.project is not None:
+            path, visited = self.project(path), self.project(visited)
+        near = (torch.cdist(path.flatten(0, 1), visited) <= self.radius).any(-1)
+        near = near.reshape(path.shape[:2])
+        return _narrow(tensordict, self.mask_key, _unbroken(near)[:, :-1])
 
 
 class ConfidentSteps(TensorDictModuleBase):
@@ -257,7 +327,12 @@ class ConfidentSteps(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
         sure = self.model.state_predictor_log_prob(tensordict) >= self.min_log_prob
-        return _narrow(tensordict, self.mask_key, sure.flip(-1).cumprod(-1).flip(-1).bool())
+        return _narrow(tensordict, self.mask_key, _unbroken(sure))
+
+
+def _unbroken(keep: Tensor) -> Tensor:
+    """True from the end back to where it is False for the first time."""
+    return keep.flip(-1).long().cumprod(-1).flip(-1).bool()
 
 
 def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
