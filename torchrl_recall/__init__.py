@@ -4,7 +4,8 @@ from torchrl_recall.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.backtracking_loss import BacktrackingLoss
 from torchrl_recall.backtracking_model import BacktrackingModel
 from torchrl_recall.forward_model import ForwardModelImitation
-from torchrl_recall.goal_gan import GoalGAN, GoalGANCurriculum, GoalGANLoss, GoalGANStates
+from torchrl_recall.goal_curriculum import GoalGANCurriculum, GoalGANStates
+from torchrl_recall.goal_gan import GoalGAN, GoalGANLoss
 from torchrl_recall.high_value_states import (
     CriticStates,
     GoalStates,
