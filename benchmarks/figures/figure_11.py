@@ -1,6 +1,6 @@
 """Figure 11: which goals the point mass reaches through training, one seed.
 
-    python benchmarks/figures/figure_11.py seeds=1 first_seed=0 out=runs/figure_13
+    python benchmarks/figures/figure_11.py seeds=1 first_seed=200 out=runs/figure_13
 
 The runs are those of figure 13, if ``out`` is the same.
 """

@@ -1,6 +1,6 @@
 """Figures 5 and 12: which goals the ant reaches through training, and its coverage.
 
-    python benchmarks/figures/figure_12.py seeds=3 first_seed=0 out=runs/figure_12
+    python benchmarks/figures/figure_12.py seeds=3 first_seed=200 out=runs/figure_12
 
 The paper's scale is 78 to 138 million steps; these are scaled down to what two cores do in hours.
 ``results.csv`` and ``figure.png`` go to ``out``; the table of paired ratios over ``none`` is

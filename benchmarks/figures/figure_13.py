@@ -1,6 +1,6 @@
 """Figure 13: coverage of the Goal GAN on point masses, with recall and with self-imitation.
 
-    python benchmarks/figures/figure_13.py seeds=12 first_seed=0 out=runs/figure_13 \
+    python benchmarks/figures/figure_13.py seeds=12 first_seed=200 out=runs/figure_13 \
         tasks=[point_free4,point_umaze] methods=[none,backtracking,self_imitation]
 
 Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; the table of
