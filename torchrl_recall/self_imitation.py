@@ -22,6 +22,8 @@ from torchrl_recall.update import make_update
 
 __all__ = ["ImitationOfGoodPairs", "SelfImitation"]
 
+_ENOUGH_STATES = 4_096  # of the newest, to measure a divergence on
+
 
 class ImitationOfGoodPairs(ABC):
     """Imitates good (state, action) pairs beside a host algorithm; the schedule that all share.
@@ -46,7 +48,8 @@ class ImitationOfGoodPairs(ABC):
         start_frames: frames before which there are no rounds, such as the host's random ones.
         num_updates: imitation steps in each round.
         batch_size: pairs in each imitation step.
-        max_kl: how far a round may move the policy, in nats on the newest experience. Each
+        max_kl: how far a round may move the policy, in nats on the newest experience (on every
+            so manieth state where there are more than 8,192). Each
             step is then one of a :class:`~torchrl_recall.TrustRegion` of radius
             ``max_kl / num_updates**2``, since so many steps in one direction go as far as one of
             ``max_kl``. None takes steps of Adam, as the paper does, which nothing bounds.
@@ -157,7 +160,8 @@ class ImitationOfGoodPairs(ABC):
 
     def _take_in(self, data: TensorDictBase) -> None:
         if self.max_kl is not None:
-            self._newest = valid_steps(data)
+            newest = valid_steps(data).reshape(-1)
+            self._newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)]
         self.backtracking_buffer.extend(data)
 
     def drop_unfinished(self) -> None:
