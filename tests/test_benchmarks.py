@@ -31,6 +31,13 @@ def test_a_part_is_measured_in_turns(tmp_path):
     assert all(f"| {name} | " in done.stdout for name in names)
 
 
+def test_goals_are_measured(tmp_path):
+    done = speed(tmp_path, "parts=[goals]", "rounds=1", "out=out")
+    assert done.returncode == 0, done.stderr
+    for name in ("U-maze", "450 at once", "the Goal GAN"):
+        assert f"| {name} | " in done.stdout
+
+
 def test_unknown_words_are_refused(tmp_path):
     for word in ("rouns=2", "parts=[lop]"):
         done = speed(tmp_path, word)

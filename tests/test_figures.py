@@ -158,6 +158,27 @@ def test_coverage_figures_are_made(tmp_path):
         assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
 
 
+def test_replayed_traces_land_where_they_say(tmp_path):
+    """A model of free space, well trained, is nearly right, and exact reverse dynamics are."""
+    few = "+goal_gan.num_new=12+goal_gan.num_old=6+trpo.batch_size=100+backtracking.num_updates=400"
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES / "trace_quality.py"), "tasks=[point_free2]", "seeds=1",
+            f"methods=[backtracking{few}]", "frames=27000", "lengths=[1,5,20]",
+            f"out={tmp_path / 'out'}",
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out" / "trace_quality.csv")
+    value = {row["metric"]: float(row["value"]) for row in rows}
+    for k in (1, 5, 20):
+        assert value[f"exact landing error, {k} steps"] < 1e-5
+    assert value["landing error, 1 steps"] < 0.05
+    assert value["landing error, 20 steps"] < value["displacement, 20 steps"]
+    assert (tmp_path / "out" / "trace_quality.png").stat().st_size > 10_000
+
+
 def test_a_figure_goes_on(tmp_path):
     """Finished runs stay, and what is missing is added."""
     out = tmp_path / "out"

@@ -57,8 +57,9 @@ def restore(run_dir: Path) -> tuple[GoalGANRecallConfig, GoalGANStates, Recall]:
 
 
 @torch.no_grad()
-def replay(env: GoalEnv, states: Tensor, actions: Tensor) -> Tensor:
+def replay(config: GoalGANRecallConfig, states: Tensor, actions: Tensor) -> Tensor:
     """Where actions ``[num, steps, action_dim]`` lead from states ``[num, state_dim]``."""
+    env = make_goal_env(config, len(states))
     env.set_goals(env.goal_of_state(states))
     now = env.reset(TensorDict({"observation": states}, [len(states)]), set_state=True)
     for action in actions.unbind(1):
@@ -83,19 +84,18 @@ def measure(run_dir: Path, num_traces: int, lengths: list[int]) -> Iterator[tupl
     seeds = goals()["observation"]
     traces = recall.generator(TensorDict({"observation": seeds}, [len(seeds)]))
     low, high = recall.imitation_loss.action_low, recall.imitation_loss.action_high
+    env = make_goal_env(config, 1)
     for k in [k for k in lengths if k <= traces.shape[1]]:
         start, actions = traces["observation"][:, -k], traces["action"][:, -k:].clamp(low, high)
-        env = make_goal_env(config, 1)
         valid = env.is_valid(start)
-        env = make_goal_env(config, int(valid.sum()))
-        end = replay(env, start[valid], actions[valid])
-        for metric, states in (("landing error", end), ("displacement", start[valid])):
-            yield k, metric, distance(env, states, seeds[valid])
         yield k, "left the support", 1 - float(valid.float().mean())
+        if valid.any():
+            yield k, "displacement", distance(env, start[valid], seeds[valid])
+            end = replay(config, start[valid], actions[valid])
+            yield k, "landing error", distance(env, end, seeds[valid])
         if isinstance(env, PointMassEnv):
             exact, led = exact_start(env, seeds, actions)
-            env = make_goal_env(config, int(led.sum()))
-            end = replay(env, exact[led], actions[led])
+            end = replay(config, exact[led], actions[led])
             yield k, "exact landing error", distance(env, end, seeds[led])
 
 
@@ -119,8 +119,8 @@ def draw(config: DictConfig, quality: Quality) -> None:
     tasks = list(dict.fromkeys(task for task, _, _ in quality))
     figure = Figure(figsize=(4 * len(tasks), 3.4), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        lengths = list(dict.fromkeys(k for name, k, _ in quality if name == task))
         for color, metric in enumerate(("landing error", "displacement")):
+            lengths = [k for name, k, shown in quality if (name, shown) == (task, metric)]
             bands = [interval(quality[task, k, metric]) for k in lengths]
             axes.plot(lengths, [b.value for b in bands], color=f"C{color}", label=metric)
             edges = [b.low for b in bands], [b.high for b in bands]
