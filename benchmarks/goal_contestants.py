@@ -12,6 +12,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from torchrl_recall.envs import GoalEnv, GoalMazeEnv, PointMassEnv
 from torchrl_recall.recipes.collection import write
+from torchrl_recall.recipes.environments import executed
 from torchrl_recall.recipes.goal_gan import (
     GoalCollector,
     make_curriculum,
@@ -67,11 +68,11 @@ def maze_steps(name: str, batch: int) -> dict[str, Callable[[], object]]:
     return {f"{batch} at once": at_once, "Gymnasium-Robotics, one by one": one_by_one}
 
 
-def shares(task: str, recall: str) -> dict[str, Callable[[], object]]:
+def shares(task: str, *words: str) -> dict[str, Callable[[], object]]:
     """An iteration of ``recipes/goal_gan_recall.py``, and the Goal GAN's part of it alone."""
     with initialize_config_dir(config_dir=str(CONFIG), version_base="1.3"):
-        words = [f"env={task}", f"recall={recall}", "compile=false"]
-        config = validate(compose("goal_gan_recall", words), GoalGANRecallConfig)
+        composed = compose("goal_gan_recall", [f"env={task}", *words])
+        config = validate(composed, GoalGANRecallConfig)
     torch.manual_seed(0)
     env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
     host, curriculum = make_host(env, config, CPU), make_curriculum(env, config, CPU)
@@ -86,16 +87,16 @@ def shares(task: str, recall: str) -> dict[str, Callable[[], object]]:
         goals = curriculum.propose()
         data = collector.collect(goals)
         if beside is not None:
-            executed = host.executed(data)
-            write(buffer, executed)
-            beside.extend(executed)
+            write(buffer, executed(env, data))
+            beside.extend(executed(env, data))
             beside.drop_unfinished()
         host.update(data)
         if beside is not None:
             beside.step(buffer)
         curriculum.update(goals, success_rates(data, len(goals)))
 
-    iteration()  # now there is something good to learn from
+    for _ in range(2):  # there is something good to learn from, and updates are compiled
+        iteration()
     rates = torch.rand(config.num_goals)
     return {
         "an iteration": iteration,

@@ -55,7 +55,7 @@ from torchrl_recall import (
 from torchrl_recall.envs import FourRoomsEnv
 from torchrl_recall.recipes import utils
 from torchrl_recall.recipes.collection import make_collector, write
-from torchrl_recall.recipes.environments import check_finite, make_env
+from torchrl_recall.recipes.environments import check_finite, executed, make_env
 from torchrl_recall.recipes.on_policy import make_host
 from torchrl_recall.recipes.on_policy import make_recall as make_on_policy_recall
 from torchrl_recall.recipes.sac import make_recall, make_sac
@@ -137,7 +137,7 @@ class OnPolicyRecipe:
         schema = {"trpo": TRPORecallConfig, "ppo": PPORecallConfig}[host]
         self.config: OnPolicyRecallConfig = validate(composition, schema)
         torch.manual_seed(0)
-        env = make_env(TASK, CPU, clip_actions=True)
+        self.env = env = make_env(TASK, CPU, clip_actions=True)
         env.set_seed(0)
         self.host = make_host(env, self.config, CPU)
         self.recall = make_on_policy_recall(env, self.config, self.host, CPU)
@@ -151,9 +151,8 @@ class OnPolicyRecipe:
         data = self.collector.collect()
         check_finite(data, env_name=TASK, frames=0)
         if self.recall is not None:
-            executed = self.host.executed(data)
-            write(self.replay_buffer, executed)
-            self.recall.extend(executed)
+            write(self.replay_buffer, executed(self.env, data))
+            self.recall.extend(executed(self.env, data))
         self.host.update(data)
         if self.recall is not None:
             before = self.host.policy_on(data)
@@ -407,8 +406,13 @@ def goals(rounds: int, batch: int = 4096) -> Rows:
     rows = measure(name, steps, rounds, calls=20, per=batch)
     for maze in ("PointMaze_UMaze-v3", "AntMaze_UMaze-v5"):
         rows += measure(f"goals: {maze}", maze_steps(maze, 450), rounds, per=450)
-    for task, recall in (("point_free2", "none"), ("point_free4", "backtracking")):
-        rows += measure(f"goals: {task}, recall={recall}", shares(task, recall), rounds)
+    for task, *words in (
+        ("point_free2", "recall=none", "compile=false"),
+        ("point_free2", "recall=none", "compile=true"),
+        ("point_free4", "recall=backtracking", "compile=false"),
+        ("point_umaze", "recall=none", "compile=false"),
+    ):
+        rows += measure(f"goals: {task}, {' '.join(words)}", shares(task, *words), rounds)
     return rows
 
 

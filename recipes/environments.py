@@ -13,7 +13,7 @@ import torch
 from gymnasium.wrappers import TransformAction
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs import DoubleToFloat, GymEnv, TransformedEnv
+from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
 
 from torchrl_recall.recipes.schema import ConfigError
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_finite",
     "env_state_dict",
     "evaluate",
+    "executed",
     "load_env_state_dict",
     "longest_episode",
     "make_env",
@@ -117,6 +118,12 @@ def make_env(
 def longest_episode(name: str) -> int | None:
     """The time limit of a Gymnasium task, if it has one."""
     return gymnasium.spec(name).max_episode_steps
+
+
+def executed(env: EnvBase, data: TensorDictBase) -> TensorDictBase:
+    """The same experience with the actions that the task saw, within its bounds."""
+    space = env.action_spec_unbatched.space
+    return data.copy().set("action", data["action"].clamp(space.low, space.high))
 
 
 def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:

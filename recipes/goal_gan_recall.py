@@ -29,6 +29,7 @@ def train(config: GoalGANRecallConfig) -> int:
     from torchrl_recall import Recall
     from torchrl_recall.recipes import utils
     from torchrl_recall.recipes.collection import write
+    from torchrl_recall.recipes.environments import executed
     from torchrl_recall.recipes.goal_gan import (
         Coverage,
         GoalCollector,
@@ -88,9 +89,8 @@ def train(config: GoalGANRecallConfig) -> int:
             for _ in range(config.collector.num_batches):  # Alg. 1, l.4
                 data = collector.collect(goals)
                 if recall is not None:
-                    executed = host.executed(data)
-                    write(replay_buffer, executed)  # l.5
-                    recall.extend(executed)
+                    write(replay_buffer, executed(env, data))  # l.5
+                    recall.extend(executed(env, data))
                     recall.drop_unfinished()
                 run.metrics |= host.update(data)  # l.6-7
                 if recall is not None:

@@ -51,10 +51,6 @@ class HindsightSAC:
             batch_size=config.hindsight.batch_size,
         )
 
-    def executed(self, data: TensorDictBase) -> TensorDictBase:
-        """The same experience: a squashed action is within its bounds."""
-        return data
-
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
         """Take a batch of shape ``[num_envs, time]`` in, then some steps of SAC.
 

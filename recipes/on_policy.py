@@ -75,7 +75,6 @@ class OnPolicy(ABC):
             return_log_prob=False,
         )
         self.critic = ValueOperator(_mlp(in_features, cells, 1, 1.0, device), self.in_keys)
-        self.bounds = action_spec.space.low, action_spec.space.high
         self.gae = GAE(gamma=config.gae.gamma, lmbda=config.gae.lmbda, value_network=None)
 
     @abstractmethod
@@ -94,10 +93,6 @@ class OnPolicy(ABC):
         self.critic(data)
         self.critic(data["next"])
         return self.gae(data).reshape(-1)
-
-    def executed(self, data: TensorDictBase) -> TensorDictBase:
-        """The same experience with the actions that the task saw, within its bounds."""
-        return data.copy().set("action", data["action"].clamp(*self.bounds))
 
     @torch.no_grad()
     def policy_on(self, data: TensorDictBase) -> Distribution:

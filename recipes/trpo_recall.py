@@ -32,7 +32,7 @@ def train(config: OnPolicyRecallConfig) -> int:
     from torchrl_recall import Recall
     from torchrl_recall.recipes import utils
     from torchrl_recall.recipes.collection import make_collector, make_policy, write
-    from torchrl_recall.recipes.environments import check_finite, evaluate, make_env
+    from torchrl_recall.recipes.environments import check_finite, evaluate, executed, make_env
     from torchrl_recall.recipes.on_policy import make_host, make_recall
     from torchrl_recall.recipes.run import Run, settle_compilation
     from torchrl_recall.replay_buffer_state import BufferState
@@ -66,9 +66,8 @@ def train(config: OnPolicyRecallConfig) -> int:
         for data in collector:  # Alg. 1, l.4
             check_finite(data, env_name=config.env.name, frames=run.frames)
             if recall is not None:
-                executed = host.executed(data)
-                write(replay_buffer, executed)  # l.5
-                recall.extend(executed)
+                write(replay_buffer, executed(env, data))  # l.5
+                recall.extend(executed(env, data))
             run.metrics |= host.update(data)  # l.6-7
             if recall is not None:
                 before = host.policy_on(data)

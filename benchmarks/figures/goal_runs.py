@@ -61,10 +61,12 @@ def read(run_dirs: Mapping[int, Path]) -> Runs:
         reached[seed] = json.loads((run_dir / "summary.json").read_text())["frames_to_target"]
         with (run_dir / "coverage.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
-        frames = [int(line["frames"]) for line in lines]
+        frames = max(frames, [int(line["frames"]) for line in lines], key=len)
         columns.append([float(line["coverage"]) for line in lines])
     first = next(iter(run_dirs.values()))
-    return Runs(first, list(run_dirs), reached, frames, np.array(columns).T)
+    # Runs that ended at their target keep the coverage that they had.
+    coverage = [column + column[-1:] * (len(frames) - len(column)) for column in columns]
+    return Runs(first, list(run_dirs), reached, frames, np.array(coverage).T)
 
 
 def experiment(defaults: Mapping[str, Any]) -> tuple[DictConfig, Results]:
