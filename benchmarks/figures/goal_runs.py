@@ -56,7 +56,8 @@ def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) ->
 
 def read(run_dirs: Mapping[int, Path]) -> Runs:
     """Read the finished seeds of a method in a task."""
-    reached, columns, frames = {}, [], []
+    reached, columns = {}, []
+    frames: list[int] = []
     for seed, run_dir in run_dirs.items():
         reached[seed] = json.loads((run_dir / "summary.json").read_text())["frames_to_target"]
         with (run_dir / "coverage.csv").open(newline="") as file:
