@@ -97,8 +97,10 @@ def shares(task: str, *words: str) -> dict[str, Callable[[], object]]:
 
     for _ in range(2):  # there is something good to learn from, and updates are compiled
         iteration()
-    rates = torch.rand(config.num_goals)
+    rates, goals = torch.rand(config.num_goals), curriculum.propose()
+    labels = curriculum.label(rates)
     return {
         "an iteration": iteration,
-        "the Goal GAN": lambda: curriculum.update(curriculum.propose(), rates),
+        "all of the Goal GAN": lambda: curriculum.update(curriculum.propose(), rates),
+        "its gradient steps": lambda: curriculum._fit(goals, labels),
     }

@@ -34,7 +34,7 @@ def test_a_part_is_measured_in_turns(tmp_path):
 def test_goals_are_measured(tmp_path):
     done = speed(tmp_path, "parts=[goals]", "rounds=1", "out=out")
     assert done.returncode == 0, done.stderr
-    for name in ("U-maze", "450 at once", "the Goal GAN"):
+    for name in ("U-maze", "450 at once", "its gradient steps"):
         assert f"| {name} | " in done.stdout
 
 
