@@ -3,8 +3,8 @@
     python benchmarks/figures/figure_13.py seeds=12 first_seed=200 out=runs/figure_13 \
         tasks=[point_free4,point_umaze] methods=[none,backtracking,self_imitation]
 
-Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; the table of
-paired ratios over ``none`` is printed.
+Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; tables of
+paired ratios over ``none`` and over ``self_imitation`` are printed.
 """
 
 from goal_runs import curves, experiment, table
@@ -19,4 +19,5 @@ if __name__ == "__main__":
         }
     )
     curves(config, results, "Coverage of a Goal GAN with and without recall.")
-    print(table(results, "none", config.frames))
+    for baseline in ("none", "self_imitation"):
+        print(table(results, baseline, config.frames))
