@@ -129,5 +129,6 @@ def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6
         chosen = np.linspace(0, len(lines) - 1, columns).round().astype(int)
         for axes, i in zip(row, chosen, strict=True):
             draw_map(axes, goals, int(lines[i][0]), torch.tensor([float(x) for x in lines[i][2:]]))
-        row[0].set_ylabel(f"{task}\n{method}")
+        words = method.replace("+", "\n+")
+        row[0].set_ylabel(f"{task}\n{words}", rotation=0, ha="right", va="center", fontsize=7)
     save(figure, Path(config.out) / "figure.png", caption, width=25 * columns)
