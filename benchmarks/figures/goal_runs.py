@@ -102,20 +102,28 @@ def rows(figure: str, results: Results) -> Iterator[tuple]:
 def curves(config: DictConfig, results: Results, caption: str) -> None:
     """``figure.png``: a panel for each task, mean coverage and its interval for each method."""
     tasks = list(dict.fromkeys(task for task, _ in results))
-    figure = Figure(figsize=(4.5 * len(tasks), 3.6), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for number, method in enumerate(m for name, m in results if name == task):
-            runs = results[task, method]
+    methods = list(dict.fromkeys(method for _, method in results))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in panels[len(tasks) :]:
+        axes.set_axis_off()
+    for axes, task in zip(panels, tasks, strict=False):
+        for number, method in enumerate(methods):
+            if (runs := results.get((task, method))) is None:
+                continue
             bands = [interval(list(values)) for values in runs.returns]
             axes.plot(runs.frames, [b.value for b in bands], color=f"C{number}", label=method)
             edges = [b.low for b in bands], [b.high for b in bands]
             axes.fill_between(runs.frames, *edges, color=f"C{number}", alpha=0.2)
         axes.axhline(config.target, color="grey", linewidth=0.7)
         axes.set(title=task, xlabel="environment steps", ylabel="coverage", ylim=(0, 1.02))
-        axes.legend(fontsize=7)
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
+        axes.legend(fontsize=6)
         axes.grid(alpha=0.3)
     caption = f"{caption} {config.seeds} seeds, bootstrap 95 % intervals of the mean."
-    save(figure, Path(config.out) / "figure.png", caption, width=70 * len(tasks))
+    save(figure, Path(config.out) / "figure.png", caption, width=70 * columns)
 
 
 def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6) -> None:
