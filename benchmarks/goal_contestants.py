@@ -87,8 +87,9 @@ def shares(task: str, *words: str) -> dict[str, Callable[[], object]]:
         goals = curriculum.propose()
         data = collector.collect(goals)
         if beside is not None:
-            write(buffer, executed(env, data))
-            beside.extend(executed(env, data))
+            seen = executed(env, data)
+            write(buffer, seen)
+            beside.extend(seen)
             beside.drop_unfinished()
         host.update(data)
         if beside is not None:

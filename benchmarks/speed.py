@@ -67,7 +67,7 @@ from torchrl_recall.recipes.schema import (
     validate,
 )
 from torchrl_recall.self_imitation import make_adam
-from torchrl_recall.trpo import kl_divergence
+from torchrl_recall.trust_region import kl_divergence
 from torchrl_recall.update import make_update
 
 TASK, OBS_DIM, ACT_DIM = "HalfCheetah-v5", 17, 6
@@ -151,8 +151,9 @@ class OnPolicyRecipe:
         data = self.collector.collect()
         check_finite(data, env_name=TASK, frames=0)
         if self.recall is not None:
-            write(self.replay_buffer, executed(self.env, data))
-            self.recall.extend(executed(self.env, data))
+            seen = executed(self.env, data)
+            write(self.replay_buffer, seen)
+            self.recall.extend(seen)
         self.host.update(data)
         if self.recall is not None:
             before = self.host.policy_on(data)

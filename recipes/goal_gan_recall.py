@@ -89,8 +89,9 @@ def train(config: GoalGANRecallConfig) -> int:
             for _ in range(config.collector.num_batches):  # Alg. 1, l.4
                 data = collector.collect(goals)
                 if recall is not None:
-                    write(replay_buffer, executed(env, data))  # l.5
-                    recall.extend(executed(env, data))
+                    seen = executed(env, data)
+                    write(replay_buffer, seen)  # l.5
+                    recall.extend(seen)
                     recall.drop_unfinished()
                 run.metrics |= host.update(data)  # l.6-7
                 if recall is not None:

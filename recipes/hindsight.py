@@ -65,8 +65,8 @@ class HindsightSAC:
         return {f"sac/{key}": value for key, value in losses.items()}
 
     def _reward(self, relabelled: TensorDictBase) -> Tensor:
-        distance = relabelled[_ACHIEVED] - relabelled["next", "desired_goal"]
-        reached = distance.norm(dim=-1, keepdim=True) <= self.env.goal_radius
+        following = relabelled["next"]
+        reached = self.env.reached(following["observation"], following["desired_goal"])
         relabelled.set_(("next", "terminated"), reached)
         return reached.float()
 

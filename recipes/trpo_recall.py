@@ -36,7 +36,7 @@ def train(config: OnPolicyRecallConfig) -> int:
     from torchrl_recall.recipes.on_policy import make_host, make_recall
     from torchrl_recall.recipes.run import Run, settle_compilation
     from torchrl_recall.replay_buffer_state import BufferState
-    from torchrl_recall.trpo import kl_divergence
+    from torchrl_recall.trust_region import kl_divergence
 
     utils.quiet()
     settle_compilation(config, worth_frames=50_000)
@@ -66,8 +66,9 @@ def train(config: OnPolicyRecallConfig) -> int:
         for data in collector:  # Alg. 1, l.4
             check_finite(data, env_name=config.env.name, frames=run.frames)
             if recall is not None:
-                write(replay_buffer, executed(env, data))  # l.5
-                recall.extend(executed(env, data))
+                seen = executed(env, data)
+                write(replay_buffer, seen)  # l.5
+                recall.extend(seen)
             run.metrics |= host.update(data)  # l.6-7
             if recall is not None:
                 before = host.policy_on(data)

@@ -37,7 +37,7 @@ from torchrl_recall.recipes.schema import (
     TRPORecallConfig,
     validate,
 )
-from torchrl_recall.trpo import TrustRegion, kl_divergence
+from torchrl_recall.trust_region import TrustRegion, kl_divergence
 
 CPU = torch.device("cpu")
 CONFIG = RECIPES / "config" / "on_policy"

@@ -33,7 +33,7 @@ from torchrl.modules import (
 from torchrl.objectives import ClipPPOLoss, PPOLoss
 
 from torchrl_recall import ImitationLoss, TRPOLoss, TrustRegion
-from torchrl_recall.trpo import conjugate_gradient, kl_divergence
+from torchrl_recall.trust_region import conjugate_gradient, kl_divergence
 
 
 class Bandit(nn.Module):

@@ -12,6 +12,7 @@ from torchrl_recall.high_value_states import (
     HighValueStates,
     RewardStates,
 )
+from torchrl_recall.hindsight_goal import HindsightGoal
 from torchrl_recall.imitation_loss import ImitationLoss
 from torchrl_recall.recall import Recall
 from torchrl_recall.recall_traces import RecallTraceGenerator
@@ -20,13 +21,13 @@ from torchrl_recall.self_imitation import SelfImitation
 from torchrl_recall.trace_filters import (
     AdvantageGate,
     ConfidentSteps,
-    HindsightGoal,
     LoopErasure,
     NearVisited,
     WithinSupport,
 )
 from torchrl_recall.trajectory_filter import TopKTrajectories
-from torchrl_recall.trpo import TRPOLoss, TrustRegion
+from torchrl_recall.trpo import TRPOLoss
+from torchrl_recall.trust_region import TrustRegion
 
 __all__ = [
     "AdvantageGate",

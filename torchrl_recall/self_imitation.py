@@ -17,7 +17,7 @@ from torchrl_recall.replay_buffer_state import (
     replay_buffer_state_dict,
 )
 from torchrl_recall.trajectory_filter import TopKTrajectories
-from torchrl_recall.trpo import TrustRegion
+from torchrl_recall.trust_region import TrustRegion
 from torchrl_recall.update import make_update
 
 __all__ = ["ImitationOfGoodPairs", "SelfImitation"]

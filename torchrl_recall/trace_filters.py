@@ -1,6 +1,6 @@
-"""Filters of recall traces: which pairs are worth imitating, and towards which goal.
+"""Filters of recall traces: which pairs are worth imitating.
 
-Each but :class:`HindsightGoal` reads traces, narrows their boolean ``"mask"`` and leaves the rest
+Each reads traces, narrows their boolean ``"mask"`` and leaves the rest
 alone, so filters compose in any order with :class:`torch.nn.Sequential` or
 :class:`~tensordict.nn.TensorDictSequential`. The paper uses none.
 """
@@ -22,7 +22,6 @@ from torchrl_recall.backtracking_model import BacktrackingModel
 __all__ = [
     "AdvantageGate",
     "ConfidentSteps",
-    "HindsightGoal",
     "LoopErasure",
     "NearVisited",
     "WithinSupport",
@@ -77,14 +76,15 @@ class LoopErasure(TensorDictModuleBase):
         self.radius = radius
         self.scale = scale
         self.mask_key = mask_key
-        self.in_keys = [observation_key, cast(NestedKey, unravel_key(("next", observation_key)))]
+        self.in_keys = _path_keys(observation_key)
         self.out_keys = [mask_key]
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
-        states, next_states = (tensordict.get(key) for key in self.in_keys)
-        path = torch.cat([states, next_states[:, -1:]], 1).flatten(2 if states.ndim > 2 else 1)
+        path = _path(tensordict, self.in_keys)
+        length = path.shape[1] - 1
+        path = path.flatten(2 if path.ndim > 2 else 1)
         if path.ndim == 2:
             path = path.unsqueeze(-1)
         scale = self.scale() if callable(self.scale) else self.scale
@@ -93,7 +93,6 @@ class LoopErasure(TensorDictModuleBase):
             equal = (path.unsqueeze(1) == path.unsqueeze(2)).all(-1)
             return _narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
         near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
-        length = states.shape[1]
         kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
         kept[:, length] = True  # the seed itself
         for t in range(length - 1, -1, -1):
@@ -261,14 +260,13 @@ class NearVisited(TensorDictModuleBase):
         self.radius = radius
         self.project = project
         self.mask_key = mask_key
-        self.in_keys = [observation_key, cast(NestedKey, unravel_key(("next", observation_key)))]
+        self.in_keys = _path_keys(observation_key)
         self.out_keys = [mask_key]
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
-        states, next_states = (tensordict.get(key) for key in self.in_keys)
-        path, visited = torch.cat([states, next_states[:, -1:]], 1), self.visited()
+        path, visited = _path(tensordict, self.in_keys), self.visited()
         if self.project is not None:
             path, visited = self.project(path), self.project(visited)
         near = (torch.cdist(path.flatten(0, 1), visited) <= self.radius).any(-1)
@@ -330,6 +328,16 @@ class ConfidentSteps(TensorDictModuleBase):
         return _narrow(tensordict, self.mask_key, _unbroken(sure))
 
 
+def _path_keys(observation_key: NestedKey) -> list[NestedKey]:
+    return [observation_key, cast(NestedKey, unravel_key(("next", observation_key)))]
+
+
+def _path(tensordict: TensorDictBase, keys: list[NestedKey]) -> Tensor:
+    """The states of traces and their seeds, ``[num_traces, trace_length + 1, *state_shape]``."""
+    states, next_states = (tensordict.get(key) for key in keys)
+    return torch.cat([states, next_states[:, -1:]], 1)
+
+
 def _unbroken(keep: Tensor) -> Tensor:
     """True from the end back to where it is False for the first time."""
     return keep.flip(-1).long().cumprod(-1).flip(-1).bool()
@@ -338,52 +346,3 @@ def _unbroken(keep: Tensor) -> Tensor:
 def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
     mask = tensordict.get(mask_key, None)
     return tensordict.set(mask_key, keep if mask is None else mask & keep)
-
-
-class HindsightGoal(TensorDictModuleBase):
-    """Make the goal that a trace reaches the desired goal of all its steps.
-
-    A recall trace of a goal-conditioned policy shows how to reach its seed, whatever the goal was
-    of the experience that its model has learned from. After the relabelling of Andrychowicz et
-    al., *Hindsight Experience Replay*, 2017.
-
-    Args:
-        goal_of_state: from states of shape ``[num_traces, state_dim]`` to goals of shape
-            ``[num_traces, goal_dim]``; None where the two are identical.
-
-    Keyword Args:
-        goal_key: where the goal is written.
-        observation_key: where the states are.
-
-    Examples:
-        >>> import torch
-        >>> from tensordict import TensorDict
-        >>> from torchrl_recall import HindsightGoal
-        >>> path = torch.tensor([[[1.0], [2.0], [3.0]]])
-        >>> traces = TensorDict(
-        ...     {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 2]
-        ... )
-        >>> HindsightGoal()(traces)["desired_goal"]
-        tensor([[[3.],
-                 [3.]]])
-    """
-
-    def __init__(
-        self,
-        goal_of_state: Callable[[Tensor], Tensor] | None = None,
-        *,
-        goal_key: NestedKey = "desired_goal",
-        observation_key: NestedKey = "observation",
-    ) -> None:
-        super().__init__()
-        self.goal_of_state = goal_of_state
-        self.in_keys = [cast(NestedKey, unravel_key(("next", observation_key)))]
-        self.out_keys = [goal_key]
-
-    @torch.no_grad()
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the goals of traces of shape ``[num_traces, trace_length]``."""
-        end = tensordict.get(self.in_keys[0])[:, -1]
-        goal = end if self.goal_of_state is None else self.goal_of_state(end)
-        steps = tensordict.shape[1]
-        return tensordict.set(self.out_keys[0], goal.unsqueeze(1).expand(-1, steps, -1).clone())

@@ -3,11 +3,11 @@
     python benchmarks/figures/figure_12.py seeds=3 first_seed=200 out=runs/figure_12
 
 The paper's scale is 78 to 138 million steps; these are scaled down to what two cores do in hours.
-``results.csv`` and ``figure.png`` go to ``out``; the table of paired ratios over ``none`` is
-printed.
+``results.csv`` and ``figure.png`` go to ``out``; tables of paired ratios over ``none`` and
+of coverage are printed.
 """
 
-from goal_runs import experiment, maps, table
+from goal_runs import coverage_table, experiment, maps, table
 
 if __name__ == "__main__":
     config, results = experiment(
@@ -22,3 +22,4 @@ if __name__ == "__main__":
     )
     maps(config, results, "Goals reached (red) and not (blue).")
     print(table(results, "none", config.frames))
+    print(coverage_table(results))

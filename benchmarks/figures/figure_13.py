@@ -3,11 +3,11 @@
     python benchmarks/figures/figure_13.py seeds=12 first_seed=200 out=runs/figure_13 \
         tasks=[point_free4,point_umaze] methods=[none,backtracking,self_imitation]
 
-Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; a table of
-paired ratios over each of ``baselines`` is printed.
+Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; tables of
+paired ratios over each of ``baselines`` and of coverage are printed.
 """
 
-from goal_runs import curves, experiment, table
+from goal_runs import coverage_table, curves, experiment, table
 
 if __name__ == "__main__":
     config, results = experiment(
@@ -22,3 +22,4 @@ if __name__ == "__main__":
     curves(config, results, "Coverage of a Goal GAN with and without recall.")
     for baseline in config.baselines:
         print(table(results, baseline, config.frames))
+    print(coverage_table(results))

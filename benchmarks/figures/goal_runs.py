@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 
 from torchrl_recall.recipes.coverage_maps import draw_map
 
-__all__ = ["curves", "experiment", "maps", "table"]
+__all__ = ["coverage_table", "curves", "experiment", "maps", "table"]
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = {
@@ -97,6 +97,18 @@ def rows(figure: str, results: Results) -> Iterator[tuple]:
         for frames, coverage in zip(runs.frames, runs.returns, strict=True):
             for seed, value in zip(runs.seeds, coverage, strict=True):
                 yield figure, task, method, seed, frames, "coverage", value
+
+
+def coverage_table(results: Results) -> str:
+    """Markdown: coverage half-way and at the end, mean, interval and each seed."""
+    lines = ["| task | method | steps | coverage [95 %] | of each seed |", "|---|---|---|---|---|"]
+    for (task, method), runs in results.items():
+        for i in (len(runs.frames) // 2 - 1, -1):
+            values = list(runs.returns[i])
+            seeds = ", ".join(f"{value:.2f}" for value in values)
+            found = interval(values)
+            lines.append(f"| {task} | {method} | {runs.frames[i]:,} | {found} | {seeds} |")
+    return "\n".join(lines)
 
 
 def curves(config: DictConfig, results: Results, caption: str) -> None:

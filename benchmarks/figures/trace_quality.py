@@ -1,7 +1,7 @@
 """Trace quality: where a trace's actions lead from its first state, against its length.
 
     python benchmarks/figures/trace_quality.py seeds=5 first_seed=200 out=runs/figure_13 \
-        frames=1800000 tasks=[point_free4,point_umaze]
+        frames=900000 tasks=[point_free4,point_umaze]
 
 The runs are those of figures 12 and 13, if ``out`` and ``frames`` are the same. Traces start at
 goals of the trained GAN; their actions are replayed in the simulator from the state so many steps

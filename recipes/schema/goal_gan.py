@@ -7,14 +7,13 @@ from typing import ClassVar
 
 from torchrl_recall.recipes.schema.parts import (
     BacktrackingConfig,
-    CheckpointConfig,
     ConfigError,
     ExperienceConfig,
     GAEConfig,
-    LoggerConfig,
     OptimConfig,
     PolicyConfig,
     RecallConfig,
+    RunConfig,
     SACConfig,
     TRPOConfig,
 )
@@ -89,17 +88,11 @@ class GoalTracesConfig(RecallConfig):
 
 
 @dataclass
-class GoalGANRecallConfig:
+class GoalGANRecallConfig(RunConfig):
     """Configuration of ``recipes/goal_gan_recall.py``."""
 
     METHODS: ClassVar = ("recall", "none", "self_imitation")
 
-    seed: int
-    device: str
-    torch_threads: int
-    compile: bool | None
-    run_dir: str
-    resume: str
     host: str
     env: GoalTaskConfig
     collector: GoalCollectorConfig
@@ -112,8 +105,6 @@ class GoalGANRecallConfig:
     hindsight: HindsightConfig
     optim: OptimConfig
     eval: CoverageConfig
-    checkpoint: CheckpointConfig
-    logger: LoggerConfig
     recall: GoalTracesConfig
     backtracking: BacktrackingConfig
 

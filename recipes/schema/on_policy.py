@@ -7,16 +7,15 @@ from typing import ClassVar
 
 from torchrl_recall.recipes.schema.parts import (
     BacktrackingConfig,
-    CheckpointConfig,
     ConfigError,
     EnvConfig,
     EvalConfig,
     ExperienceConfig,
     GAEConfig,
-    LoggerConfig,
     OptimConfig,
     PolicyConfig,
     RoundsConfig,
+    RunConfig,
     TRPOConfig,
     check_envs,
 )
@@ -50,17 +49,11 @@ class PPOConfig:
 
 
 @dataclass
-class OnPolicyRecallConfig:
+class OnPolicyRecallConfig(RunConfig):
     """What ``recipes/trpo_recall.py`` and ``recipes/ppo_recall.py`` share."""
 
     METHODS: ClassVar = ("recall", "none", "self_imitation", "forward_model")
 
-    seed: int
-    device: str
-    torch_threads: int
-    compile: bool | None
-    run_dir: str
-    resume: str
     env: EnvConfig
     collector: OnPolicyCollectorConfig
     replay_buffer: ExperienceConfig
@@ -68,8 +61,6 @@ class OnPolicyRecallConfig:
     gae: GAEConfig
     optim: OptimConfig
     eval: EvalConfig
-    checkpoint: CheckpointConfig
-    logger: LoggerConfig
     recall: RoundsConfig
     backtracking: BacktrackingConfig
     table_1: dict[str, int]

@@ -18,6 +18,7 @@ __all__ = [
     "PolicyConfig",
     "RecallConfig",
     "RoundsConfig",
+    "RunConfig",
     "SACConfig",
     "TRPOConfig",
     "check_envs",
@@ -56,6 +57,20 @@ class LoggerConfig:
     """Logging beside metrics.csv."""
 
     backend: str
+
+
+@dataclass
+class RunConfig:
+    """Of any recipe that trains one seed on a device."""
+
+    seed: int
+    device: str
+    torch_threads: int
+    compile: bool | None
+    run_dir: str
+    resume: str
+    checkpoint: CheckpointConfig
+    logger: LoggerConfig
 
 
 @dataclass

@@ -7,13 +7,12 @@ from typing import ClassVar
 
 from torchrl_recall.recipes.schema.parts import (
     BacktrackingConfig,
-    CheckpointConfig,
     ConfigError,
     EnvConfig,
     EvalConfig,
-    LoggerConfig,
     OptimConfig,
     RoundsConfig,
+    RunConfig,
     SACConfig,
     check_envs,
 )
@@ -50,27 +49,19 @@ class SACTracesConfig(RoundsConfig):
 
 
 @dataclass
-class SACRecallConfig:
+class SACRecallConfig(RunConfig):
     """Configuration of ``recipes/sac_recall.py``."""
 
     METHODS: ClassVar = ("recall", "none", "self_imitation")
 
-    seed: int
-    device: str
-    torch_threads: int
     matmul_precision: str
-    compile: bool | None
     profile: bool
-    run_dir: str
-    resume: str
     env: EnvConfig
     collector: CollectorConfig
     replay_buffer: ReplayBufferConfig
     sac: SACConfig
     optim: OptimConfig
     eval: EvalConfig
-    checkpoint: CheckpointConfig
-    logger: LoggerConfig
     recall: SACTracesConfig
     backtracking: BacktrackingConfig
     table_2: dict[str, int] = field(default_factory=dict)

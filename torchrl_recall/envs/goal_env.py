@@ -101,6 +101,10 @@ class GoalEnv(EnvBase):
     def _advance(self, tensordict: TensorDictBase, action: Tensor) -> dict[str, Tensor]:
         """Observation and hidden state after an action."""
 
+    def reached(self, states: Tensor, goals: Tensor) -> Tensor:
+        """Whether states are within ``goal_radius`` of goals, as booleans ``[*batch, 1]``."""
+        return (self.goal_of_state(states) - goals).norm(dim=-1, keepdim=True) <= self.goal_radius
+
     def sample_goals(self, num: int) -> Tensor:
         """Draw goals uniformly among those that are not inside a wall, ``[num, goal_dim]``."""
         low, high = self.goal_spec.space.low, self.goal_spec.space.high
@@ -176,9 +180,8 @@ class GoalEnv(EnvBase):
             raise ValueError("an action is NaN or infinite; look for diverged weights.")
         low, high = self.action_spec.space.low, self.action_spec.space.high
         out = self._advance(tensordict, action.clamp(low, high))
-        distance = (self.goal_of_state(out["observation"]) - goal).norm(dim=-1, keepdim=True)
         count = tensordict.get("step_count") + 1
-        terminated = distance <= self.goal_radius
+        terminated = self.reached(out["observation"], goal)
         truncated = (count >= self.max_steps).unsqueeze(-1) & ~terminated
         out |= {
             "desired_goal": goal,

@@ -1,0 +1,63 @@
+"""Recall traces of a goal-conditioned policy: towards which goal to imitate them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import unravel_key
+from torch import Tensor
+
+__all__ = ["HindsightGoal"]
+
+
+class HindsightGoal(TensorDictModuleBase):
+    """Make the goal that a trace reaches the desired goal of all its steps.
+
+    A recall trace of a goal-conditioned policy shows how to reach its seed, whatever the goal was
+    of the experience that its model has learned from. After the relabelling of Andrychowicz et
+    al., *Hindsight Experience Replay*, 2017.
+
+    Args:
+        goal_of_state: from states of shape ``[num_traces, state_dim]`` to goals of shape
+            ``[num_traces, goal_dim]``; None where the two are identical.
+
+    Keyword Args:
+        goal_key: where the goal is written.
+        observation_key: where the states are.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import HindsightGoal
+        >>> path = torch.tensor([[[1.0], [2.0], [3.0]]])
+        >>> traces = TensorDict(
+        ...     {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 2]
+        ... )
+        >>> HindsightGoal()(traces)["desired_goal"]
+        tensor([[[3.],
+                 [3.]]])
+    """
+
+    def __init__(
+        self,
+        goal_of_state: Callable[[Tensor], Tensor] | None = None,
+        *,
+        goal_key: NestedKey = "desired_goal",
+        observation_key: NestedKey = "observation",
+    ) -> None:
+        super().__init__()
+        self.goal_of_state = goal_of_state
+        self.in_keys = [cast(NestedKey, unravel_key(("next", observation_key)))]
+        self.out_keys = [goal_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the goals of traces of shape ``[num_traces, trace_length]``."""
+        end = tensordict.get(self.in_keys[0])[:, -1]
+        goal = end if self.goal_of_state is None else self.goal_of_state(end)
+        steps = tensordict.shape[1]
+        return tensordict.set(self.out_keys[0], goal.unsqueeze(1).expand(-1, steps, -1).clone())
