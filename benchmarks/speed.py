@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from bare_sac import BareSAC, BareTraces, bare_imitation_update, bare_model_update
 from cleanrl_sac import CleanRLSAC
-from goal_contestants import maze_steps, point_mass_steps, shares
+from speed_parts.goals import maze_steps, point_mass_steps, shares
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
@@ -53,22 +53,22 @@ from torchrl_recall import (
     TopKTrajectories,
 )
 from torchrl_recall.envs import FourRoomsEnv
-from torchrl_recall.recipes import utils
-from torchrl_recall.recipes.collection import make_collector, write
-from torchrl_recall.recipes.environments import check_finite, executed, make_env
-from torchrl_recall.recipes.on_policy import make_host
-from torchrl_recall.recipes.on_policy import make_recall as make_on_policy_recall
-from torchrl_recall.recipes.sac import make_recall, make_sac
-from torchrl_recall.recipes.schema import (
+from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.optim.natural_gradient import kl_divergence
+from torchrl_recall.self_imitation import make_adam
+from torchrl_recall.trainers.hosts.on_policy import make_host
+from torchrl_recall.trainers.hosts.on_policy import make_recall as make_on_policy_recall
+from torchrl_recall.trainers.hosts.sac import make_recall, make_sac
+from torchrl_recall.trainers.runs import process
+from torchrl_recall.trainers.schema.on_policy import (
     OnPolicyRecallConfig,
     PPORecallConfig,
-    SACRecallConfig,
     TRPORecallConfig,
-    validate,
 )
-from torchrl_recall.self_imitation import make_adam
-from torchrl_recall.trust_region import kl_divergence
-from torchrl_recall.update import make_update
+from torchrl_recall.trainers.schema.sac import SACRecallConfig
+from torchrl_recall.trainers.schema.validation import validate
+from torchrl_recall.trainers.tasks.collectors import make_collector, write
+from torchrl_recall.trainers.tasks.gym import check_finite, executed, make_env
 
 TASK, OBS_DIM, ACT_DIM = "HalfCheetah-v5", 17, 6
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 def configure(*overrides: str) -> SACRecallConfig:
     """The SAC recipe's configuration for the task."""
-    return validate(composed("sac_recall", *overrides))
+    return validate(composed("sac/sac_recall", *overrides))
 
 
 class Recipe:
@@ -499,7 +499,7 @@ def main() -> None:
         sys.exit(f"unknown parts {sorted(unknown)}; there are {PARTS}")
     if config.steps % 100:
         sys.exit(f"steps={config.steps} must be a multiple of 100, what TorchRL's example collects")
-    utils.quiet()
+    process.quiet()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")
     out = Path(config.out)

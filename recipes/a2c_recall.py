@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from torchrl_recall.recipes.schema import A2CRecallConfig
+    from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 
 
 def train(config: A2CRecallConfig) -> int:
@@ -26,18 +26,18 @@ def train(config: A2CRecallConfig) -> int:
     import torch
 
     from torchrl_recall.envs import Oracle
-    from torchrl_recall.recipes import utils
-    from torchrl_recall.recipes.a2c import (
-        A2C,
+    from torchrl_recall.seeds import SeedStreams
+    from torchrl_recall.trainers.beside import make_beside
+    from torchrl_recall.trainers.hosts.a2c import A2C
+    from torchrl_recall.trainers.runs import process
+    from torchrl_recall.trainers.runs.run import Run
+    from torchrl_recall.trainers.tasks.four_rooms import (
         Evaluation,
         RolloutCollector,
         make_four_rooms,
     )
-    from torchrl_recall.recipes.beside import make_beside
-    from torchrl_recall.recipes.run import Run
-    from torchrl_recall.seeds import SeedStreams
 
-    utils.quiet()
+    process.quiet()
     torch.set_num_threads(config.torch_threads)
     streams = SeedStreams(config.seeds, stream="env")
     env = make_four_rooms(config, streams)
@@ -87,8 +87,8 @@ def train(config: A2CRecallConfig) -> int:
 )
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
-    from torchrl_recall.recipes.launch import launch
-    from torchrl_recall.recipes.schema import A2CRecallConfig
+    from torchrl_recall.trainers.runs.launch import launch
+    from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 
     sys.exit(launch(train, cfg, A2CRecallConfig))
 

@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from torchrl_recall.recipes.schema import GoalGANRecallConfig
+    from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
 
 
 def train(config: GoalGANRecallConfig) -> int:
@@ -27,25 +27,24 @@ def train(config: GoalGANRecallConfig) -> int:
     from torchrl.data import LazyTensorStorage, ReplayBuffer
 
     from torchrl_recall import Recall
-    from torchrl_recall.recipes import utils
-    from torchrl_recall.recipes.collection import write
-    from torchrl_recall.recipes.environments import executed
-    from torchrl_recall.recipes.goal_gan import (
-        Coverage,
+    from torchrl_recall.data.buffer_state import BufferState
+    from torchrl_recall.trainers.runs import process
+    from torchrl_recall.trainers.runs.run import Run, settle_compilation
+    from torchrl_recall.trainers.tasks.collectors import write
+    from torchrl_recall.trainers.tasks.coverage import Coverage, coverage_goals
+    from torchrl_recall.trainers.tasks.goals import (
         GoalCollector,
-        coverage_goals,
         make_curriculum,
         make_goal_env,
         make_host,
         make_recall,
         success_rates,
     )
-    from torchrl_recall.recipes.run import Run, settle_compilation
-    from torchrl_recall.replay_buffer_state import BufferState
+    from torchrl_recall.trainers.tasks.gym import executed
 
-    utils.quiet()
+    process.quiet()
     settle_compilation(config, worth_frames=5_000_000)
-    device = utils.resolve_device(config.device)
+    device = process.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.manual_seed(config.seed)
     env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
@@ -119,8 +118,8 @@ def train(config: GoalGANRecallConfig) -> int:
 )
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
-    from torchrl_recall.recipes.launch import launch
-    from torchrl_recall.recipes.schema import GoalGANRecallConfig
+    from torchrl_recall.trainers.runs.launch import launch
+    from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
 
     sys.exit(launch(train, cfg, GoalGANRecallConfig))
 

@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 )
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
-    from torchrl_recall.recipes.launch import launch
-    from torchrl_recall.recipes.schema import PPORecallConfig
     from torchrl_recall.recipes.trpo_recall import train
+    from torchrl_recall.trainers.runs.launch import launch
+    from torchrl_recall.trainers.schema.on_policy import PPORecallConfig
 
     sys.exit(launch(train, cfg, PPORecallConfig))
 

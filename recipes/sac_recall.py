@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from torchrl_recall.recipes.schema import SACRecallConfig
+    from torchrl_recall.trainers.schema.sac import SACRecallConfig
 
 
 def train(config: SACRecallConfig) -> int:
@@ -28,17 +28,17 @@ def train(config: SACRecallConfig) -> int:
     from torchrl.envs import ExplorationType
 
     from torchrl_recall import Recall
-    from torchrl_recall.recipes import utils
-    from torchrl_recall.recipes.collection import make_collector, make_policy, write
-    from torchrl_recall.recipes.environments import check_finite, evaluate, make_env
-    from torchrl_recall.recipes.run import Run, settle_compilation
-    from torchrl_recall.recipes.sac import make_recall, make_sac
-    from torchrl_recall.recipes.step_profile import profile_run
-    from torchrl_recall.replay_buffer_state import BufferState
+    from torchrl_recall.data.buffer_state import BufferState
+    from torchrl_recall.trainers.hosts.sac import make_recall, make_sac
+    from torchrl_recall.trainers.runs import process
+    from torchrl_recall.trainers.runs.profile import profile_run
+    from torchrl_recall.trainers.runs.run import Run, settle_compilation
+    from torchrl_recall.trainers.tasks.collectors import make_collector, make_policy, write
+    from torchrl_recall.trainers.tasks.gym import check_finite, evaluate, make_env
 
-    utils.quiet()
+    process.quiet()
     settle_compilation(config)
-    device = utils.resolve_device(config.device)
+    device = process.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.set_float32_matmul_precision(config.matmul_precision)
     torch.manual_seed(config.seed)
@@ -97,12 +97,14 @@ def train(config: SACRecallConfig) -> int:
 
 
 @hydra.main(
-    version_base="1.3", config_path=str(Path(__file__).parent / "config"), config_name="sac_recall"
+    version_base="1.3",
+    config_path=str(Path(__file__).parent / "config" / "sac"),
+    config_name="sac_recall",
 )
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
-    from torchrl_recall.recipes.launch import launch
-    from torchrl_recall.recipes.schema import SACRecallConfig
+    from torchrl_recall.trainers.runs.launch import launch
+    from torchrl_recall.trainers.schema.sac import SACRecallConfig
 
     sys.exit(launch(train, cfg, SACRecallConfig))
 

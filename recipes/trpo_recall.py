@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from torchrl_recall.recipes.schema import OnPolicyRecallConfig
+    from torchrl_recall.trainers.schema.on_policy import OnPolicyRecallConfig
 
 
 def train(config: OnPolicyRecallConfig) -> int:
@@ -30,17 +30,17 @@ def train(config: OnPolicyRecallConfig) -> int:
     from torchrl.envs import ExplorationType
 
     from torchrl_recall import Recall
-    from torchrl_recall.recipes import utils
-    from torchrl_recall.recipes.collection import make_collector, make_policy, write
-    from torchrl_recall.recipes.environments import check_finite, evaluate, executed, make_env
-    from torchrl_recall.recipes.on_policy import make_host, make_recall
-    from torchrl_recall.recipes.run import Run, settle_compilation
-    from torchrl_recall.replay_buffer_state import BufferState
-    from torchrl_recall.trust_region import kl_divergence
+    from torchrl_recall.data.buffer_state import BufferState
+    from torchrl_recall.optim.natural_gradient import kl_divergence
+    from torchrl_recall.trainers.hosts.on_policy import make_host, make_recall
+    from torchrl_recall.trainers.runs import process
+    from torchrl_recall.trainers.runs.run import Run, settle_compilation
+    from torchrl_recall.trainers.tasks.collectors import make_collector, make_policy, write
+    from torchrl_recall.trainers.tasks.gym import check_finite, evaluate, executed, make_env
 
-    utils.quiet()
+    process.quiet()
     settle_compilation(config, worth_frames=50_000)
-    device = utils.resolve_device(config.device)
+    device = process.resolve_device(config.device)
     torch.set_num_threads(config.torch_threads)
     torch.manual_seed(config.seed)
     env, eval_env = (make_env(config.env.name, device, clip_actions=True) for _ in range(2))
@@ -99,8 +99,8 @@ def train(config: OnPolicyRecallConfig) -> int:
 )
 def main(cfg: DictConfig) -> None:
     """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
-    from torchrl_recall.recipes.launch import launch
-    from torchrl_recall.recipes.schema import TRPORecallConfig
+    from torchrl_recall.trainers.runs.launch import launch
+    from torchrl_recall.trainers.schema.on_policy import TRPORecallConfig
 
     sys.exit(launch(train, cfg, TRPORecallConfig))
 

@@ -18,12 +18,13 @@ import torch
 from gymnasium.spaces import Box, Dict
 from hydra import compose, initialize_config_dir
 
-from torchrl_recall.recipes import checkpoints
-from torchrl_recall.recipes.schema import SACRecallConfig, validate
+from torchrl_recall.trainers.runs import checkpoints
+from torchrl_recall.trainers.schema.sac import SACRecallConfig
+from torchrl_recall.trainers.schema.validation import validate
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SCRIPT = RECIPES / "sac_recall.py"
-RECALLS = sorted(path.stem for path in (RECIPES / "config" / "recall").glob("*.yaml"))
+RECALLS = sorted(path.stem for path in (RECIPES / "config" / "sac" / "recall").glob("*.yaml"))
 
 # A run that exercises everything, in some seconds.
 TINY = {
@@ -60,7 +61,7 @@ def tiny(recall: str = "backtracking", **changes) -> list[str]:
 
 
 def compose_config(overrides: list[str]):
-    with initialize_config_dir(config_dir=str(RECIPES / "config"), version_base="1.3"):
+    with initialize_config_dir(config_dir=str(RECIPES / "config" / "sac"), version_base="1.3"):
         return compose("sac_recall", overrides)
 
 

@@ -6,12 +6,12 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.data import ReplayBuffer
 
-from torchrl_recall.backtracking_env import reverse_time
-from torchrl_recall.backtracking_model import BacktrackingModel
-from torchrl_recall.high_value_states import CriticStates
-from torchrl_recall.imitation_loss import ImitationLoss
+from torchrl_recall.envs.backtracking_env import reverse_time
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.recall import Recall, candidates
 from torchrl_recall.self_imitation import valid_steps
+from torchrl_recall.traces.high_value_states import CriticStates
 
 __all__ = ["ForwardModelImitation"]
 

@@ -10,11 +10,10 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
-from torchrl_recall.backtracking_loss import BacktrackingLoss
-from torchrl_recall.backtracking_model import BacktrackingModel
-from torchrl_recall.high_value_states import HighValueStates, best_indices
-from torchrl_recall.imitation_loss import ImitationLoss
-from torchrl_recall.recall_traces import RecallTraceGenerator
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.objectives.backtracking import BacktrackingLoss
+from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.self_imitation import (
     ImitationOfGoodPairs,
     make_adam,
@@ -22,7 +21,8 @@ from torchrl_recall.self_imitation import (
     minibatches,
     valid_steps,
 )
-from torchrl_recall.update import make_update
+from torchrl_recall.traces.generator import RecallTraceGenerator
+from torchrl_recall.traces.high_value_states import HighValueStates, best_indices
 
 __all__ = ["Recall", "candidates"]
 

@@ -11,14 +11,14 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
 
-from torchrl_recall.imitation_loss import ImitationLoss
-from torchrl_recall.replay_buffer_state import (
+from torchrl_recall.data.buffer_state import (
     load_replay_buffer_state_dict,
     replay_buffer_state_dict,
 )
-from torchrl_recall.trajectory_filter import TopKTrajectories
-from torchrl_recall.trust_region import TrustRegion
-from torchrl_recall.update import make_update
+from torchrl_recall.data.top_k_trajectories import TopKTrajectories
+from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.optim.trust_region import TrustRegion
 
 __all__ = ["ImitationOfGoodPairs", "SelfImitation"]
 
@@ -56,7 +56,7 @@ class ImitationOfGoodPairs(ABC):
         anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
             None keeps it. (Scaling the loss would do nothing under Adam.)
         compile: whether gradient steps and trace generation are compiled; it costs some ten
-            seconds once, see :func:`~torchrl_recall.update.make_update`.
+            seconds once, see :func:`~torchrl_recall.optim.gradient_step.make_update`.
 
     Raises:
         ValueError: a number is out of its range.

@@ -5,7 +5,7 @@
 The runs are those of figure 13, if ``out`` is the same.
 """
 
-from goal_runs import experiment, maps
+from runs.goal_runs import experiment, maps
 
 if __name__ == "__main__":
     config, results = experiment(

@@ -7,7 +7,7 @@ The paper's scale is 78 to 138 million steps; these are scaled down to what two 
 of coverage are printed.
 """
 
-from goal_runs import coverage_table, experiment, maps, table
+from runs.goal_runs import coverage_table, experiment, maps, table
 
 if __name__ == "__main__":
     config, results = experiment(

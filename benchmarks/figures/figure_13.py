@@ -7,7 +7,7 @@ Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``o
 paired ratios over each of ``baselines`` and of coverage are printed.
 """
 
-from goal_runs import coverage_table, curves, experiment, table
+from runs.goal_runs import coverage_table, curves, experiment, table
 
 if __name__ == "__main__":
     config, results = experiment(

@@ -4,7 +4,7 @@ python benchmarks/figures/figure_14.py seeds=20 first_seed=0 out=runs/figure_14 
         sizes=[15] start=[uniform,opposite] methods=[random_model,exact,backtracking,none]
 """
 
-from four_rooms import curves, experiment, table
+from runs.four_rooms import curves, experiment, table
 
 
 def main() -> None:

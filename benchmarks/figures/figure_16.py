@@ -6,7 +6,7 @@
 are, without starting any.
 """
 
-from mujoco_runs import experiment
+from runs.mujoco_runs import experiment
 
 if __name__ == "__main__":
     experiment(

@@ -6,7 +6,7 @@
 ``intervals`` are actor-critic updates between two rounds of recall.
 """
 
-from four_rooms import curves, experiment, table
+from runs.four_rooms import curves, experiment, table
 
 
 def main() -> None:

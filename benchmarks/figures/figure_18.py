@@ -6,8 +6,8 @@ python benchmarks/figures/figure_18.py seeds=20 first_seed=0 out=runs/figure_18 
 
 from pathlib import Path
 
-from evidence import Interval, save
-from four_rooms import experiment, ratio, table
+from runs.evidence import Interval, save
+from runs.four_rooms import experiment, ratio, table
 from matplotlib.figure import Figure
 
 

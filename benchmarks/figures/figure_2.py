@@ -7,7 +7,7 @@ Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``o
 paired ratios over ``none`` is printed.
 """
 
-from four_rooms import curves, experiment, table
+from runs.four_rooms import curves, experiment, table
 
 
 def main() -> None:

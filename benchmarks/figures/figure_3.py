@@ -10,17 +10,19 @@ each seed's policy for 10 * size steps, and the cells that they visit are counte
 from pathlib import Path
 
 import torch
-from evidence import interval, save, write_rows
-from four_rooms import experiment, rows
+from runs.evidence import interval, save, write_rows
+from runs.four_rooms import experiment, rows
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
-from torchrl_recall.recipes.a2c import A2C, make_four_rooms
-from torchrl_recall.recipes.checkpoints import load_latest
-from torchrl_recall.recipes.schema import A2CRecallConfig, validate
 from torchrl_recall.seeds import SeedStreams
+from torchrl_recall.trainers.hosts.a2c import A2C
+from torchrl_recall.trainers.runs.checkpoints import load_latest
+from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
+from torchrl_recall.trainers.schema.validation import validate
+from torchrl_recall.trainers.tasks.four_rooms import make_four_rooms
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ python benchmarks/figures/figure_4.py seeds=20 first_seed=0 out=runs/figure_4 \
         methods=[prioritized_replay,per_table_3,exact]
 """
 
-from four_rooms import curves, experiment, table
+from runs.four_rooms import curves, experiment, table
 
 
 def main() -> None:

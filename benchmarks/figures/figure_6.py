@@ -12,7 +12,7 @@ command checks the host against sb3-contrib's TRPO:
 are, without starting any.
 """
 
-from mujoco_runs import experiment
+from runs.mujoco_runs import experiment
 
 if __name__ == "__main__":
     experiment(

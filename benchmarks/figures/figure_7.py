@@ -14,7 +14,7 @@ The same command checks the host, and that eager and compiled updates learn alik
 are, without starting any.
 """
 
-from mujoco_runs import experiment
+from runs.mujoco_runs import experiment
 
 if __name__ == "__main__":
     experiment(

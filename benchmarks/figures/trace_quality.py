@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from evidence import interval, options, run_missing, save, write_rows
-from goal_runs import DEFAULTS, run
+from runs.evidence import interval, options, run_missing, save, write_rows
+from runs.goal_runs import DEFAULTS, run
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
@@ -27,9 +27,15 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from torchrl_recall import GoalGANStates, Recall
 from torchrl_recall.envs import GoalEnv, PointMassEnv
-from torchrl_recall.recipes import checkpoints, utils
-from torchrl_recall.recipes.goal_gan import make_curriculum, make_goal_env, make_host, make_recall
-from torchrl_recall.recipes.schema import GoalGANRecallConfig, validate
+from torchrl_recall.trainers.runs import checkpoints, process
+from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
+from torchrl_recall.trainers.schema.validation import validate
+from torchrl_recall.trainers.tasks.goals import (
+    make_curriculum,
+    make_goal_env,
+    make_host,
+    make_recall,
+)
 
 METRICS = ("landing error", "displacement", "left the support", "exact landing error")
 Quality = dict[tuple[str, int, str], list[float]]  # of each seed, by task, length and metric
@@ -134,7 +140,7 @@ def draw(config: DictConfig, quality: Quality) -> None:
 
 
 if __name__ == "__main__":
-    utils.quiet()
+    process.quiet()
     torch.set_num_threads(1)
     config = options(
         {

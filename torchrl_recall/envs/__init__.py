@@ -2,16 +2,18 @@
 
 import gymnasium
 
-from torchrl_recall.envs.four_rooms import FourRoomsEnv, FourRoomsGymEnv, FourRoomsLayout
-from torchrl_recall.envs.goal_env import GoalEnv
-from torchrl_recall.envs.goal_maze import GoalMazeEnv
-from torchrl_recall.envs.oracle import Oracle
-from torchrl_recall.envs.point_mass import PointMassEnv
-from torchrl_recall.envs.reverse_dynamics import (
+from torchrl_recall.envs.four_rooms.env import FourRoomsEnv
+from torchrl_recall.envs.four_rooms.exact_model import (
     DisplacementPredictor,
     ExactPredecessors,
     four_rooms_model,
 )
+from torchrl_recall.envs.four_rooms.gym import FourRoomsGymEnv
+from torchrl_recall.envs.four_rooms.layout import FourRoomsLayout
+from torchrl_recall.envs.four_rooms.oracle import Oracle
+from torchrl_recall.envs.goal_env import GoalEnv
+from torchrl_recall.envs.goal_maze import GoalMazeEnv
+from torchrl_recall.envs.point_mass import PointMassEnv
 
 __all__ = [
     "DisplacementPredictor",

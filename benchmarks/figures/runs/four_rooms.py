@@ -1,0 +1,195 @@
+"""Runs of the four-room recipe behind figures 2, 3, 4, 14, 17 and 18, and what they show.
+
+A task is ``SIZE_START``, such as ``15_uniform``. A method is a group of ``recall``, which may carry
+overrides of the recipe's configuration: ``exact+recall.trace_length=10``.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from runs.evidence import (
+    Interval,
+    interval,
+    options,
+    paired_ratio,
+    quartiles,
+    save,
+    write_rows,
+)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[3]
+DEFAULTS = {
+    "seeds": 20,
+    "first_seed": 0,
+    "frames": 204_800,  # of each seed at most
+    "stop_at_target": True,  # end a run once all its seeds are there
+    "collect": False,  # only from the runs there are
+    "jobs": os.cpu_count() or 1,  # runs at a time
+}
+
+
+@dataclass
+class Runs:
+    """All seeds of a method in a task.
+
+    Args:
+        run_dir: of the recipe.
+        seeds: in it.
+        frames_to_target: for each seed.
+        frames: of the evaluations.
+        returns: shares of the optimal return, shape ``[evaluations, seeds]``.
+    """
+
+    run_dir: Path
+    seeds: list[int]
+    frames_to_target: dict[int, int | None]
+    frames: list[int]
+    returns: np.ndarray
+
+
+Results = dict[tuple[str, str], Runs]
+
+
+def tasks_of(config: DictConfig) -> list[str]:
+    """Every size with every start."""
+    starts = [config.start] if isinstance(config.start, str) else config.start
+    return [f"{size}_{start}" for start, size in itertools.product(starts, config.sizes)]
+
+
+def run(task: str, method: str, seeds: Sequence[int], config: DictConfig, out: Path) -> Path:
+    """Train the seeds in one process, or go on with them; returns the run's folder."""
+    size, start = task.split("_", 1)
+    recall, *overrides = method.split("+")
+    name = f"{task}_{method}_{seeds[0]}-{seeds[-1]}"
+    run_dir = out / re.sub(r"[^\w.\-+]+", "-", name)  # Hydra splits at =
+    if config.collect or (run_dir / "summary.json").exists():
+        return run_dir
+    command = [
+        sys.executable, str(ROOT / "recipes/a2c_recall.py"), f"recall={recall}",
+        f"env.size={size}", f"env.start={start}", f"seeds=[{','.join(map(str, seeds))}]",
+        f"collector.total_frames={config.frames}", *overrides,
+        f"eval.stop_at_target={config.stop_at_target}", f"run_dir={run_dir}",
+        "resume=auto",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(f"{task} {method}: {'done' if done.returncode == 0 else done.stderr[-2000:]}", flush=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return run_dir
+
+
+def read(run_dir: Path) -> Runs:
+    """Read a finished run."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    seeds = list(summary["seed"])
+    with (run_dir / "returns.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    frames = sorted({int(row["frames"]) for row in rows})
+    returns = np.array([float(row["return"]) for row in rows]).reshape(len(frames), len(seeds))
+    reached = dict(zip(seeds, summary["frames_to_target"], strict=True))
+    return Runs(run_dir, seeds, reached, frames, returns)
+
+
+def experiment(
+    defaults: Mapping, methods: Callable[[DictConfig], Sequence[str]] = lambda c: c.methods
+) -> tuple[DictConfig, Results]:
+    """Run what a figure needs and has not yet, and write its ``results.csv``.
+
+    Args:
+        defaults: the figure's own options, over :data:`DEFAULTS`.
+        methods: of the options.
+    """
+    config = options({**DEFAULTS, **defaults})
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    wanted = list(itertools.product(tasks_of(config), methods(config)))
+    with ThreadPoolExecutor(config.jobs) as pool:
+        runs = pool.map(lambda pair: run(pair[0], pair[1], seeds, config, out), wanted)
+        folders = dict(zip(wanted, runs, strict=True))
+    results = {k: read(path) for k, path in folders.items() if (path / "summary.json").exists()}
+    if not results:
+        sys.exit(f"no run in {out} has finished yet, so there is nothing to show")
+    write_rows(out / "results.csv", rows(config.figure, results))
+    return config, results
+
+
+def rows(figure: str, results: Results) -> Iterator[tuple]:
+    """Long form: frames to the target and every tenth evaluation."""
+    for (task, method), runs in results.items():
+        last = runs.frames[-1]
+        for seed, frames in runs.frames_to_target.items():
+            yield figure, task, method, seed, last, "frames_to_target", frames
+        for frames, shares in zip(runs.frames, runs.returns, strict=True):
+            if frames % 2_560 == 0 or frames == last:
+                for seed, share in zip(runs.seeds, shares, strict=True):
+                    yield figure, task, method, seed, frames, "return", share
+
+
+def ratio(results: Results, task: str, baseline: str, method: str, limit: float) -> Interval:
+    """How many times fewer frames the method needs than the baseline."""
+    to_target = (results[task, name].frames_to_target for name in (baseline, method))
+    return paired_ratio(*to_target, limit=limit)
+
+
+def table(results: Results, baseline: str, limit: float) -> str:
+    """Markdown: frames to the target, and paired ratios over a baseline."""
+    lines = [
+        "| task | method | converged | frames to target, median [quartiles] | "
+        f"times faster than {baseline} [95 %] |",
+        "|---|---|---|---|---|",
+    ]
+    for (task, method), runs in results.items():
+        reached = runs.frames_to_target
+        low, median, high = quartiles(reached.values())
+        share = f"{sum(f is not None for f in reached.values())} of {len(reached)}"
+        gain = ratio(results, task, baseline, method, limit) if (task, baseline) in results else ""
+        lines.append(
+            f"| {task} | {method} | {share} | {median:,.0f} [{low:,.0f}, {high:,.0f}] | {gain} |"
+        )
+    return "\n".join(lines)
+
+
+def curve(axes: Axes, runs: Runs, label: str, color: str) -> None:
+    """Mean over seeds of the share of the optimal return, with its 95 % interval."""
+    every = max(1, len(runs.frames) // 60)
+    frames, returns = runs.frames[::every], runs.returns[::every]
+    bands = [interval(row) for row in returns]
+    axes.plot(frames, [band.value for band in bands], color=color, label=label)
+    axes.fill_between(
+        frames, [b.low for b in bands], [b.high for b in bands], color=color, alpha=0.2
+    )
+
+
+def curves(config: DictConfig, results: Results, caption: str) -> None:
+    """``figure.png``: a panel for each task, a curve for each method."""
+    tasks = list(dict.fromkeys(task for task, _ in results))
+    columns = min(4, len(tasks))
+    figure = Figure(figsize=(4 * columns, 3.4 * -(-len(tasks) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False).flatten()
+    for axes, task in zip(panels, tasks, strict=False):
+        methods = [method for name, method in results if name == task]
+        for number, method in enumerate(methods):
+            curve(axes, results[task, method], method, f"C{number}")
+        axes.axhline(0.9, color="grey", linewidth=0.7)
+        axes.set(title=task.replace("_", ", start "), xscale="log", ylim=(0, 1.02))
+        axes.set(xlabel="environment steps", ylabel="return / optimum")
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    caption = f"{caption} {config.seeds} seeds, bootstrap 95 % intervals of the mean."
+    save(figure, Path(config.out) / "figure.png", caption, width=45 * columns)

@@ -1,0 +1,154 @@
+"""Runs of the Goal GAN recipe behind figures 5, 11, 12 and 13, and what they show.
+
+A task is a group of ``env``, such as ``point_free4``. A method is a group of ``recall``, which may
+carry overrides of the recipe's configuration: ``backtracking+recall.trace_length=10``. Called
+again, a command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from runs.evidence import interval, options, run_missing, save, write_rows
+from runs.four_rooms import Runs, table
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from torchrl_recall.trainers.tasks.coverage_maps import draw_map
+
+__all__ = ["coverage_table", "curves", "experiment", "maps", "table"]
+
+ROOT = Path(__file__).parents[3]
+DEFAULTS = {
+    "seeds": 12,
+    "first_seed": 200,
+    "frames": 1_800_000,
+    "target": 0.63,  # coverage, Sec. 6.3
+    "collect": False,  # only from the runs there are
+    "jobs": os.cpu_count() or 1,  # runs at a time
+}
+Results = dict[tuple[str, str], Runs]
+
+
+def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
+    """Train one seed, or go on with it."""
+    if (run_dir / "summary.json").exists():
+        return
+    recall, *overrides = method.split("+")
+    command = [
+        sys.executable, str(ROOT / "recipes/goal_gan_recall.py"), f"env={task}",
+        f"recall={recall}", *overrides, f"seed={seed}", f"collector.total_frames={config.frames}",
+        f"eval.target={config.target}", f"run_dir={run_dir}", "resume=auto",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(f"{run_dir.name}: {'done' if not done.returncode else done.stderr[-2000:]}", flush=True)
+
+
+def read(run_dirs: Mapping[int, Path]) -> Runs:
+    """Read the finished seeds of a method in a task."""
+    reached, columns = {}, []
+    frames: list[int] = []
+    for seed, run_dir in run_dirs.items():
+        reached[seed] = json.loads((run_dir / "summary.json").read_text())["frames_to_target"]
+        with (run_dir / "coverage.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        frames = max(frames, [int(line["frames"]) for line in lines], key=len)
+        columns.append([float(line["coverage"]) for line in lines])
+    first = next(iter(run_dirs.values()))
+    # Runs that ended at their target keep the coverage that they had.
+    coverage = [column + column[-1:] * (len(frames) - len(column)) for column in columns]
+    return Runs(first, list(run_dirs), reached, frames, np.array(coverage).T)
+
+
+def experiment(defaults: Mapping[str, Any]) -> tuple[DictConfig, Results]:
+    """Run what a figure needs and has not yet, and write its ``results.csv``.
+
+    Args:
+        defaults: the figure's own options, over :data:`DEFAULTS`.
+    """
+    config = options({**DEFAULTS, **defaults})
+    out, wanted = Path(config.out), run_missing(config, run)
+    folders: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
+    for (seed, task, method), run_dir in wanted.items():
+        if (run_dir / "summary.json").exists():
+            folders[task, method][seed] = run_dir
+    if not folders:
+        sys.exit(f"no run in {out} has finished yet, so there is nothing to show")
+    results = {key: read(run_dirs) for key, run_dirs in folders.items()}
+    write_rows(out / "results.csv", rows(config.figure, results))
+    return config, results
+
+
+def rows(figure: str, results: Results) -> Iterator[tuple]:
+    """Long form: frames to the target, and coverage at every evaluation."""
+    for (task, method), runs in results.items():
+        for seed, frames in runs.frames_to_target.items():
+            yield figure, task, method, seed, runs.frames[-1], "frames_to_target", frames
+        for frames, coverage in zip(runs.frames, runs.returns, strict=True):
+            for seed, value in zip(runs.seeds, coverage, strict=True):
+                yield figure, task, method, seed, frames, "coverage", value
+
+
+def coverage_table(results: Results) -> str:
+    """Markdown: coverage half-way and at the end, mean, interval and each seed."""
+    lines = ["| task | method | steps | coverage [95 %] | of each seed |", "|---|---|---|---|---|"]
+    for (task, method), runs in results.items():
+        for i in (len(runs.frames) // 2 - 1, -1):
+            values = list(runs.returns[i])
+            seeds = ", ".join(f"{value:.2f}" for value in values)
+            found = interval(values)
+            lines.append(f"| {task} | {method} | {runs.frames[i]:,} | {found} | {seeds} |")
+    return "\n".join(lines)
+
+
+def curves(config: DictConfig, results: Results, caption: str) -> None:
+    """``figure.png``: a panel for each task, mean coverage and its interval for each method."""
+    tasks = list(dict.fromkeys(task for task, _ in results))
+    methods = list(dict.fromkeys(method for _, method in results))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in panels[len(tasks) :]:
+        axes.set_axis_off()
+    for axes, task in zip(panels, tasks, strict=False):
+        for number, method in enumerate(methods):
+            if (runs := results.get((task, method))) is None:
+                continue
+            bands = [interval(list(values)) for values in runs.returns]
+            axes.plot(runs.frames, [b.value for b in bands], color=f"C{number}", label=method)
+            edges = [b.low for b in bands], [b.high for b in bands]
+            axes.fill_between(runs.frames, *edges, color=f"C{number}", alpha=0.2)
+        axes.axhline(config.target, color="grey", linewidth=0.7)
+        axes.set(title=task, xlabel="environment steps", ylabel="coverage", ylim=(0, 1.02))
+        axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
+        axes.legend(fontsize=6)
+        axes.grid(alpha=0.3)
+    caption = f"{caption} {config.seeds} seeds, bootstrap 95 % intervals of the mean."
+    save(figure, Path(config.out) / "figure.png", caption, width=70 * columns)
+
+
+def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6) -> None:
+    """``figure.png``: coverage through training, a row for each task and method."""
+    figure = Figure(figsize=(2.4 * columns, 2.6 * len(results)), layout="constrained")
+    panels = figure.subplots(len(results), columns, squeeze=False)
+    for row, ((task, method), runs) in zip(panels, results.items(), strict=True):
+        with (runs.run_dir / "coverage.csv").open(newline="") as file:
+            header, *lines = list(csv.reader(file))
+        goals = torch.tensor([[float(x) for x in name.split()] for name in header[2:]])
+        chosen = np.linspace(0, len(lines) - 1, columns).round().astype(int)
+        for axes, i in zip(row, chosen, strict=True):
+            draw_map(axes, goals, int(lines[i][0]), torch.tensor([float(x) for x in lines[i][2:]]))
+        words = method.replace("+", "\n+")
+        row[0].set_ylabel(f"{task}\n{words}", rotation=0, ha="right", va="center", fontsize=7)
+    save(figure, Path(config.out) / "figure.png", caption, width=25 * columns)

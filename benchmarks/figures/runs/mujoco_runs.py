@@ -1,0 +1,180 @@
+"""Runs of the MuJoCo recipes behind figures 6, 7, 8 and 16, and what they show.
+
+A method is a group of ``recall``, which may carry overrides of the recipe's configuration, as
+``none+compile=false`` does. Where a recipe's name stands before a colon, as in ``ppo:none``, that
+recipe is run instead of the figure's own; ``sb3`` is the same algorithm of Stable-Baselines3 (extra
+``peers``), with the same hyper-parameters. Every run writes its rows as it goes; called again, a
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runs.evidence import (
+    Interval,
+    geometric_mean_ratio,
+    interval,
+    options,
+    run_missing,
+    save,
+    write_rows,
+)
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+__all__ = ["MUJOCO", "experiment"]
+
+ROOT = Path(__file__).parents[3]
+MUJOCO = {
+    "seeds": 5,
+    "first_seed": 0,
+    "frames": 200_704,
+    "eval_interval": 10_000,
+    "collect": False,  # only from the runs there are
+    "jobs": os.cpu_count() or 1,  # runs at a time
+}
+Curve = tuple[list[int], list[float]]
+Curves = dict[tuple[str, str], dict[int, Curve]]
+
+
+def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
+    """Train one seed, or go on with it."""
+    host, _, method = method.rpartition(":")
+    recipe = host or recipe
+    metrics = run_dir / "metrics.csv"
+    if (run_dir / "summary.json").exists() or (method == "sb3" and metrics.exists()):
+        return
+    if method == "sb3":
+        command = [str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--algorithm={recipe}"]
+        command += [f"--env={task}", f"--seed={seed}", f"--frames={config.frames}"]
+        command += [f"--eval-interval={config.eval_interval}", f"--run-dir={run_dir}"]
+    else:
+        recall, *overrides = method.split("+")
+        command = [str(ROOT / f"recipes/{recipe}_recall.py"), f"env.name={task}"]
+        command += [f"recall={recall}", *overrides, f"seed={seed}"]
+        command += [f"collector.total_frames={config.frames}", f"run_dir={run_dir}"]
+        command += [f"eval.interval={config.eval_interval}", "resume=auto", "logger.backend=none"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode:
+        print(f"{run_dir.name} did not finish; its rows so far count. {done.stderr[-2000:]}")
+    else:
+        print(f"{run_dir.name}: done", flush=True)
+
+
+def read(path: Path, frames: int) -> Curve:
+    """Frames and returns of the evaluations, up to a number of frames."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["frames"]) <= frames]
+    return [int(row["frames"]) for row in rows], [float(row["eval_return"]) for row in rows]
+
+
+def shared(seeds: dict[int, Curve]) -> dict[int, Curve]:
+    """The evaluations that every seed has reached, so that unfinished runs compare."""
+    length = min(len(frames) for frames, _ in seeds.values())
+    return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
+
+
+def gain(curves: Curves, task: str, method: str, baseline: str) -> Interval | None:
+    """Paired ratio of mean returns over training to a baseline beside the same host.
+
+    Up to the last evaluation that both have reached; None where a mean is not positive.
+    """
+    host, colon, _ = method.rpartition(":")
+    ours, theirs = curves[task, method], curves.get((task, f"{host}{colon}{baseline}"), {})
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return None
+    length = min(len(curve[seeds[0]][1]) for curve in (ours, theirs))
+    means = [
+        [float(np.mean(curve[seed][1][:length])) for seed in seeds] for curve in (ours, theirs)
+    ]
+    if min(map(min, means)) <= 0:
+        return None
+    return geometric_mean_ratio(*means)
+
+
+def table(curves: Curves) -> str:
+    """Markdown: final return and mean return over training, with intervals, and paired ratios."""
+    lines = [
+        "| task | method | seeds | steps | last return [95 %] | mean over training [95 %] "
+        "| ratio of means to none [95 %] | to self_imitation [95 %] |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (task, method), seeds in curves.items():
+        cells = []
+        for summary in (lambda y: y[-1], np.mean):
+            values = [float(summary(returns)) for _, returns in seeds.values()]
+            found = interval(values)
+            cells.append(f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}]")
+        cells += [
+            str(gain(curves, task, method, baseline) or "")
+            for baseline in ("none", "self_imitation")
+        ]
+        steps = next(iter(seeds.values()))[0][-1]
+        lines.append(f"| {task} | {method} | {len(seeds)} | {steps:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(curves: Curves, path: Path, caption: str) -> None:
+    """One panel for each task: the mean, its interval and every seed."""
+    tasks = list(dict.fromkeys(task for task, _ in curves))
+    figure = Figure(figsize=(5 * len(tasks), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    methods = list(dict.fromkeys(method for _, method in curves))
+    for axes, task in zip(panels, tasks, strict=True):
+        for (name, method), seeds in curves.items():
+            if name != task:
+                continue
+            color = f"C{methods.index(method)}"
+            frames = next(iter(seeds.values()))[0]
+            returns = np.array([r for _, r in seeds.values()])
+            bands = [interval(list(column)) for column in returns.T]
+            axes.plot(frames, returns.mean(0), color=color, label=method)
+            edges = [b.low for b in bands], [b.high for b in bands]
+            axes.fill_between(frames, *edges, color=color, alpha=0.2)
+            axes.plot(frames, returns.T, color=color, alpha=0.25, linewidth=0.7)
+        axes.set(title=task, xlabel="environment steps", ylabel="return, deterministic policy")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e3:g}k")
+        axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    save(figure, path, caption, width=80 * len(tasks))
+
+
+def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
+    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print a table.
+
+    Args:
+        recipe: ``sac``, ``trpo`` or ``ppo``.
+        defaults: the figure's own options, over :data:`MUJOCO`.
+    """
+    config = options({**MUJOCO, **defaults})
+    out, wanted = Path(config.out), run_missing(config, partial(run, recipe))
+    curves: Curves = defaultdict(dict)
+    for (seed, task, method), run_dir in wanted.items():
+        if (run_dir / "metrics.csv").exists():
+            curves[task, method][seed] = read(run_dir / "metrics.csv", config.frames)
+    write_rows(
+        out / "results.csv",
+        (
+            (config.figure, task, method, seed, frames, "eval_return", value)
+            for (task, method), curve in curves.items()
+            for seed, rows in curve.items()
+            for frames, value in zip(*rows, strict=True)
+        ),
+    )
+    if not curves:
+        sys.exit("no run has been evaluated yet, so there is nothing to show")
+    curves = {key: shared(curve) for key, curve in curves.items()}
+    caption = f"Up to {config.seeds} seeds, bootstrap 95 % intervals."
+    draw(curves, out / "figure.png", caption)
+    print(table(curves))

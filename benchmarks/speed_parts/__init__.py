@@ -1,0 +1,1 @@
+"""Parts of ``speed.py`` that need more than a function."""

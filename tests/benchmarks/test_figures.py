@@ -1,0 +1,200 @@
+"""Statistics behind the figures, and each figure's command in small."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recipe_fixtures import one_thread
+
+FIGURES = Path(__file__).resolve().parents[2] / "benchmarks" / "figures"
+sys.path.insert(0, str(FIGURES))
+
+from runs.evidence import COLUMNS, Interval, interval, paired_ratio, quartiles, read_rows, write_rows  # noqa: E402
+
+
+def test_ratios_are_paired_geometric_means():
+    found = paired_ratio({0: 100, 1: 800}, {0: 50, 1: 100}, limit=1000)
+    assert found.value == pytest.approx(math.sqrt(2 * 8))
+    assert (found.low, found.high) == pytest.approx((2, 8))  # too few to resample
+
+
+def test_a_constant_ratio_has_no_spread():
+    found = paired_ratio(dict.fromkeys(range(9), 300), dict.fromkeys(range(9), 100), limit=1000)
+    assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
+
+
+def test_only_seeds_of_both_count():
+    assert paired_ratio({0: 100, 1: 7}, {0: 50, 2: 9}, limit=1000).value == pytest.approx(2)
+    with pytest.raises(ValueError, match="no seed is in both"):
+        paired_ratio({0: 100}, {1: 50}, limit=1000)
+
+
+def test_a_seed_that_failed_counts_as_the_limit():
+    assert paired_ratio({0: None}, {0: 100}, limit=1000).value == pytest.approx(10)
+    assert paired_ratio({0: 100}, {0: None}, limit=1000).value == pytest.approx(0.1)
+    assert paired_ratio({0: None}, {0: None}, limit=1000).value == pytest.approx(1)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        found = interval(list(rng.normal(3.0, 1.0, size=40)))
+        assert found.low < found.value < found.high
+        inside += found.low <= 3.0 <= found.high
+    assert 0.89 < inside / 200 < 0.99
+
+
+def test_intervals_are_the_same_each_time():
+    values = list(np.random.default_rng(1).normal(size=20))
+    assert interval(values) == interval(values)
+
+
+def test_intervals_read_well():
+    assert str(Interval(3.14159, 2.5, 4.0)) == "3.14 [2.50, 4.00]"
+    assert str(Interval(3141.59, 2500, 4000)) == "3142 [2500, 4000]"
+
+
+def test_quartiles_know_failures():
+    assert quartiles([1, 2, 3, 4, 5]) == (2, 3, 4)
+    assert quartiles([1, 2, 3, None, None]) == (2, 3, math.inf)
+    assert quartiles([1, None, None, None, None]) == (math.inf, math.inf, math.inf)
+
+
+def test_rows_are_long_form(tmp_path):
+    write_rows(tmp_path / "r.csv", [("2", "5_uniform", "none", 0, 64, "frames_to_target", None)])
+    (row,) = read_rows(tmp_path / "r.csv")
+    assert tuple(row) == COLUMNS == (
+        "figure", "task", "method", "seed", "frames", "metric", "value",
+    )  # fmt: skip
+    assert row["value"] == ""
+
+
+def figure(name: str, out: Path, *words: str) -> subprocess.CompletedProcess:
+    common = ["seeds=2", "first_seed=5", "frames=1024", f"out={out}", "sizes=[5]"]
+    return subprocess.run(
+        [sys.executable, str(FIGURES / f"{name}.py"), *common, *words],
+        cwd=out.parent, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+SMALL = {
+    "figure_2": ["start=uniform", "methods=[none,exact]"],
+    "figure_3": ["start=uniform", "methods=[none,exact]"],
+    "figure_4": ["start=opposite", "methods=[prioritized_replay,exact]"],
+    "figure_14": ["start=uniform", "methods=[random_model,exact]"],
+    "figure_17": ["start=uniform", "intervals=[2]"],
+    "figure_18": ["start=uniform", "num_updates=[1]", "trace_lengths=[5]"],
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_figure_is_made(name, tmp_path):
+    out = tmp_path / "out"
+    done = figure(name, out, *SMALL[name])
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(out / "results.csv")
+    assert {row["figure"] for row in rows} == {name.removeprefix("figure_")}
+    assert {row["seed"] for row in rows} == {"5", "6"}
+    methods = {row["method"] for row in rows}
+    assert len(methods) == 2
+    reached = [row for row in rows if row["metric"] == "frames_to_target"]
+    assert len(reached) == 2 * len(methods)
+    metrics = {"frames_to_target", "return"} | ({"distinct_cells"} if name == "figure_3" else set())
+    assert {row["metric"] for row in rows} == metrics
+    assert (out / "figure.png").stat().st_size > 10_000
+    assert all(f"| {method} |" in done.stdout for method in methods)
+
+
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [
+        ("figure_6", ["none", "ppo:none"]),
+        ("figure_8", ["backtracking+recall.trace_length=5"]),
+        ("figure_16", ["forward_model"]),
+    ],
+)
+def test_mujoco_figures_are_made(name, methods, tmp_path):
+    tiny = "+collector.frames_per_batch=64+policy.num_cells=[8,8]+eval.num_episodes=1"
+    sizes = {False: "+trpo.batch_size=32", True: "+ppo.batch_size=32"}
+    methods = [method + tiny + sizes[method.startswith("ppo")] for method in methods]
+    quoted = ",".join(f"'{method}'" for method in methods)
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES / f"{name}.py"), "tasks=[Hopper-v5]", "frames=128",
+            "eval_interval=64", "seeds=1", f"methods=[{quoted}]", f"out={tmp_path / 'out'}",
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out" / "results.csv")
+    assert [(row["method"], row["frames"]) for row in rows] == [
+        (method, frames) for method in methods for frames in ("64", "128")
+    ], done.stdout
+    assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+    assert all(f"| {method} |" in done.stdout for method in methods)
+
+
+def test_coverage_figures_are_made(tmp_path):
+    tiny = "+goal_gan.num_new=4+goal_gan.num_old=2+env.max_steps=5+trpo.batch_size=30"
+    methods = [f"{recall}{tiny}" for recall in ("none", "backtracking")]
+    for name in ("figure_13", "figure_11", "figure_12"):
+        done = subprocess.run(
+            [
+                sys.executable, str(FIGURES / f"{name}.py"), "tasks=[point_umaze]", "frames=270",
+                "seeds=1", f"methods=[{','.join(methods)}]", f"out={tmp_path / 'out'}",
+            ],
+            cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = read_rows(tmp_path / "out" / "results.csv")
+        assert {row["method"] for row in rows} == set(methods)
+        assert {row["metric"] for row in rows} == {"frames_to_target", "coverage"}
+        assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+
+
+def test_replayed_traces_land_where_they_say(tmp_path):
+    """A model of free space, well trained, is nearly right, and exact reverse dynamics are."""
+    few = "+goal_gan.num_new=12+goal_gan.num_old=6+trpo.batch_size=100+backtracking.num_updates=400"
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES / "trace_quality.py"), "tasks=[point_free2]", "seeds=1",
+            f"methods=[backtracking{few}]", "frames=27000", "lengths=[1,5,20]",
+            f"out={tmp_path / 'out'}",
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out" / "trace_quality.csv")
+    value = {row["metric"]: float(row["value"]) for row in rows}
+    for k in (1, 5, 20):
+        assert value[f"exact landing error, {k} steps"] < 1e-5
+    assert value["landing error, 1 steps"] < 0.05
+    assert value["landing error, 20 steps"] < value["displacement, 20 steps"]
+    assert (tmp_path / "out" / "trace_quality.png").stat().st_size > 10_000
+
+
+def test_a_figure_goes_on(tmp_path):
+    """Finished runs stay, and what is missing is added."""
+    out = tmp_path / "out"
+    assert figure("figure_2", out, "start=uniform", "methods=[none]").returncode == 0
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*/summary.json")}
+    before = read_rows(out / "results.csv")
+    assert figure("figure_2", out, *SMALL["figure_2"]).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    after = read_rows(out / "results.csv")
+    assert [row for row in after if row["method"] == "none"] == before
+    assert {row["method"] for row in after} == {"none", "exact"}
+
+
+@pytest.mark.parametrize("word", ["sizs=[5]", "sizes=[4]", "methods=[exakt]"])
+def test_a_mistake_is_named(word, tmp_path):
+    done = figure("figure_2", tmp_path / "out", "start=uniform", "methods=[none]", word)
+    assert done.returncode != 0
+    assert word.split("=")[1].strip("[]") in done.stderr + done.stdout or "sizs" in done.stderr
+    assert not (tmp_path / "out" / "results.csv").exists()

@@ -1,0 +1,152 @@
+import copy
+import math
+
+import pytest
+import torch
+from recipe_fixtures import configure, tiny
+from tensordict import TensorDict
+from torch import nn
+
+from torchrl_recall import Recall, SelfImitation
+from torchrl_recall.trainers.hosts.sac import (
+    GaussianParameters,
+    make_recall,
+    make_sac,
+)
+from torchrl_recall.trainers.tasks.gym import make_env
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
+
+
+def build(name="Hopper-v5", *overrides):
+    env = make_env(name)
+    config = configure([*tiny(), *overrides])
+    return env, config, make_sac(env, config, CPU)
+
+
+def transitions(env, n=32):
+    torch.manual_seed(1)
+    return env.rollout(n, break_when_any_done=False)
+
+
+def test_standard_deviation_is_clamped_by_hand():
+    loc, scale = GaussianParameters()(torch.tensor([1.0, 2.0, 3.0, -30.0, 0.0, 5.0]))
+    assert loc.tolist() == [1.0, 2.0, 3.0]
+    expected = [math.exp(-20), 1.0, math.exp(2)]
+    assert scale.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Hopper-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5"])
+def test_actions_stay_within_the_bounds_of_the_task(name):
+    env, _, sac = build(name)
+    space = env.action_spec.space
+    data = TensorDict({"observation": 100 * torch.randn(500, *env.observation_spec["observation"].shape)}, [500])  # noqa: E501  # fmt: skip
+    action = sac.actor(data)["action"]
+    assert (action >= space.low).all()
+    assert (action <= space.high).all()
+    assert action.abs().max() > 0.9 * space.high.max()
+
+
+def test_networks_have_the_sizes_asked_for():
+    _, _, sac = build("Hopper-v5", "sac.num_cells=[7,5]")
+    widths = [m.out_features for m in sac.actor.modules() if isinstance(m, nn.Linear)]
+    assert widths == [7, 5, 6]
+    assert [type(m) for m in sac.actor.modules() if isinstance(m, nn.ReLU)] == [nn.ReLU] * 2
+
+
+def test_settings_reach_the_loss():
+    _, _, sac = build(
+        "Hopper-v5", "sac.gamma=0.9", "sac.alpha_init=0.5", "optim.lr=0.01",
+        "sac.target_update_tau=0.25",
+    )  # fmt: skip
+    assert float(sac.loss_module.value_estimator.gamma) == pytest.approx(0.9)
+    assert float(sac.loss_module.log_alpha.detach().exp()) == pytest.approx(0.5)
+    assert float(sac.loss_module.target_entropy) == -3
+    assert sac.optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_every_trainable_parameter_is_optimised_once():
+    _, _, sac = build()
+    ours = [id(p) for group in sac.optimizer.param_groups for p in group["params"]]
+    wanted = {id(p) for p in sac.loss_module.parameters() if p.requires_grad}
+    assert len(ours) == len(set(ours))
+    assert set(ours) == wanted
+    assert any(p is sac.loss_module.log_alpha for g in sac.optimizer.param_groups for p in g["params"])  # noqa: E501  # fmt: skip
+
+
+def test_an_update_moves_everything_and_targets_by_tau():
+    env, _, sac = build("Hopper-v5", "sac.target_update_tau=0.25")
+    loss = sac.loss_module
+    target = {k: v.clone() for k, v in loss.target_qvalue_network_params.items(True, True)}
+    before = [p.detach().clone() for p in loss.parameters() if p.requires_grad]
+    losses = sac.update(transitions(env))
+    after = [p.detach() for p in loss.parameters() if p.requires_grad]
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert all(moved)
+    for key, value in loss.target_qvalue_network_params.items(True, True):
+        source = loss.qvalue_network_params.get(key).detach()
+        expected = 0.25 * source + 0.75 * target[key]
+        assert torch.allclose(value, expected, atol=1e-6)
+    for key in ("loss_actor", "loss_qvalue", "loss_alpha"):
+        assert losses[key].isfinite()
+        assert not losses[key].requires_grad
+
+
+def test_state_goes_on_bitwise():
+    env, config, sac = build()
+    data = transitions(env)
+    sac.update(data.clone())
+    torch.manual_seed(9)
+    other = make_sac(env, config, CPU)
+    other.load_state_dict(copy.deepcopy(sac.state_dict()))  # optimisers keep what they are given
+    for host in (sac, other):
+        torch.manual_seed(2)
+        for _ in range(3):
+            host.update(data.clone())
+    pairs = zip(sac.loss_module.parameters(), other.loss_module.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("recall", "kind"),
+    [("backtracking", Recall), ("paper", Recall), ("random_model", Recall),
+     ("self_imitation", SelfImitation), ("none", type(None))],
+)  # fmt: skip
+def test_each_variant_builds_its_class(recall, kind):
+    env = make_env("Hopper-v5")
+    config = configure(tiny(recall))
+    assert type(make_recall(env, config, make_sac(env, config, CPU), CPU)) is kind
+
+
+def test_settings_reach_recall():
+    env, config, sac = build(
+        "Hopper-v5", "recall.lr=0.011", "recall.interval=13", "recall.num_updates=3",
+        "recall.batch_size=17", "recall.anneal_frames=99", "recall.state_batch_size=77",
+        "backtracking.lr=0.012", "backtracking.num_updates=5", "backtracking.num_trajectories=4",
+        "backtracking.buffer_size=1333", "backtracking.state_fraction=0.75",
+        "backtracking.state_predictor_data=top", "backtracking.return_threshold=1.5",
+    )  # fmt: skip
+    recall = make_recall(env, config, sac, CPU)
+    assert (recall.lr, recall.interval, recall.num_updates) == (0.011, 13, 3)
+    assert (recall.batch_size, recall.anneal_frames, recall.state_batch_size) == (17, 99, 77)
+    assert recall.model_optimizer.param_groups[0]["lr"] == 0.012
+    assert (recall.num_model_updates, recall.state_fraction) == (5, 0.75)
+    assert recall.state_predictor_data == "top"
+    assert recall.trajectory_filter.num_trajectories == 4
+    assert recall.trajectory_filter.return_threshold == 1.5
+    assert recall.backtracking_buffer.storage.max_size == 1333
+
+
+def test_recall_imitates_with_the_parameters_of_the_host():
+    env, config, sac = build()
+    recall = make_recall(env, config, sac, CPU)
+    hosts = {p.data_ptr() for p in sac.loss_module.actor_network_params.parameters()}
+    imitated = {p.data_ptr() for g in recall.optimizer.param_groups for p in g["params"]}
+    assert imitated == hosts
+    assert all(p is not q for g in recall.model_optimizer.param_groups for p in g["params"]
+               for q in sac.loss_module.parameters())  # fmt: skip

@@ -1,0 +1,1 @@
+"""Trajectories worth learning from, and the state of replay buffers."""

@@ -1,0 +1,152 @@
+"""The reversed decision process: acting takes the agent to the state it came from (Sec. 2.1)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule
+from tensordict.utils import unravel_key
+from torch import Tensor
+from torchrl.data import Composite, Unbounded
+from torchrl.envs import ModelBasedEnvBase
+
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+
+__all__ = ["BacktrackingEnv", "reverse_time"]
+
+
+class BacktrackingEnv(ModelBasedEnvBase):
+    r"""A backtracking model as an environment whose time runs backwards.
+
+    Here, and only here, ``observation`` is :math:`s_{t+1}` and ``("next", "observation")`` is
+    :math:`s_t \sim q(s_t \mid a_t, s_{t+1})`. Its natural policy is
+    :attr:`backward_policy`, :math:`a_t \sim q(a_t \mid s_{t+1})`; any other policy may act too.
+    It sees the model's observation, is never done, rewards nothing and ends only when the rollout
+    does. :func:`reverse_time` brings a rollout back to forward time.
+
+    From Goyal et al., *Recall Traces*, ICLR 2019, Sec. 2.1.
+
+    Args:
+        model: the backtracking model.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import BacktrackingEnv, BacktrackingModel, reverse_time
+        >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> model.update_statistics(TensorDict({
+        ...     "observation": torch.randn(64, 3),
+        ...     "action": torch.rand(64, 2),
+        ...     "next": {"observation": torch.randn(64, 3)},
+        ... }, [64]))
+        >>> env = BacktrackingEnv(model)
+        >>> seeds = TensorDict({"observation": torch.randn(5, 3)}, [5])
+        >>> rollout = env.rollout(
+        ...     7, env.backward_policy, tensordict=seeds, auto_reset=False,
+        ...     break_when_any_done=False,
+        ... )
+        >>> traces = reverse_time(rollout)
+        >>> bool((traces["next", "observation"][:, -1] == seeds["observation"]).all())
+        True
+    """
+
+    def __init__(self, model: BacktrackingModel) -> None:
+        # No device: tensors follow the seeds, and nothing is cast inside the loop.
+        super().__init__(model, device=None, batch_size=torch.Size([]))
+        self._supports_set_state = True
+        key = model.observation_key
+        self.observation_spec = _nest(key, model.observation_spec)
+        self.state_spec = self.observation_spec.clone()
+        self.action_spec = _nest(model.action_key, model.action_spec)
+        self.reward_spec = Unbounded((1,))
+
+    @property
+    def backward_policy(self) -> TensorDictModule:
+        """q(a_t | s_{t+1}), reading ``observation`` as the environment names it."""
+        model = self.world_model
+        return TensorDictModule(
+            model.sample_action, in_keys=[model.observation_key], out_keys=[model.action_key]
+        )
+
+    def any_done(self, tensordict: TensorDictBase) -> bool:
+        """Never: a trace has a fixed length. Without this, every step would wait for the device."""
+        return False
+
+    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The identity, for the same reason."""
+        return tensordict
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
+        model = self.world_model
+        if tensordict is None or (seeds := tensordict.get(model.observation_key, None)) is None:
+            return self.full_observation_spec.rand().update(self.full_done_spec.zero())
+        out = TensorDict({}, batch_size=tensordict.batch_size)
+        out.set(model.observation_key, seeds)
+        return out.update(self._not_done(seeds, out.batch_size))
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        model = self.world_model
+        observation = model.sample_observation(
+            tensordict.get(model.action_key), tensordict.get(model.observation_key)
+        )
+        shape = tensordict.batch_size
+        out = TensorDict({}, batch_size=shape)
+        out.set(model.observation_key, observation)
+        out.set("reward", torch.zeros(*shape, 1, device=observation.device))
+        return out.update(self._not_done(observation, shape))
+
+    def _not_done(self, observation: Tensor, shape: torch.Size) -> dict[NestedKey, Tensor]:
+        device = observation.device
+        return {
+            key: torch.zeros(*shape, 1, dtype=torch.bool, device=device) for key in self.done_keys
+        }
+
+
+def reverse_time(
+    tensordict: TensorDictBase, *, observation_key: NestedKey = "observation"
+) -> TensorDictBase:
+    """Turn a rollout of :class:`BacktrackingEnv` into forward time, or back: its own inverse.
+
+    The last batch dimension is flipped, and each step's observation changes place with its next
+    observation. The action stays between the two.
+
+    Args:
+        tensordict: shape ``[*batch, time]``.
+
+    Keyword Args:
+        observation_key: the key to exchange with ``("next", observation_key)``.
+
+    Returns:
+        A new tensordict of the same shape.
+
+    Raises:
+        ValueError: there is no time dimension.
+        KeyError: an observation is missing.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import reverse_time
+        >>> backwards = TensorDict({"observation": torch.tensor([3, 2]),
+        ...                         "next": {"observation": torch.tensor([2, 1])}}, [2])
+        >>> reverse_time(backwards)["observation"]
+        tensor([1, 2])
+    """
+    if not tensordict.ndim:
+        raise ValueError("reverse_time needs a tensordict whose last batch dimension is time.")
+    next_key = cast(NestedKey, unravel_key(("next", observation_key)))
+    out = tensordict.flip(-1)
+    observation, next_observation = out.get(observation_key, None), out.get(next_key, None)
+    if observation is None or next_observation is None:
+        missing = observation_key if observation is None else next_key
+        raise KeyError(f"reverse_time exchanges observations, but {missing!r} is missing.")
+    return out.set(observation_key, next_observation).set(next_key, observation)
+
+
+def _nest(key: NestedKey, spec) -> Composite:
+    composite = Composite()
+    composite[key] = spec.clone()
+    return composite

@@ -1,0 +1,38 @@
+"""Pictures of a four-room grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from torchrl_recall.envs.four_rooms.layout import FourRoomsLayout
+
+__all__ = ["draw"]
+
+
+def draw(
+    layout: FourRoomsLayout,
+    *,
+    agents: Tensor | None = None,
+    values: Tensor | None = None,
+    traces: Tensor | None = None,
+    pixels: int = 16,
+) -> np.ndarray:
+    colors = np.full((layout.num_cells, 3), 255.0)
+    if values is not None:
+        share = values.detach().flatten().double().numpy()
+        share = np.nan_to_num(share / max(float(np.nanmax(share)), 1e-12)).clip(0, 1)[:, None]
+        colors = (1 - share) * colors + share * np.array([33.0, 82.0, 165.0])
+    colors[layout.walls.flatten().numpy()] = 0
+    colors[layout.goal] = (60, 170, 90)
+    size = layout.size
+    image = colors.reshape(size, size, 3).repeat(pixels, 0).repeat(pixels, 1).astype(np.uint8)
+    for cells, color, inset in (
+        (traces, (200, 40, 60), 3 * pixels // 8),
+        (agents, (240, 140, 30), pixels // 4),
+    ):
+        for cell in [] if cells is None else cells.unique().tolist():
+            top, left = (x * pixels + inset for x in divmod(cell, size))
+            side = max(1, pixels - 2 * inset)
+            image[top : top + side, left : left + side] = color
+    return image

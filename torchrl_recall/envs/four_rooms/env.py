@@ -1,0 +1,167 @@
+"""The four-room grid world (Sec. 6.1), batched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Binary, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from torchrl_recall.envs.four_rooms.drawing import draw
+from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start
+from torchrl_recall.seeds import SeedStreams
+
+__all__ = ["FourRoomsEnv"]
+
+
+class FourRoomsEnv(EnvBase):
+    """A four-room grid world as a batched TorchRL environment.
+
+    - *Seen*: ``observation``, the number of the agent's cell, categorical of ``size**2``.
+    - *Done*: ``action`` is a direction: 0 up, 1 right, 2 down, 3 left. A move into a wall leaves
+      the agent where it is. With probability ``slip`` the direction is drawn at random instead.
+    - *Rewarded*: 1 on entering the goal, else 0.
+    - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
+
+    All environments of the batch advance in the same tensor operations.
+
+    From Sec. 6.1 of Goyal et al., *Recall Traces*, ICLR 2019, after Schaul et al. (2015). See
+    :class:`FourRoomsLayout` for ``size``, ``start``, ``goal``, ``slip`` and ``blocked``.
+
+    Args:
+        size: cells along each side, walls included.
+
+    Keyword Args:
+        start: where episodes begin.
+        goal: its cell.
+        slip: probability of a random direction.
+        blocked: further wall cells.
+        max_steps: steps of an episode at most; ``10 * size`` by default.
+        batch_size: of the environments.
+        streams: random numbers of each seed, whose shares of the batch are equal and in order;
+            torch's generator by default.
+
+    Raises:
+        ValueError: as the layout, or ``max_steps`` is below one, or an action is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs import FourRoomsEnv
+        >>> _ = torch.manual_seed(0)
+        >>> env = FourRoomsEnv(11, batch_size=[8])
+        >>> rollout = env.rollout(100, break_when_any_done=False)
+        >>> rollout.shape, rollout["observation"].shape
+        (torch.Size([8, 100]), torch.Size([8, 100]))
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        start: Start = "opposite",
+        goal: Cell | None = None,
+        slip: float = 0.0,
+        blocked: Sequence[Cell] = (),
+        max_steps: int | None = None,
+        batch_size: Sequence[int] = (),
+        streams: SeedStreams | None = None,
+    ) -> None:
+        super().__init__(batch_size=torch.Size(batch_size))
+        self.layout = FourRoomsLayout(size, start=start, goal=goal, slip=slip, blocked=blocked)
+        self.max_steps = _steps(size, max_steps)
+        self.streams = streams
+        shape, num_cells = self.batch_size, self.layout.num_cells
+        self.observation_spec = Composite(
+            observation=Categorical(num_cells, shape=shape), shape=shape
+        )
+        self.state_spec = Composite(
+            step_count=Unbounded(shape=shape, dtype=torch.int64), shape=shape
+        )
+        self.observation_spec["step_count"] = Unbounded(shape=shape, dtype=torch.int64)
+        self.action_spec = Categorical(4, shape=shape)
+        self.reward_spec = Unbounded(shape=(*shape, 1))
+        flag = Binary(1, shape=(*shape, 1), dtype=torch.bool)
+        self.done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape
+        )
+
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDict:
+        starts = self.layout.starts  # for all; TorchRL keeps those that a partial reset asks for
+        where = None if tensordict is None else tensordict.get("_reset", None)
+        index = (self._rand(where) * len(starts)).long()
+        count = torch.zeros(self.batch_size, dtype=torch.int64)
+        false = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
+        out = {"observation": starts[index], "step_count": count}
+        out |= {key: false.clone() for key in ("done", "terminated", "truncated")}
+        return TensorDict(out, batch_size=self.batch_size)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        layout, action = self.layout, tensordict.get("action")
+        if not torch.compiler.is_compiling() and not ((action >= 0) & (action < 4)).all():
+            raise ValueError(
+                f"actions must be 0 (up), 1 (right), 2 (down) or 3 (left), got values from "
+                f"{int(action.min())} to {int(action.max())}."
+            )
+        if layout.slip:
+            draw = self._rand()
+            direction = (draw / layout.slip * 4).long().clamp(max=3)  # uniform if it slips
+            action = torch.where(draw < layout.slip, direction, action)
+        cell = layout.next_cell[tensordict.get("observation"), action]
+        count = tensordict.get("step_count") + 1
+        terminated = (cell == layout.goal).unsqueeze(-1)
+        truncated = (count >= self.max_steps).unsqueeze(-1) & ~terminated
+        out = {
+            "observation": cell,
+            "step_count": count,
+            "reward": terminated.float(),
+            "terminated": terminated,
+            "truncated": truncated,
+            "done": terminated | truncated,
+        }
+        return TensorDict(out, batch_size=self.batch_size)
+
+    def _rand(self, where: Tensor | None = None) -> Tensor:
+        if self.streams is None:
+            return torch.rand(self.batch_size)
+        return self.streams.rand(self.batch_size, where=where)
+
+    def _set_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            torch.manual_seed(seed)
+
+    def render(
+        self,
+        tensordict: TensorDictBase | None = None,
+        *,
+        values: Tensor | None = None,
+        traces: Tensor | None = None,
+        pixels: int = 16,
+    ) -> np.ndarray:
+        """Draw the grid: walls black, goal green, agents orange.
+
+        Args:
+            tensordict: what the environment returned, to show its agents.
+
+        Keyword Args:
+            values: a number for each cell, such as state values or visitation counts, shape
+                ``[size**2]``; drawn from white to blue.
+            traces: cells of traces, any shape; drawn as dots.
+            pixels: of a cell.
+
+        Returns:
+            An image, uint8, shape ``[size * pixels, size * pixels, 3]``.
+        """
+        agents = None if tensordict is None else tensordict.get("observation")
+        return draw(self.layout, agents=agents, values=values, traces=traces, pixels=pixels)
+
+
+def _steps(size: int, max_steps: int | None) -> int:
+    max_steps = 10 * size if max_steps is None else max_steps
+    if not isinstance(max_steps, int) or max_steps < 1:
+        raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}.")
+    return max_steps

@@ -1,0 +1,296 @@
+"""Exact reverse dynamics of the four-room grid, as a state predictor (Sec. 6.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict.nn import (
+    InteractionType,
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+)
+from torch import Tensor, nn
+from torchrl.data import Categorical
+
+from torchrl_recall.envs.four_rooms.layout import FourRoomsLayout
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.seeds import SeededCategorical
+
+__all__ = [
+    "DisplacementPredictor",
+    "ExactPredecessors",
+    "PossibleActions",
+    "PredecessorDistribution",
+    "four_rooms_model",
+]
+
+Rand = Callable[[Sequence[int]], Tensor]
+
+
+class ExactPredecessors(nn.Module):
+    r"""Which cells an action leads from into a cell, and with which probability.
+
+    .. math:: q(s_t \mid a_t, s_{t+1}) \propto p(s_{t+1} \mid s_t, a_t)
+
+    which without slipping is uniform over the valid predecessors: the cell behind, and the cell
+    itself where the action bumps into a wall.
+
+    Args:
+        layout: gives the dynamics.
+
+    Examples:
+        >>> from torchrl_recall.envs import ExactPredecessors, FourRoomsLayout
+        >>> layout = FourRoomsLayout(5)
+        >>> exact = ExactPredecessors(layout)
+        >>> exact.of(layout.index((1, 2)), action=1)  # moving right into the door
+        {6: 1.0}
+        >>> exact.of(layout.index((1, 3)), action=1)  # into the corner, or bumping there
+        {7: 0.5, 8: 0.5}
+    """
+
+    def __init__(self, layout: FourRoomsLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        source, action, following, probability = layout.transitions()
+        pair = following * 4 + action
+        order = pair.argsort(stable=True)
+        counts = torch.bincount(pair, minlength=4 * layout.num_cells)
+        first = counts.cumsum(0) - counts
+        slot = torch.arange(len(pair)) - first[pair[order]]
+        width = int(counts.max())
+        cells = torch.zeros(len(counts), width, dtype=torch.long)
+        weights = torch.zeros(len(counts), width, dtype=torch.float64)
+        cells[pair[order], slot] = source[order]
+        weights[pair[order], slot] = probability[order]
+        weights /= weights.sum(1, keepdim=True).clamp_min(1e-300)
+        self.cells: Tensor
+        self.log_weights: Tensor
+        self.register_buffer("cells", cells)  # [num_cells * 4, width]
+        self.register_buffer("log_weights", weights.log().float())
+
+    def forward(self, action: Tensor, next_observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Predecessors of cells by actions.
+
+        Args:
+            action: shape ``[*batch]``.
+            next_observation: following cells, shape ``[*batch]``.
+
+        Returns:
+            Cells and their log-probabilities, shape ``[*batch, width]``; all of the latter are
+            minus infinity where the action is impossible.
+        """
+        pair = next_observation * 4 + action
+        return self.cells[pair], self.log_weights[pair]
+
+    def possible(self) -> Tensor:
+        """Which actions can lead into each cell, shape ``[num_cells, 4]``."""
+        return self.log_weights.isfinite().any(-1).reshape(-1, 4)
+
+    def of(self, next_cell: int, *, action: int) -> dict[int, float]:
+        """Predecessors of a cell by an action, with their probabilities.
+
+        Raises:
+            ValueError: the cell is a wall or outside the grid, or there is no such action.
+        """
+        if not 0 <= next_cell < self.layout.num_cells:
+            raise ValueError(f"cell {next_cell} is outside the {self.layout.num_cells} cells.")
+        if self.layout.walls.flatten()[next_cell]:
+            raise ValueError(
+                f"cell {divmod(next_cell, self.layout.size)} is a wall: nothing leads into it. "
+                "Ask for the predecessors of a free cell."
+            )
+        if not 0 <= action < 4:
+            raise ValueError(f"action must be 0, 1, 2 or 3, got {action}.")
+        pair = next_cell * 4 + action
+        cells, weights = self.cells[pair].tolist(), self.log_weights[pair].exp().tolist()
+        return {cell: weight for cell, weight in zip(cells, weights, strict=True) if weight}
+
+
+class PredecessorDistribution(torch.distributions.Distribution):
+    """A categorical distribution over a short list of cells.
+
+    Args:
+        cells: shape ``[*batch, width]``.
+        logits: their log-probabilities, same shape.
+        rand: draws numbers in [0, 1) of a given shape.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, cells: Tensor, logits: Tensor, rand: Rand = torch.rand) -> None:
+        self.cells, self.logits = cells, logits
+        self.choice = SeededCategorical(logits, rand)
+        super().__init__(cells.shape[:-1], validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw cells of shape ``[*sample_shape, *batch]``."""
+        index = self.choice.sample(sample_shape)
+        return (
+            self.cells.expand(*sample_shape, *self.cells.shape)
+            .gather(-1, index.unsqueeze(-1))
+            .squeeze(-1)
+        )
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest cell."""
+        return self.cells.gather(-1, self.logits.argmax(-1, keepdim=True)).squeeze(-1)
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """The likeliest cell."""
+        return self.mode
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus infinity for a cell that is not in the list."""
+        here = torch.where(self.cells == value.unsqueeze(-1), self.logits, -torch.inf)
+        return here.logsumexp(-1)
+
+
+class PossibleActions(nn.Module):
+    """Logits of a backward policy, without the actions that cannot lead into the cell.
+
+    Args:
+        network: following cells, shape ``[*batch]``, to logits.
+        possible: which actions can, shape ``[num_cells, 4]``, or ``[num_seeds, num_cells, 4]`` for
+            stacked networks, which share the batch equally, in order. It is kept as it is, so it
+            may be changed in place. Where it allows none, it forbids none.
+
+    Keyword Args:
+        smoothing: probability of drawing uniformly from the possible actions instead. Few
+            successes make a backward policy that walks back and forth among few cells; this leads
+            out of them.
+    """
+
+    def __init__(self, network: nn.Module, possible: Tensor, *, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.network = network
+        self.smoothing = smoothing
+        self.possible: Tensor
+        self.register_buffer("possible", possible, persistent=False)
+
+    def forward(self, next_observation: Tensor) -> Tensor:
+        """Logits of shape ``[*batch, 4]``."""
+        table = self.possible.reshape(-1, self.possible.shape[-2], 4)
+        rows = next_observation.reshape(len(table), -1)
+        seeds = torch.arange(len(table), device=rows.device).unsqueeze(-1)
+        possible = table[seeds, rows].reshape(*next_observation.shape, 4)
+        allowed = possible | ~possible.any(-1, keepdim=True)
+        logits = torch.where(allowed, self.network(next_observation), -torch.inf)
+        if not self.smoothing:
+            return logits
+        share = self.smoothing / allowed.sum(-1, keepdim=True)
+        mixed = (1 - self.smoothing) * logits.softmax(-1) + share
+        return torch.where(allowed, mixed.log(), -torch.inf)
+
+
+class DisplacementPredictor(nn.Module):
+    r"""A discrete state predictor of :math:`\Delta s_t = s_t - s_{t+1}` (Sec. 2.1).
+
+    .. math:: q(s_t \mid a_t, s_{t+1}) = q(\Delta s_t = s_t - s_{t+1} \bmod n \mid a_t, s_{t+1})
+
+    What an action does to one cell, it then does to others that were not seen yet.
+
+    Args:
+        network: indices :math:`a_t` and :math:`s_{t+1}` to logits of the n displacements.
+        num_cells: n.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs import DisplacementPredictor
+        >>> always_one = lambda action, cell: torch.tensor([[0.0, 9.0, 0.0, 0.0, 0.0]])
+        >>> predict = DisplacementPredictor(always_one, 5)
+        >>> predict(torch.tensor([0]), torch.tensor([4])).argmax(-1)  # 4 + 1 modulo 5
+        tensor([0])
+    """
+
+    def __init__(self, network: Callable[[Tensor, Tensor], Tensor], num_cells: int) -> None:
+        super().__init__()
+        self.network = network
+        self.cells: Tensor
+        self.register_buffer("cells", torch.arange(num_cells), persistent=False)
+
+    def forward(self, action: Tensor, next_observation: Tensor) -> Tensor:
+        """Logits of cells, shape ``[*batch, num_cells]``."""
+        displacement = (self.cells - next_observation.unsqueeze(-1)) % len(self.cells)
+        return self.network(action, next_observation).gather(-1, displacement)
+
+
+def four_rooms_model(
+    layout: FourRoomsLayout,
+    backward_policy: nn.Module,
+    state_predictor: nn.Module | None = None,
+    *,
+    possible: Tensor | None = None,
+    smoothing: float = 0.0,
+    rand: Rand = torch.rand,
+) -> BacktrackingModel:
+    r"""A backtracking model of the grid from networks, with exact or learned dynamics.
+
+    Args:
+        layout: of the grid.
+        backward_policy: network of the index :math:`s_{t+1}` that returns four logits.
+        state_predictor: network of the indices :math:`a_t` and :math:`s_{t+1}` that returns a
+            logit for each cell; None takes the exact reverse dynamics.
+
+    Keyword Args:
+        possible: the backward policy takes no other actions, see :class:`PossibleActions`; by
+            default those that are possible by the exact dynamics, and all with learned ones.
+        smoothing: see :class:`PossibleActions`; without ``possible`` it needs the exact dynamics.
+        rand: draws numbers in [0, 1) of a given shape.
+
+    Returns:
+        The model; without a ``state_predictor`` only its backward policy has parameters.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import RecallTraceGenerator
+        >>> from torchrl_recall.envs import FourRoomsLayout, four_rooms_model
+        >>> layout = FourRoomsLayout(11)
+        >>> model = four_rooms_model(layout, torch.nn.Embedding(layout.num_cells, 4))
+        >>> goals = TensorDict({"observation": torch.full((8,), layout.goal)}, [8])
+        >>> RecallTraceGenerator(model, trace_length=20)(goals).shape
+        torch.Size([8, 20])
+    """
+    exact = ExactPredecessors(layout)
+    next_key = ("next", "observation")
+    if possible is None and state_predictor is None:
+        possible = exact.possible()
+    if possible is not None:
+        backward_policy = PossibleActions(backward_policy, possible, smoothing=smoothing)
+    if state_predictor is None:
+        predictor = _sequential(
+            TensorDictModule(exact, ["action", next_key], ["cells", "logits"]),
+            PredecessorDistribution,
+            "observation",
+            rand,
+        )
+    else:
+        module = TensorDictModule(state_predictor, ["action", next_key], ["logits"])
+        predictor = _sequential(module, SeededCategorical, "observation", rand)
+    policy = TensorDictModule(backward_policy, [next_key], ["logits"])
+    return BacktrackingModel(
+        _sequential(policy, SeededCategorical, "action", rand),
+        predictor,
+        observation_spec=Categorical(layout.num_cells),
+        action_spec=Categorical(4),
+        as_index=True,
+    )
+
+
+def _sequential(
+    module: TensorDictModule, distribution: type, out_key: str, rand: Rand
+) -> ProbabilisticTensorDictSequential:
+    return ProbabilisticTensorDictSequential(
+        module,
+        ProbabilisticTensorDictModule(
+            in_keys=list(module.out_keys),
+            out_keys=[out_key],
+            distribution_class=distribution,
+            distribution_kwargs={"rand": rand},
+            default_interaction_type=InteractionType.RANDOM,
+        ),
+    )

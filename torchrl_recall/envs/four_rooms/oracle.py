@@ -1,0 +1,306 @@
+"""Exact values, posteriors and bounds of the four-room grid, by dynamic programming (Sec. 4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from torchrl_recall.envs.four_rooms.layout import FourRoomsLayout
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+
+__all__ = ["Oracle", "Posterior"]
+
+
+@dataclass
+class Posterior:
+    r"""Trajectories whose return exceeds a threshold, :math:`p(\tau \mid R > L)`.
+
+    Args:
+        log_evidence: :math:`\log p(R > L)`, shape ``[*batch]``.
+        starts: distribution of the first cell, shape ``[*batch, num_cells]``.
+        lengths: probabilities of 0, 1, 2, ... steps, shape ``[*batch, horizon + 1]``.
+        counts: expected number of times that each transition is taken, shape
+            ``[*batch, num_transitions]``.
+    """
+
+    log_evidence: Tensor
+    starts: Tensor
+    lengths: Tensor
+    counts: Tensor
+
+
+class Oracle:
+    r"""What sampling would only estimate, for a policy table of a four-room grid.
+
+    A policy table holds :math:`\pi(a \mid s)`, shape ``[*batch, num_cells, 4]``. A backtracking
+    model is given by its log-probability of each transition of the grid,
+    :math:`\log q(a_t \mid s_{t+1}) + \log q(s_t \mid a_t, s_{t+1})`, see
+    :meth:`log_prob_of`. The return of an episode that reaches the goal in :math:`T` steps is
+    :math:`\gamma^{T-1}`, so :math:`R > L` means that it takes few enough of them. Everything is
+    in float64 and differentiable.
+
+    Args:
+        layout: the grid.
+
+    Keyword Args:
+        max_steps: steps of an episode at most; ``10 * size`` by default.
+        gamma: discount.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs import FourRoomsLayout, Oracle
+        >>> oracle = Oracle(FourRoomsLayout(5, start=(1, 1)), gamma=0.9)
+        >>> round(oracle.optimum, 4)  # four steps
+        0.729
+        >>> uniform = torch.full((25, 4), 0.25)
+        >>> float(oracle.success(uniform, steps=4)) == 2 * 0.25**4  # two shortest ways
+        True
+    """
+
+    def __init__(
+        self, layout: FourRoomsLayout, *, max_steps: int | None = None, gamma: float = 0.99
+    ) -> None:
+        self.layout = layout
+        self.max_steps = 10 * layout.size if max_steps is None else max_steps
+        self.gamma = gamma
+        self.source, self.action, self.following, self.probability = layout.transitions()
+        self.starts = torch.zeros(layout.num_cells, dtype=torch.float64)
+        self.starts[layout.starts] = 1 / len(layout.starts)
+
+    @property
+    def optimum(self) -> float:
+        """The best expected discounted return from the starts within ``max_steps``."""
+        layout = self.layout
+        value = torch.zeros(layout.num_cells, dtype=torch.float64)
+        for _ in range(self.max_steps):
+            gain = self.probability * self._reward_to_go(value)
+            action_value = torch.zeros(layout.num_cells * 4, dtype=torch.float64)
+            action_value.index_add_(0, self.source * 4 + self.action, gain)
+            value = action_value.reshape(-1, 4).amax(1)
+        return float(value @ self.starts)
+
+    def value(self, policy: Tensor) -> Tensor:
+        """Expected discounted return from each cell within ``max_steps``.
+
+        Args:
+            policy: table, shape ``[*batch, num_cells, 4]``.
+
+        Returns:
+            Shape ``[*batch, num_cells]``.
+        """
+        weights = self._weights(policy)
+        value = weights.new_zeros(*policy.shape[:-1])
+        for _ in range(self.max_steps):
+            value = self._sum(self.source, weights * self._reward_to_go(value))
+        return value
+
+    def expected_return(self, policy: Tensor) -> Tensor:
+        """:meth:`value`, averaged over the starts, shape ``[*batch]``."""
+        return self.value(policy) @ self.starts
+
+    def success(self, policy: Tensor, steps: int | None = None) -> Tensor:
+        """Probability of reaching the goal from the starts, within ``max_steps`` by default."""
+        horizon = self.max_steps if steps is None else steps
+        return self._reach(self._weights(policy), horizon)[-1] @ self.starts
+
+    def horizon(self, threshold: float) -> int:
+        """The largest number of steps with which a return exceeds the threshold L.
+
+        Raises:
+            ValueError: no episode can have such a return, or all have.
+        """
+        if not 0 <= threshold < 1:
+            raise ValueError(
+                f"the threshold must be in [0, 1), got {threshold}: returns here lie between 0 "
+                "and 1."
+            )
+        if threshold == 0:
+            return self.max_steps
+        steps = math.ceil(1 + math.log(threshold) / math.log(self.gamma)) - 1
+        steps += self.gamma**steps > threshold  # rounding
+        steps -= self.gamma ** (steps - 1) <= threshold
+        return min(steps, self.max_steps)
+
+    def probability_above(self, policy: Tensor, threshold: float) -> Tensor:
+        """p(R > L), shape ``[*batch]``."""
+        return self.success(policy, self.horizon(threshold))
+
+    def posterior(self, policy: Tensor, threshold: float = 0.0) -> Posterior:
+        r"""The exact :math:`p(\tau \mid R > L)`, by forward and backward messages."""
+        weights, horizon = self._weights(policy), self.horizon(threshold)
+        reach = self._reach(weights, horizon)
+        here = self.starts.expand(*policy.shape[:-1])
+        evidence = (here * reach[horizon]).sum(-1)
+        starts = here * reach[horizon] / evidence.unsqueeze(-1)
+        counts = torch.zeros_like(weights)
+        lengths = [torch.zeros_like(evidence)]
+        for step in range(horizon):
+            flow = here[..., self.source] * weights
+            counts = counts + flow * reach[horizon - step - 1][..., self.following]
+            here = self._sum(self.following, flow)
+            lengths.append(here[..., self.layout.goal])
+        return Posterior(
+            log_evidence=evidence.log(),
+            starts=starts,
+            lengths=torch.stack(lengths, -1) / evidence.unsqueeze(-1),
+            counts=counts / evidence.unsqueeze(-1),
+        )
+
+    def posterior_policy(self, posterior: Posterior) -> Tensor:
+        r"""The best backward policy, :math:`p(a_t \mid s_{t+1}, R > L)`.
+
+        Of all backward policies that know the state alone it has the least
+        :math:`\mathrm{KL}(p(\tau \mid R > L) \,\|\, q(\tau))`.
+
+        Returns:
+            Shape ``[*batch, num_cells, 4]``; zeros for cells that no such trajectory enters.
+        """
+        visits = self._pairs(posterior.counts)
+        return visits / visits.sum(-1, keepdim=True).clamp_min(1e-300)
+
+    def backward_policy_kl(self, posterior: Posterior, backward_policy: Tensor) -> Tensor:
+        r"""Mean over steps of :math:`\mathrm{KL}(p(a_t \mid s_{t+1}, R > L) \,\|\, q)`, in nats.
+
+        Args:
+            posterior: from :meth:`posterior`.
+            backward_policy: table :math:`q(a_t \mid s_{t+1})`, ``[*batch, num_cells, 4]``.
+
+        Returns:
+            Shape ``[*batch]``.
+        """
+        visits = self._pairs(posterior.counts)
+        best = self.posterior_policy(posterior)
+        kl = _times_log(visits, best) - _times_log(visits, backward_policy.double())
+        return kl.sum((-2, -1)) / visits.sum((-2, -1))
+
+    def forward_kl(self, policy: Tensor, posterior: Posterior, log_q: Tensor) -> Tensor:
+        r""":math:`\mathrm{KL}(p(\tau \mid R > L) \,\|\, q(\tau))`, what training q minimises.
+
+        Here and below :math:`q(\tau) = q(T) \prod_t q(s_t, a_t \mid s_{t+1})` from the goal
+        backwards, with the posterior's lengths as :math:`q(T)`.
+
+        Args:
+            policy: table.
+            posterior: its posterior.
+            log_q: log-probabilities of the transitions under the model, see :meth:`log_prob_of`.
+        """
+        log_p = _dot(posterior.counts, self._weights(policy).log())
+        log_p = log_p + _dot(posterior.starts, self.starts.log()) - posterior.log_evidence
+        lengths = _dot(posterior.lengths, posterior.lengths.log())
+        return log_p - lengths - _dot(posterior.counts, log_q)
+
+    def elbo(
+        self, policy: Tensor, log_q: Tensor, lengths: Tensor, threshold: float = 0.0
+    ) -> Tensor:
+        r"""The evidence lower bound (Eq. 5).
+
+        .. math:: \mathcal{L} = \sum_\tau q(\tau) \log \frac{p(R > L \mid \tau) \, p(\tau)}{q(\tau)}
+
+        It is minus infinity if traces may begin where episodes do not, or may be longer than
+        :math:`R > L` allows.
+
+        Args:
+            policy: table.
+            log_q: log-probabilities of the transitions under the model.
+            lengths: :math:`q(T)`, probabilities of 0, 1, 2, ... steps.
+            threshold: L.
+        """
+        counts, starts = self.trace_counts(log_q, lengths)
+        if (lengths[..., self.horizon(threshold) + 1 :] > 0).any():
+            return torch.full(counts.shape[:-1], -torch.inf, dtype=torch.float64)
+        log_p = _dot(counts, self._weights(policy).log()) + _dot(starts, self.starts.log())
+        return log_p - _dot(counts, log_q) - _dot(lengths, lengths.log())
+
+    def reverse_kl(
+        self, policy: Tensor, log_q: Tensor, lengths: Tensor, threshold: float = 0.0
+    ) -> Tensor:
+        r""":math:`\mathrm{KL}(q(\tau) \,\|\, p(\tau \mid R > L))`, the gap of the bound (Eq. 4)."""
+        evidence = self.probability_above(policy, threshold).log()
+        return evidence - self.elbo(policy, log_q, lengths, threshold)
+
+    def trace_counts(self, log_q: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What recall traces from the goal hold, in expectation.
+
+        Args:
+            log_q: log-probabilities of the transitions under the model.
+            lengths: probabilities of traces of 0, 1, 2, ... steps.
+
+        Returns:
+            How often each transition occurs in a trace, and the distribution of its first cell.
+        """
+        chance = log_q.double().exp()
+        here = torch.zeros(*log_q.shape[:-1], self.layout.num_cells, dtype=torch.float64)
+        here[..., self.layout.goal] = 1
+        counts, starts = torch.zeros_like(chance), here * lengths[..., :1]
+        for step in range(1, lengths.shape[-1]):
+            flow = here[..., self.following] * chance
+            counts = counts + flow * lengths[..., step:].sum(-1, keepdim=True)
+            here = self._sum(self.source, flow)
+            starts = starts + here * lengths[..., step : step + 1]
+        return counts, starts
+
+    def log_prob_of(self, model: BacktrackingModel, num_seeds: int | None = None) -> Tensor:
+        """The model's log-probability of each transition of the grid.
+
+        Args:
+            model: of the grid.
+            num_seeds: stacked models that it holds, if it holds several.
+
+        Returns:
+            Shape ``[num_transitions]`` or ``[num_seeds, num_transitions]``.
+        """
+        shape = () if num_seeds is None else (num_seeds,)
+        data = TensorDict(
+            {
+                "observation": self.source,
+                "action": self.action,
+                "next": {"observation": self.following},
+            },
+            batch_size=[len(self.source)],
+        )
+        with torch.no_grad():
+            return model.log_prob(data.expand(*shape, *data.shape)).double()
+
+    def _weights(self, policy: Tensor) -> Tensor:
+        """π(a|s) p(s'|s,a) of each transition."""
+        return policy.double()[..., self.source, self.action] * self.probability
+
+    def _reward_to_go(self, value: Tensor) -> Tensor:
+        goal = self.following == self.layout.goal
+        return torch.where(goal, 1.0, self.gamma * value[..., self.following])
+
+    def _reach(self, weights: Tensor, horizon: int) -> list[Tensor]:
+        """Probabilities of having reached the goal within 0, 1, ..., horizon steps."""
+        goal = torch.zeros(self.layout.num_cells, dtype=torch.float64)
+        goal[self.layout.goal] = 1
+        reach = [goal.expand(*weights.shape[:-1], -1)]
+        for _ in range(horizon):
+            reach.append(self._sum(self.source, weights * reach[-1][..., self.following]) + goal)
+        return reach
+
+    def _sum(self, cells: Tensor, values: Tensor) -> Tensor:
+        """Sums of the transitions' values at the given cells."""
+        zeros = values.new_zeros(*values.shape[:-1], self.layout.num_cells)
+        return zeros.index_add(-1, cells, values)
+
+    def _pairs(self, counts: Tensor) -> Tensor:
+        """Counts of (following cell, action), shape ``[*batch, num_cells, 4]``."""
+        zeros = counts.new_zeros(*counts.shape[:-1], self.layout.num_cells * 4)
+        pairs = zeros.index_add(-1, self.following * 4 + self.action, counts)
+        return pairs.reshape(*counts.shape[:-1], -1, 4)
+
+
+def _times_log(weight: Tensor, value: Tensor) -> Tensor:
+    """The product weight * log(value), zero where the weight is."""
+    safe = torch.where(weight > 0, value, torch.ones_like(value))
+    return weight * safe.log()
+
+
+def _dot(weight: Tensor, log_value: Tensor) -> Tensor:
+    """Sum of weight * log_value, in which zero weights count nothing."""
+    log_value = log_value.double()
+    return (weight * torch.where(weight > 0, log_value, torch.zeros_like(log_value))).sum(-1)

@@ -1,0 +1,264 @@
+"""Goals of the right difficulty (Held et al., 2018), and the states that reach them (Alg. 2)."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from torchrl_recall.goals.gan import GoalGAN, GoalGANLoss
+from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.self_imitation import mean_losses
+
+__all__ = ["GoalGANCurriculum"]
+
+
+class GoalGANCurriculum:
+    r"""Proposes goals, and learns from how often they were reached (Held et al., 2018, Alg. 1).
+
+    A goal is *good* if its success rate lies within ``success_range``: neither hopeless nor
+    mastered. Each iteration, :meth:`propose` gives new goals from the GAN, with noise, and old ones
+    that could be reached before; :meth:`update` labels them, trains the GAN and keeps those that
+    can be reached and are not beside a goal already kept. Where no goal was good, the next new ones
+    are uniform; a GAN whose goals fall together is begun anew from the kept ones.
+
+    Args:
+        gan: what is trained.
+
+    Keyword Args:
+        num_new: goals from the GAN in each iteration.
+        num_old: kept goals in each iteration.
+        success_range: least and greatest success rate of a good goal.
+        goal_noise: standard deviation of noise on new goals, in halves of the bounds' range.
+        min_distance: least distance between kept goals, in the same unit; 0.05 times the number of
+            dimensions by default.
+        max_kept: goals to keep; the newest stay.
+        num_updates: gradient steps in each iteration.
+        batch_size: goals in each.
+        lr: of the discriminator.
+        generator_lr: of the generator. Both steps are Adam's: with the published RMSprop at 1e-3
+            for both, goals of a ring kept to one or two of its twelve sectors.
+        min_spread: a GAN is collapsed if the standard deviation of its goals is below this in
+            every dimension, in the same unit.
+        compile: whether gradient steps are compiled; see
+            :func:`~torchrl_recall.optim.gradient_step.make_update`.
+
+    Attributes:
+        num_fallbacks: how often no goal was good.
+        num_collapses: how often the GAN was begun anew.
+
+    Raises:
+        ValueError: a number is out of its range, or goals or rates have another shape.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl.data import Bounded
+        >>> from torchrl_recall import GoalGAN, GoalGANCurriculum
+        >>> curriculum = GoalGANCurriculum(GoalGAN(Bounded(-1, 1, (2,))))
+        >>> curriculum.pretrain(0.1 * torch.randn(500, 2))
+        >>> goals = curriculum.propose()
+        >>> reached = torch.exp(-5 * goals.norm(dim=1))            # of each goal's rollouts
+        >>> sorted(curriculum.update(goals, reached))[:2]
+        ['goal_gan/collapses', 'goal_gan/fallbacks']
+    """
+
+    def __init__(
+        self,
+        gan: GoalGAN,
+        *,
+        num_new: int = 200,
+        num_old: int = 100,
+        success_range: tuple[float, float] = (0.1, 0.9),
+        goal_noise: float = 0.05,
+        min_distance: float | None = None,
+        max_kept: int = 5_000,
+        num_updates: int = 200,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        generator_lr: float = 1e-4,
+        min_spread: float = 0.01,
+        compile: bool = False,
+    ) -> None:
+        low, high = success_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"success_range must be two increasing rates in [0, 1], got {success_range}."
+            )
+        for name, count, least in (
+            ("num_new", num_new, 1),
+            ("num_old", num_old, 0),
+            ("max_kept", max_kept, 1),
+            ("num_updates", num_updates, 1),
+            ("batch_size", batch_size, 1),
+        ):
+            if not isinstance(count, int) or count < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {count!r}.")
+        for name, rate in (("lr", lr), ("generator_lr", generator_lr)):
+            if not rate > 0:
+                raise ValueError(f"{name} must be positive, got {rate}.")
+        self.gan = gan
+        self.num_new, self.num_old = num_new, num_old
+        self.success_range = low, high
+        self.goal_noise, self.min_spread = goal_noise, min_spread
+        self.min_distance = 0.05 * gan.goal_dim if min_distance is None else min_distance
+        self.max_kept, self.num_updates, self.batch_size = max_kept, num_updates, batch_size
+        self.loss_module = GoalGANLoss(gan)
+        networks = self.loss_module.discriminator_params, self.loss_module.generator_params
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": [p for p in params.values(True, True) if p.requires_grad], "lr": rate}
+                for params, rate in zip(networks, (lr, generator_lr), strict=True)
+            ],
+            betas=(0.5, 0.9),
+            fused=True,
+        )
+        self._update = make_update(self.loss_module, self.optimizer, compile=compile)
+        self.kept = gan.low.new_empty(0, gan.goal_dim)
+        self.num_fallbacks = self.num_collapses = 0
+        self._fall_back = False
+
+    def pretrain(self, goals: Tensor) -> None:
+        """Fit the GAN to goals that are reached by chance, such as those of a random policy.
+
+        Args:
+            goals: shape ``[num_goals, goal_dim]``.
+        """
+        self._check(goals)
+        goals = goals[torch.randperm(len(goals))[: self.max_kept]]
+        self._keep(goals)
+        self._fit(goals, torch.ones(len(goals), dtype=torch.bool, device=goals.device))
+
+    def sample(self, num: int) -> Tensor:
+        """Draw new goals, with noise; uniform ones where none was good before.
+
+        Returns:
+            Shape ``[num, goal_dim]``, within the bounds.
+        """
+        gan = self.gan
+        if self._fall_back:
+            return gan.uniform(num)
+        goals = gan.sample(num)
+        noise = self.goal_noise * (gan.high - gan.low) / 2 * torch.randn_like(goals)
+        return (goals + noise).clamp(gan.low, gan.high)
+
+    def propose(self, num: int | None = None) -> Tensor:
+        """The goals of an iteration, new ones first; more of them while few are kept.
+
+        Args:
+            num: how many; ``num_new + num_old`` by default, and in their proportion.
+
+        Returns:
+            Shape ``[num, goal_dim]``.
+        """
+        usual = self.num_new + self.num_old
+        num = usual if num is None else num
+        num_old = round(num * self.num_old / usual)
+        old = self.kept[torch.randperm(len(self.kept))[:num_old]]
+        return torch.cat([self.sample(num - len(old)), old])
+
+    def label(self, success_rate: Tensor) -> Tensor:
+        """Which goals are good, shape ``[num_goals]``."""
+        low, high = self.success_range
+        return (success_rate >= low) & (success_rate <= high)
+
+    def update(self, goals: Tensor, success_rate: Tensor) -> dict[str, Tensor]:
+        """Learn from an iteration.
+
+        Args:
+            goals: what was tried, shape ``[num_goals, goal_dim]``.
+            success_rate: how often each was reached, shape ``[num_goals]``.
+
+        Returns:
+            What to log.
+        """
+        self._check(goals, success_rate)
+        labels = self.label(success_rate)
+        metrics = {"goal_gan/good": labels.float().mean()}
+        metrics["goal_gan/hopeless"] = (success_rate < self.success_range[0]).float().mean()
+        self._keep(goals[success_rate >= self.success_range[0]])
+        self._fall_back = not bool(labels.any())
+        if self._fall_back:
+            if not self.num_fallbacks:
+                warnings.warn(
+                    f"none of {len(goals)} goals had a success rate within {self.success_range}, "
+                    "so the next ones are uniform; goal_gan/fallbacks counts such iterations.",
+                    stacklevel=2,
+                )
+            self.num_fallbacks += 1
+        else:
+            # What the GAN proposes often shall not count more, or its goals draw together.
+            good_first = labels.int().argsort(descending=True, stable=True)
+            chosen = good_first[self._apart(goals[good_first])]
+            metrics |= self._fit(goals[chosen], labels[chosen])
+            if self._collapsed():
+                self.num_collapses += 1
+                self.gan.reset_parameters()
+                self.optimizer.state.clear()
+                good = torch.cat([self.kept, goals[labels]])
+                self._fit(good, torch.ones(len(good), dtype=torch.bool, device=goals.device))
+        metrics["goal_gan/kept"] = torch.tensor(len(self.kept))
+        metrics["goal_gan/fallbacks"] = torch.tensor(self.num_fallbacks)
+        metrics["goal_gan/collapses"] = torch.tensor(self.num_collapses)
+        return metrics
+
+    def _fit(self, goals: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        data = TensorDict({"goal": goals, "label": labels.unsqueeze(-1)}, [len(goals)])
+        # Half of each batch is good, however few are: else the discriminator forgets them.
+        size, half = (self.num_updates, self.batch_size), self.batch_size // 2
+        index = torch.randint(len(goals), size, device=goals.device)
+        good = labels.nonzero().squeeze(-1)
+        index[:, :half] = good[torch.randint(len(good), (size[0], half), device=goals.device)]
+        return mean_losses([self._update(batch) for batch in data[index].unbind(0)], "goal_gan")
+
+    def _collapsed(self) -> bool:
+        goals = self.gan.normalized(self.gan.sample(256))
+        return not bool(goals.std(0).amax() >= self.min_spread)  # NaN too
+
+    def _keep(self, goals: Tensor) -> None:
+        """Add goals that are not beside a kept or an earlier one."""
+        ours, new = (self.gan.normalized(g) for g in (self.kept, goals))
+        free = (torch.cdist(new, ours) >= self.min_distance).all(1)
+        self.kept = torch.cat([self.kept, goals[free & self._apart(goals)]])[-self.max_kept :]
+
+    def _apart(self, goals: Tensor) -> Tensor:
+        """Which goals are not beside an earlier one."""
+        goals = self.gan.normalized(goals)
+        beside = torch.cdist(goals, goals) < self.min_distance
+        return ~(beside & torch.ones_like(beside).tril(-1)).any(1)
+
+    def _check(self, goals: Tensor, success_rate: Tensor | None = None) -> None:
+        if goals.ndim != 2 or goals.shape[1] != self.gan.goal_dim or not len(goals):
+            raise ValueError(
+                f"goals must have the shape [num_goals, {self.gan.goal_dim}] of this GAN, got "
+                f"{tuple(goals.shape)}."
+            )
+        if not goals.isfinite().all():
+            raise ValueError("the goals hold NaN or infinity; drop those.")
+        if success_rate is None:
+            return
+        if success_rate.shape != goals.shape[:1]:
+            raise ValueError(
+                f"success_rate must have the shape [{len(goals)}] of the goals, got "
+                f"{tuple(success_rate.shape)}."
+            )
+        if not ((success_rate >= 0) & (success_rate <= 1)).all():
+            raise ValueError("success rates must be in [0, 1], without NaN.")
+
+    def state_dict(self) -> dict:
+        """Networks, optimiser, kept goals and counts."""
+        return {
+            "loss": self.loss_module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "kept": self.kept.clone(),
+            "counts": [self.num_fallbacks, self.num_collapses, int(self._fall_back)],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.loss_module.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.kept = state["kept"].clone()
+        self.num_fallbacks, self.num_collapses, fall_back = state["counts"]
+        self._fall_back = bool(fall_back)

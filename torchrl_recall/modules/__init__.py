@@ -1,0 +1,1 @@
+"""Networks and statistics of the backtracking model, and values read off losses."""

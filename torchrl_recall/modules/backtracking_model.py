@@ -1,0 +1,362 @@
+"""The backtracking model of Eq. 1: a backward policy and a state predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import (
+    ProbabilisticTensorDictSequential,
+    TensorDictModuleBase,
+    dispatch,
+)
+from tensordict.utils import unravel_key
+from torch import Tensor, nn
+from torchrl.data import TensorSpec
+
+from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
+from torchrl_recall.modules.standardization import ContinuousVariable, Variable, variable_from_spec
+
+__all__ = ["BacktrackingModel"]
+
+
+class BacktrackingModel(TensorDictModuleBase):
+    r"""Joint distribution of the previous action and state, given the state that followed them.
+
+    .. math::
+        q(s_t, a_t \mid s_{t+1}) = q(\Delta s_t \mid a_t, s_{t+1}) \, q(a_t \mid s_{t+1}),
+        \qquad \Delta s_t = s_t - s_{t+1} \tag{1}
+
+    where :math:`q(a_t \mid s_{t+1})` is the *backward policy* and
+    :math:`q(\Delta s_t \mid a_t, s_{t+1})` the *state predictor*. States and actions are
+    standardised before they enter the networks and brought back to environment units afterwards
+    (App. C); discrete ones enter as one-hot vectors, and the state predictor of a discrete state
+    is a distribution over :math:`s_t` itself (Sec. 3.1).
+
+    From *Recall Traces: Backtracking Models for Efficient Reinforcement Learning*, Goyal et al.,
+    ICLR 2019. Data is in forward time: ``("next", "observation")`` is :math:`s_{t+1}`.
+
+    Args:
+        backward_policy: module with ``in_keys=[("next", observation_key)]`` that writes
+            ``action_key``; it sees and samples standardised values.
+        state_predictor: module with ``in_keys`` among ``action_key`` and
+            ``("next", observation_key)`` that writes ``delta_key`` (continuous states,
+            standardised) or ``observation_key`` (discrete states).
+
+    Keyword Args:
+        observation_spec: spec of the observation, or a composite that holds it.
+        action_spec: spec of the action, or a composite that holds it.
+        observation_key: where :math:`s_t` is; :math:`s_{t+1}` is the same key under ``"next"``.
+        action_key: where :math:`a_t` is.
+        delta_key: where :math:`\Delta s_t` is written, in environment units.
+        clamp_actions: whether sampled actions are clamped to the bounds of ``action_spec``. The
+            paper does not; without it long traces leave the action space.
+        as_index: whether the networks are given categories as indices, of the batch's shape, as
+            embeddings take them; by default they are given one-hot vectors.
+
+    Raises:
+        ValueError: a spec is neither a vector of floats nor categorical or one-hot, or the keys
+            of a module do not match.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import BacktrackingModel
+        >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> data = TensorDict({
+        ...     "observation": torch.randn(64, 3),
+        ...     "action": torch.rand(64, 2),
+        ...     "next": {"observation": torch.randn(64, 3)},
+        ... }, [64])
+        >>> model.update_statistics(data)
+        >>> model.log_prob(data).shape
+        torch.Size([64])
+        >>> previous = model(data.select(("next", "observation")))
+        >>> previous["observation"].shape, previous["action"].shape
+        (torch.Size([64, 3]), torch.Size([64, 2]))
+    """
+
+    def __init__(
+        self,
+        backward_policy: ProbabilisticTensorDictSequential,
+        state_predictor: ProbabilisticTensorDictSequential,
+        *,
+        observation_spec: TensorSpec,
+        action_spec: TensorSpec,
+        observation_key: NestedKey = "observation",
+        action_key: NestedKey = "action",
+        delta_key: NestedKey = "observation_delta",
+        clamp_actions: bool = True,
+        as_index: bool = False,
+    ) -> None:
+        super().__init__()
+        self.observation_key = cast(NestedKey, unravel_key(observation_key))
+        self.action_key = cast(NestedKey, unravel_key(action_key))
+        self.delta_key = cast(NestedKey, unravel_key(delta_key))
+        self.next_observation_key = cast(NestedKey, unravel_key(("next", self.observation_key)))
+        self.observation_spec = leaf_spec(observation_spec, self.observation_key, "observation")
+        self.action_spec = leaf_spec(action_spec, self.action_key, "action")
+        self.clamp_actions = clamp_actions
+
+        self.observations: Variable = variable_from_spec(
+            self.observation_spec, "observation", as_index=as_index
+        )
+        self.actions: Variable = variable_from_spec(self.action_spec, "action", as_index=as_index)
+        self.deltas = (
+            ContinuousVariable(self.observation_spec)
+            if isinstance(self.observations, ContinuousVariable)
+            else None
+        )
+        self.backward_policy = backward_policy
+        self.state_predictor = state_predictor
+        self._check_keys()
+
+        self.in_keys = [self.next_observation_key]
+        self.out_keys = [self.action_key, self.observation_key]
+        if self.deltas is not None:
+            self.out_keys.insert(1, self.delta_key)
+        self._has_statistics = False
+
+    @classmethod
+    def from_specs(
+        cls,
+        observation_spec: TensorSpec,
+        action_spec: TensorSpec,
+        *,
+        observation_key: NestedKey = "observation",
+        action_key: NestedKey = "action",
+        delta_key: NestedKey = "observation_delta",
+        num_cells: Sequence[int] = (128, 128),
+        action_scale: Literal["unit", "learned"] = "unit",
+        clamp_actions: bool = True,
+    ) -> BacktrackingModel:
+        """Build the model with the networks of App. C.
+
+        Two perceptrons with two hidden layers of 128 units: tanh for the backward policy, ReLU
+        for the state predictor, whose variance is learned for each dimension.
+
+        Args:
+            observation_spec: spec of the observation, or a composite that holds it.
+            action_spec: spec of the action, or a composite that holds it.
+
+        Keyword Args:
+            observation_key: where the observation is.
+            action_key: where the action is.
+            delta_key: where the change of state is written.
+            num_cells: hidden units of each layer.
+            action_scale: ``"unit"``, the paper's fixed variance of one (of the standardised
+                action), or ``"learned"`` for each dimension.
+            clamp_actions: see the class.
+
+        Returns:
+            A model on the default device.
+
+        Raises:
+            ValueError: as the class.
+        """
+        if action_scale not in ("unit", "learned"):
+            raise ValueError(
+                f"action_scale must be 'unit' (App. C of the paper) or 'learned', "
+                f"got {action_scale!r}."
+            )
+        observation_key = cast(NestedKey, unravel_key(observation_key))
+        next_key = cast(NestedKey, unravel_key(("next", observation_key)))
+        observations = variable_from_spec(
+            leaf_spec(observation_spec, observation_key, "observation"), "observation"
+        )
+        actions = variable_from_spec(leaf_spec(action_spec, action_key, "action"), "action")
+        backward_policy = probabilistic_mlp(
+            actions,
+            in_features=observations.num_features,
+            in_keys=[next_key],
+            out_key=action_key,
+            num_cells=num_cells,
+            activation_class=nn.Tanh,
+            unit_scale=action_scale == "unit",
+        )
+        state_predictor = probabilistic_mlp(
+            observations,
+            in_features=observations.num_features + actions.num_features,
+            in_keys=[action_key, next_key],
+            out_key=delta_key if isinstance(observations, ContinuousVariable) else observation_key,
+            num_cells=num_cells,
+            activation_class=nn.ReLU,
+        )
+        return cls(
+            backward_policy,
+            state_predictor,
+            observation_spec=observation_spec,
+            action_spec=action_spec,
+            observation_key=observation_key,
+            action_key=action_key,
+            delta_key=delta_key,
+            clamp_actions=clamp_actions,
+        )
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Sample the previous action and state of ``("next", observation_key)``.
+
+        Args:
+            tensordict: any batch shape, with the following state in environment units.
+
+        Returns:
+            The same tensordict with the action, the change of state and the previous state.
+        """
+        next_observation = self._read(tensordict, self.next_observation_key)
+        action = self.sample_action(next_observation)
+        observation = self.sample_observation(action, next_observation)
+        tensordict.set(self.action_key, action)
+        if self.deltas is not None:
+            tensordict.set(self.delta_key, observation - next_observation)
+        return tensordict.set(self.observation_key, observation)
+
+    def sample_action(self, next_observation: Tensor) -> Tensor:
+        """Draw a_t from the backward policy, given s_{t+1}; both in environment units."""
+        self._check_statistics()
+        data = self._condition(next_observation)
+        action = self.actions.decode(self.backward_policy(data).get(self.action_key))
+        return self.actions.clamp(action) if self.clamp_actions else action
+
+    def sample_observation(self, action: Tensor, next_observation: Tensor) -> Tensor:
+        """Draw s_t from the state predictor, given a_t and s_{t+1}; all in environment units."""
+        self._check_statistics()
+        data = self.state_predictor(self._condition(next_observation, action))
+        if self.deltas is None:
+            return self.observations.decode(data.get(self.observation_key))
+        observation = next_observation + self.deltas.decode(data.get(self.delta_key))
+        return self.observations.clamp(observation)
+
+    def log_prob(self, tensordict: TensorDictBase) -> Tensor:
+        """Log-density of the data's action and state, in environment units (Eq. 1).
+
+        Args:
+            tensordict: ``observation``, ``action`` and ``("next", "observation")``, any batch
+                shape. The state predictor is given the data's action, not a sample.
+
+        Returns:
+            A tensor of the batch's shape.
+        """
+        return self.backward_policy_log_prob(tensordict) + self.state_predictor_log_prob(
+            tensordict
+        )  # Eq. 1
+
+    def backward_policy_log_prob(self, tensordict: TensorDictBase) -> Tensor:
+        """Log-density of the data's action: log q(a_t | s_{t+1}), of the batch's shape."""
+        self._check_statistics()
+        action = self._read(tensordict, self.action_key)
+        data = self._condition(self._read(tensordict, self.next_observation_key))
+        self._check_batch(action, data)
+        dist = self.backward_policy.get_dist(data)
+        return dist.log_prob(self.actions.target(action)) + self.actions.log_abs_det()
+
+    def state_predictor_log_prob(self, tensordict: TensorDictBase) -> Tensor:
+        """Log-density of the data's state: log q(Δs_t | a_t, s_{t+1}), of the batch's shape."""
+        self._check_statistics()
+        observation = self._read(tensordict, self.observation_key)
+        next_observation = self._read(tensordict, self.next_observation_key)
+        data = self._condition(next_observation, self._read(tensordict, self.action_key))
+        dist = self.state_predictor.get_dist(data)
+        if self.deltas is None:
+            return dist.log_prob(self.observations.target(observation))
+        delta = observation - next_observation
+        return dist.log_prob(self.deltas.target(delta)) + self.deltas.log_abs_det()
+
+    @torch.no_grad()
+    def update_statistics(self, tensordict: TensorDictBase) -> None:
+        """Fold new transitions into the running means and variances (App. C).
+
+        Args:
+            tensordict: ``observation``, ``action`` and ``("next", "observation")``, any batch
+                shape. Give each transition once. Dimensions that never change keep scale one.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: an entry holds NaN or infinity.
+        """
+        observation = self._read(tensordict, self.observation_key)
+        next_observation = self._read(tensordict, self.next_observation_key)
+        action = self._read(tensordict, self.action_key)
+        for key, value in (
+            (self.observation_key, observation),
+            (self.next_observation_key, next_observation),
+            (self.action_key, action),
+        ):
+            if not value.isfinite().all():
+                raise ValueError(
+                    f"{key!r} holds NaN or infinity; the statistics were left as they were. "
+                    "Find the environment step that produced it and drop it from the data."
+                )
+        if not next_observation.numel():
+            return
+        self.observations.update(next_observation)
+        self.actions.update(action)
+        if self.deltas is not None:
+            self.deltas.update(observation - next_observation)
+
+    def _condition(self, next_observation: Tensor, action: Tensor | None = None) -> TensorDict:
+        batch = next_observation.shape[: next_observation.ndim - len(self.observation_spec.shape)]
+        data = TensorDict({}, batch_size=batch)
+        data.set(self.next_observation_key, self.observations.features(next_observation))
+        if action is not None:
+            self._check_batch(action, data)
+            data.set(self.action_key, self.actions.features(action))
+        return data
+
+    def _check_batch(self, action: Tensor, data: TensorDict) -> None:
+        batch = action.shape[: action.ndim - len(self.action_spec.shape)]
+        if batch != data.shape:
+            raise ValueError(
+                f"{self.action_key!r} has batch shape {tuple(batch)}, but "
+                f"{self.next_observation_key!r} has {tuple(data.shape)}; give both the same."
+            )
+
+    def _read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
+        value = tensordict.get(key, None)
+        if value is None:
+            raise KeyError(
+                f"the backtracking model reads {key!r}, which is not among "
+                f"{sorted(map(str, tensordict.keys(True, True)))}. Rename the entry, or build the "
+                "model with observation_key= and action_key=."
+            )
+        spec = self.action_spec if key == self.action_key else self.observation_spec
+        if value.shape[value.ndim - len(spec.shape) :] != spec.shape:
+            raise ValueError(
+                f"{key!r} has shape {tuple(value.shape)}; expected the batch's shape followed by "
+                f"{tuple(spec.shape)}, the shape of its spec."
+            )
+        return value
+
+    def _check_statistics(self) -> None:
+        if self._has_statistics or torch.compiler.is_compiling():
+            return
+        for variable in (self.observations, self.actions):
+            if isinstance(variable, ContinuousVariable) and not variable.count.any():
+                raise RuntimeError(
+                    "the backtracking model has never seen data, so it cannot standardise its "
+                    "inputs. Call model.update_statistics(data) with collected transitions first."
+                )
+        self._has_statistics = True
+
+    def _check_keys(self) -> None:
+        out_key = self.observation_key if self.deltas is None else self.delta_key
+        conditions = [self.next_observation_key, self.action_key]
+        for name, module, allowed, written in (
+            ("backward_policy", self.backward_policy, conditions[:1], self.action_key),
+            ("state_predictor", self.state_predictor, conditions, out_key),
+        ):
+            if not hasattr(module, "get_dist"):
+                raise ValueError(
+                    f"{name} must be a ProbabilisticTensorDictSequential, whose distribution can "
+                    f"be scored, got {type(module).__name__}."
+                )
+            unknown = [key for key in module.in_keys if unravel_key(key) not in allowed]
+            if unknown:
+                raise ValueError(f"{name} reads {unknown}; it is given {allowed} only.")
+            if written not in [unravel_key(key) for key in module.out_keys]:
+                raise ValueError(
+                    f"{name} must write {written!r}, but its out_keys are {list(module.out_keys)}."
+                )

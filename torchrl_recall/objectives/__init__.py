@@ -1,0 +1,1 @@
+"""Objectives: Eq. 2 (the model), Eq. 3 (imitation) and TRPO."""

@@ -1,0 +1,182 @@
+"""Maximum-likelihood objective of the backtracking model (Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import dispatch
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+
+__all__ = ["BacktrackingLoss"]
+
+
+class BacktrackingLoss(LossModule):
+    r"""Negative log-likelihood of the backtracking model on real transitions (Eq. 2).
+
+    .. math::
+        -\mathcal{L}_B = -\sum_t \log q(a_t \mid s_{t+1}) + \log q(\Delta s_t \mid a_t, s_{t+1})
+
+    where the first term is ``loss_backward_policy`` and the second ``loss_state_predictor``; both
+    are to be minimised. The two factors share no parameters, so they may also be trained on
+    different data with :meth:`backward_policy_loss` and :meth:`state_predictor_loss`: dynamics
+    hold everywhere, while the backward policy should come from good trajectories only.
+
+    From Goyal et al., *Recall Traces*, ICLR 2019.
+
+    Args:
+        backtracking_model: the model to train.
+
+    Keyword Args:
+        reduction: ``"mean"`` over transitions, ``"sum"`` or ``"none"``.
+
+    Raises:
+        TypeError: the model is not a :class:`~torchrl_recall.BacktrackingModel`.
+        ValueError: the reduction is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import BacktrackingLoss, BacktrackingModel
+        >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> data = TensorDict({
+        ...     "observation": torch.randn(64, 3),
+        ...     "action": torch.rand(64, 2),
+        ...     "next": {"observation": torch.randn(64, 3)},
+        ... }, [64])
+        >>> model.update_statistics(data)
+        >>> loss = BacktrackingLoss(model)
+        >>> sorted(loss(data).keys())
+        ['loss_backward_policy', 'loss_state_predictor']
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Keys that :meth:`set_keys` may rename.
+
+        Attributes:
+            observation: s_t; s_{t+1} is the same key under ``"next"``. The model's by default.
+            action: a_t. The model's by default.
+            mask: optional booleans of the batch's shape; False leaves a transition out.
+        """
+
+        observation: NestedKey | None = None
+        action: NestedKey | None = None
+        mask: NestedKey = "mask"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+    out_keys = ["loss_backward_policy", "loss_state_predictor"]  # noqa: RUF012
+
+    backtracking_model: BacktrackingModel
+    backtracking_model_params: TensorDictParams
+    target_backtracking_model_params: TensorDictParams
+
+    def __init__(
+        self,
+        backtracking_model: BacktrackingModel,
+        *,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        if not isinstance(backtracking_model, BacktrackingModel):
+            raise TypeError(
+                f"BacktrackingLoss trains a BacktrackingModel, got "
+                f"{type(backtracking_model).__name__}. Build one with "
+                "BacktrackingModel.from_specs(observation_spec, action_spec)."
+            )
+        self.reduction = check_reduction(reduction)
+        self.convert_to_functional(backtracking_model, "backtracking_model")
+        self.set_keys()
+
+    def _forward_value_estimator_keys(self, **kwargs) -> None:
+        keys, model = self.tensor_keys, self.backtracking_model
+        keys.observation = keys.observation or model.observation_key
+        keys.action = keys.action or model.action_key
+        self.in_keys = [keys.observation, keys.action, ("next", keys.observation)]
+
+    def _loss_mask_keys(self) -> tuple[NestedKey, ...]:
+        return (self.tensor_keys.mask, *super()._loss_mask_keys())
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute both terms of Eq. 2.
+
+        Args:
+            tensordict: real transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            ``loss_backward_policy`` and ``loss_state_predictor``, scalars unless the reduction is
+            ``"none"``.
+        """
+        losses = {
+            "loss_backward_policy": self.backward_policy_loss(tensordict),
+            "loss_state_predictor": self.state_predictor_loss(tensordict),
+        }
+        shape = tensordict.batch_size if self.reduction == "none" else torch.Size([])
+        return TensorDict(losses, batch_size=shape)
+
+    def backward_policy_loss(self, tensordict: TensorDictBase) -> Tensor:
+        """First term of Eq. 2: -log q(a_t | s_{t+1}), reduced."""
+        with self._functional_model() as model:
+            log_prob = model.backward_policy_log_prob(self._data(tensordict))
+        return self._reduce_loss(-log_prob, tensordict)
+
+    def state_predictor_loss(self, tensordict: TensorDictBase) -> Tensor:
+        """Second term of Eq. 2: -log q(Δs_t | a_t, s_{t+1}), reduced."""
+        with self._functional_model() as model:
+            log_prob = model.state_predictor_log_prob(self._data(tensordict))
+        return self._reduce_loss(-log_prob, tensordict)
+
+    @contextmanager
+    def _functional_model(self) -> Iterator[BacktrackingModel]:
+        # preserve_module_state=False, as TorchRL's own losses do: it compiles.
+        params, model = self.backtracking_model_params, self.backtracking_model
+        with params.to_module(model, preserve_module_state=False):
+            yield model
+
+    def _data(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The transitions under the model's keys, without what the masks leave out."""
+        keys, model = self.tensor_keys, self.backtracking_model
+        tensordict = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
+        if keys.observation == model.observation_key and keys.action == model.action_key:
+            return tensordict
+        renamed = TensorDict({}, batch_size=tensordict.batch_size)
+        renamed.set(model.observation_key, tensordict.get(keys.observation))
+        renamed.set(model.action_key, tensordict.get(keys.action))
+        renamed.set(model.next_observation_key, tensordict.get(("next", keys.observation)))
+        return renamed
+
+
+def zero_masked(
+    tensordict: TensorDictBase, mask_keys: Sequence[NestedKey], keys: Sequence[NestedKey]
+) -> TensorDictBase:
+    """Zeros in place of masked entries: NaN there would reach the gradient as 0 * NaN."""
+    masks = [m for m in (tensordict.get(key, None) for key in mask_keys) if m is not None]
+    if not masks:
+        return tensordict
+    out = tensordict.copy()
+    for key in keys:
+        value = tensordict.get(key, None)
+        if value is None:
+            continue
+        for mask in masks:
+            valid = mask.reshape(*tensordict.shape, *(1,) * (value.ndim - tensordict.ndim))
+            value = torch.where(valid, value, torch.zeros_like(value))
+        out.set(key, value)
+    return out
+
+
+def check_reduction(reduction: str) -> str:
+    """Return the reduction, or name the ones that exist."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
+    return reduction

@@ -1,0 +1,1 @@
+"""Gradient steps, eager or compiled, and steps within a trust region."""

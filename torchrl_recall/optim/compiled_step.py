@@ -1,0 +1,207 @@
+"""One gradient step as one compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.adam import adam
+from torchrl.objectives import LossModule, SoftUpdate
+from torchrl.objectives.utils import TargetNetUpdater
+
+from torchrl_recall.optim.compilation import compile_function
+
+__all__ = ["CompiledStep", "total_loss"]
+
+
+Path = tuple[str, ...]
+
+
+class CompiledStep:
+    """The update as one graph of plain tensors.
+
+    Guards on tensordicts would cost as much as a small network does.
+    """
+
+    def __init__(
+        self,
+        loss_module: LossModule,
+        optimizer: Optimizer,
+        target_updater: TargetNetUpdater | None,
+        loss_fn: Callable[..., TensorDictBase],
+        max_grad_norm: float | None,
+    ) -> None:
+        self.loss_module = loss_module
+        self.optimizer = optimizer
+        self.target_updater = target_updater
+        self.loss_fn = loss_fn
+        self.max_grad_norm = max_grad_norm
+        leaves = list(_leaves(loss_module))
+        self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
+        self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
+        self.whole = _is_plain_adam(optimizer) and (
+            target_updater is None or type(target_updater) is SoftUpdate
+        )
+        # Positions of trained, fixed and states; the data are checked, and options are numbers.
+        self.compiled = (
+            compile_function(self._step, settled=(0, 1, 3))
+            if self.whole
+            else compile_function(self._gradient, settled=(0, 1))
+        )
+        self.initialized = False
+
+    def __call__(self, *args: TensorDictBase) -> TensorDictBase:
+        if not self.initialized:
+            self._initialize(args)
+        trained = [leaf.detach() for _, leaf in self.trained]
+        fixed = [leaf.detach() for _, leaf in self.fixed]
+        data = [(arg.to_dict(), arg.batch_size) for arg in args]
+        if self.whole:
+            return TensorDict(self.compiled(trained, fixed, data, *self._adam_arguments()))
+        gradients, losses = self.compiled(trained, fixed, data)
+        for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
+            # Contiguous: compiled graphs may return transposed strides, which a fused Adam on CPU
+            # reads as if they were the parameter's.
+            leaf.grad = gradient.contiguous()
+        self.optimizer.step()
+        if self.target_updater is not None:
+            self.target_updater.step()
+        return TensorDict(losses)
+
+    def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
+        rng = torch.get_rng_state()
+        with torch.no_grad():  # loss modules make some attributes in their first forward
+            self.loss_fn(*(arg.copy() for arg in args))
+        torch.set_rng_state(rng)
+        indices = {leaf: i for i, (_, leaf) in enumerate(self.trained)}
+        groups = self.optimizer.param_groups
+        if foreign := sum(p not in indices for group in groups for p in group["params"]):
+            raise ValueError(f"{foreign} of the optimizer's parameters are not the loss module's")
+        self.groups = [[indices[p] for p in group["params"]] for group in groups]
+        self.initialized = True
+
+    def _adam_arguments(self) -> tuple[list, list]:
+        """For each group, its state and what Adam is told."""
+        groups = self.optimizer.param_groups
+        options = [
+            {
+                "beta1": group["betas"][0],
+                "beta2": group["betas"][1],
+                "weight_decay": group["weight_decay"],
+                "eps": group["eps"],
+                "maximize": group["maximize"],
+                "decoupled_weight_decay": group["decoupled_weight_decay"],
+                # A tensor: a schedule that changes a number would compile anew each time.
+                "lr": torch.as_tensor(group["lr"]),
+            }
+            for group in groups
+        ]
+        return [self._adam_state(group["params"]) for group in groups], options
+
+    def _adam_state(self, parameters: list[Tensor]) -> tuple[list[Tensor], ...]:
+        states = [self.optimizer.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:  # where Adam itself begins
+                state["step"] = torch.zeros((), device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return tuple([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+
+    def _step(
+        self, trained: list[Tensor], fixed: list[Tensor], data: list, states: list, options: list
+    ) -> dict[str, Tensor]:
+        gradients, losses = self._gradient(trained, fixed, data)
+        for group, (mean, variance, step), choices in zip(
+            self.groups, states, options, strict=True
+        ):
+            adam(
+                [trained[i] for i in group],
+                [gradients[i] for i in group],
+                mean,
+                variance,
+                [],
+                step,
+                foreach=False,
+                capturable=True,  # the step count stays a tensor
+                amsgrad=False,
+                **choices,
+            )
+        if self.target_updater is not None:
+            index = {path: i for i, (path, _) in enumerate(self.fixed)}
+            for (path, _), source in zip(self.trained, trained, strict=True):
+                if (target := index.get((f"target_{path[0]}", *path[1:]))) is not None:
+                    fixed[target].lerp_(source, 1 - self.target_updater.eps)
+        return losses
+
+    def _gradient(
+        self, trained: list[Tensor], fixed: list[Tensor], data: list
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        function = torch.func.grad_and_value(self._loss, has_aux=True)
+        gradients, (_, losses) = function(trained, fixed, data)
+        if self.max_grad_norm is not None:
+            steered = [gradients[i] for group in self.groups for i in group]
+            norm = get_total_norm(steered, foreach=False)
+            scale = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [gradient * scale for gradient in gradients]
+        return gradients, losses
+
+    def _loss(
+        self, trained: list[Tensor], fixed: list[Tensor], data: list[tuple[dict, torch.Size]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
+        values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
+        attributes = self.loss_module.__dict__
+        attributes.update(values)  # instance attributes hide the registered parameters
+        try:
+            losses = self.loss_fn(*(TensorDict(entries, batch_size=size) for entries, size in data))
+        finally:
+            for name in values:
+                del attributes[name]
+        return total_loss(losses), dict(losses.detach().items())
+
+
+def _is_plain_adam(optimizer: Optimizer) -> bool:
+    """Whether the optimiser may go into the graph.
+
+    Adam's L2 penalty may not: together with ``torch.func.grad`` torch 2.14.1 compiles it wrongly.
+    """
+    return type(optimizer) in (Adam, AdamW) and not any(
+        group["amsgrad"]
+        or group["differentiable"]
+        or (group["weight_decay"] and not group["decoupled_weight_decay"])
+        for group in optimizer.param_groups
+    )
+
+
+def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
+    """Parameters, targets and buffers of the module's networks, by attribute and key."""
+    for name, child in loss_module.named_children():
+        if isinstance(child, TensorDictParams):
+            for key, leaf in child.items(True, True):
+                yield (name, *(key if isinstance(key, tuple) else (key,))), leaf
+    for name, parameter in loss_module.named_parameters(recurse=False):
+        if parameter.requires_grad:
+            yield (name,), parameter
+
+
+def _nested(
+    items: Iterable[tuple[Path, Tensor]], loss_module: LossModule
+) -> dict[str, TensorDict | Tensor]:
+    """Attributes of the module, made of plain tensors."""
+    values: dict[str, TensorDict | Tensor] = {}
+    for (name, *key), tensor in items:
+        if not key:
+            values[name] = tensor
+            continue
+        if name not in values:
+            values[name] = TensorDict({}, batch_size=getattr(loss_module, name).batch_size)
+        values[name].set(tuple(key), tensor)  # type: ignore[union-attr]
+    return values
+
+
+def total_loss(losses: TensorDictBase) -> Tensor:
+    return sum(value for key, value in losses.items() if key.startswith("loss_"))

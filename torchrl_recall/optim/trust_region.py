@@ -1,0 +1,279 @@
+"""Natural-gradient steps within a radius of divergence, for any loss of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import (
+    ProbabilisticTensorDictSequential,
+)
+from torch import Tensor
+from torch.distributions import Distribution
+from torchrl.objectives import LossModule
+
+from torchrl_recall.objectives.trpo import TRPOLoss
+from torchrl_recall.optim.natural_gradient import conjugate_gradient, kl_divergence
+
+__all__ = ["TrustRegion"]
+
+
+class TrustRegion:
+    r"""Natural-gradient steps of a policy within a radius of Kullback-Leibler divergence.
+
+    The direction solves :math:`F x = -\nabla_\theta L` by conjugate gradient, where
+
+    .. math:: F v = \nabla_\theta \left[ \left( \nabla_\theta\,
+        \mathbb{E}_s D_\text{KL}(\pi_\text{old} \,\|\, \pi_\theta) \right)^{\!\top} v \right]
+        + \text{damping} \cdot v
+
+    and its length is :math:`\sqrt{2 \delta / x^\top F x}` (App. C of Schulman et al., *Trust Region
+    Policy Optimization*, 2015). A line search then takes the longest of the fractions
+    :math:`1, c, c^2, \ldots` of that step that lowers the loss and stays within the radius. If none
+    does, every parameter keeps its bits, and ``accepted`` is False.
+
+    It bounds any loss of a policy: a :class:`TRPOLoss`, or an
+    :class:`~torchrl_recall.ImitationLoss`, so that recall traces cannot carry the policy away.
+
+    Args:
+        loss_module: holds the policy as ``actor_network``; reduces to a scalar.
+
+    Keyword Args:
+        loss_fn: what is lowered, the sum of its ``loss_*`` entries, if it is not the policy's part
+            of a :class:`TRPOLoss` or the ``forward`` of another module.
+        max_kl: :math:`\delta`, the radius, in nats.
+        damping: added to the Fisher matrix's diagonal.
+        cg_iterations: of conjugate gradient.
+        line_search_steps: fractions to try.
+        line_search_shrink: c, in (0, 1).
+        fisher_subsampling: the Fisher products see every so manieth state.
+
+    Raises:
+        TypeError: the module holds no policy.
+        ValueError: a number is out of its range.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torchrl.modules import OneHotCategorical, ProbabilisticActor
+        >>> from torchrl_recall import ImitationLoss, TrustRegion
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(torch.nn.Linear(3, 4), ["observation"], ["logits"]), ["logits"],
+        ...     distribution_class=OneHotCategorical,
+        ... )
+        >>> traces = TensorDict({
+        ...     "observation": torch.randn(8, 20, 3),
+        ...     "action": torch.eye(4)[torch.zeros(8, 20).long()],
+        ... }, [8, 20])
+        >>> region = TrustRegion(ImitationLoss(actor), max_kl=0.02)
+        >>> statistics = region.step(traces)
+        >>> bool(statistics["accepted"]), bool(statistics["kl"] <= 0.02)
+        (True, True)
+    """
+
+    def __init__(
+        self,
+        loss_module: LossModule,
+        *,
+        loss_fn: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        max_kl: float = 0.01,
+        damping: float = 0.1,
+        cg_iterations: int = 10,
+        line_search_steps: int = 10,
+        line_search_shrink: float = 0.8,
+        fisher_subsampling: int = 1,
+    ) -> None:
+        if not isinstance(
+            getattr(loss_module, "actor_network", None), ProbabilisticTensorDictSequential
+        ):
+            raise TypeError(
+                f"{type(loss_module).__name__} holds no stochastic policy as actor_network, so no "
+                "divergence can be measured. Use TRPOLoss, ImitationLoss or another loss of a "
+                "ProbabilisticActor."
+            )
+        for name, number in (("max_kl", max_kl), ("damping", damping)):
+            if not (number > 0 or (name == "damping" and number == 0)):
+                least = "positive" if name == "max_kl" else "zero or more"
+                raise ValueError(f"{name} must be {least}, got {number}.")
+        if not 0 < line_search_shrink < 1:
+            raise ValueError(f"line_search_shrink must be in (0, 1), got {line_search_shrink}.")
+        for name, count in (
+            ("cg_iterations", cg_iterations),
+            ("line_search_steps", line_search_steps),
+            ("fisher_subsampling", fisher_subsampling),
+        ):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {count!r}.")
+        if loss_fn is None:
+            loss_fn = loss_module.actor_loss if isinstance(loss_module, TRPOLoss) else loss_module
+        self.loss_module = loss_module
+        self.loss_fn = loss_fn
+        self.max_kl = max_kl
+        self.damping = damping
+        self.cg_iterations = cg_iterations
+        self.line_search_steps = line_search_steps
+        self.line_search_shrink = line_search_shrink
+        self.fisher_subsampling = fisher_subsampling
+        self.num_steps = 0
+        self.num_refused = 0
+        leaves = loss_module.actor_network_params.values(True, True)
+        self.parameters = [p for p in leaves if p.requires_grad]
+
+    def step(self, tensordict: TensorDictBase, states: TensorDictBase | None = None) -> TensorDict:
+        """Take one step.
+
+        Args:
+            tensordict: what the loss reads, any batch shape.
+            states: observations on which the divergence is measured, any batch shape; those of
+                ``tensordict`` by default.
+
+        Returns:
+            What the loss returned before the step, and ``accepted``, ``kl`` (of the step taken, in
+            nats), ``improvement`` (of the loss, positive), ``step_fraction``, ``gradient_norm`` and
+            ``cg_residual``, detached.
+
+        Raises:
+            ValueError: the loss is not finite or not a scalar; no parameter was touched.
+            TypeError: the policy's distribution has no divergence.
+        """
+        states = self._rows(tensordict if states is None else states)
+        with torch.no_grad():
+            old = self._dist(states, frozen=True)
+            kl_divergence(old, old)  # refuses distributions that have none
+        rng = torch.get_rng_state()  # a loss that samples shall draw the same at each evaluation
+        losses = self.loss_fn(tensordict)
+        loss = self._total(losses, tensordict)
+        gradient = self._flat(torch.autograd.grad(loss, self.parameters, **_UNUSED_ARE_ZERO))
+        statistics = losses.detach().update({"gradient_norm": gradient.norm()})
+        direction, residual = self._natural_direction(gradient, states)
+
+        def evaluate() -> tuple[Tensor, Tensor]:
+            torch.set_rng_state(rng)
+            after = self._total(self.loss_fn(tensordict), tensordict, check=False)
+            return loss - after, kl_divergence(old, self._dist(states)).mean()
+
+        with torch.no_grad():
+            taken = self._line_search(direction, evaluate)
+        self.num_steps += 1
+        self.num_refused += not taken["accepted"]
+        return statistics.update(taken).update({"cg_residual": residual})
+
+    def _natural_direction(self, gradient: Tensor, states: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """The step to the radius, to second order, and the residual of its direction."""
+        product = self.fisher_vector_product(states[:: self.fisher_subsampling])
+        direction, residual = conjugate_gradient(product, -gradient, iterations=self.cg_iterations)
+        curvature = direction @ product(direction)
+        # Zero where the gradient is: then no step lowers the loss, and none is taken.
+        length = (2 * self.max_kl / curvature).sqrt().nan_to_num(0.0, posinf=0.0)
+        return length * direction, residual
+
+    def fisher_vector_product(self, states: TensorDictBase) -> Callable[[Tensor], Tensor]:
+        """The damped Fisher matrix of the policy as it is, as a function.
+
+        Args:
+            states: observations, shape ``[num_states]``.
+
+        Returns:
+            A function of flat vectors over the policy's parameters, shape ``[num_parameters]``, in
+            double precision.
+        """
+        dist = self._dist(states)
+        with torch.no_grad():
+            old = self._dist(states)
+        kl = kl_divergence(old, dist).mean()
+        gradient = torch.autograd.grad(kl, self.parameters, create_graph=True, **_UNUSED_ARE_ZERO)
+
+        def product(vector: Tensor) -> Tensor:
+            parts = self._split(vector)
+            along = torch.stack([(g * v).sum() for g, v in zip(gradient, parts, strict=True)]).sum()
+            hessian = torch.autograd.grad(
+                along, self.parameters, retain_graph=True, **_UNUSED_ARE_ZERO
+            )
+            return self._flat(hessian) + self.damping * vector
+
+        return product
+
+    def _line_search(
+        self, full_step: Tensor, evaluate: Callable[[], tuple[Tensor, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Take the longest good fraction of a step, or none."""
+        before = [p.detach().clone() for p in self.parameters]
+        parts = self._split(full_step)
+        for i in range(self.line_search_steps):
+            fraction = self.line_search_shrink**i
+            for parameter, start, part in zip(self.parameters, before, parts, strict=True):
+                parameter.copy_(start + fraction * part)
+            improvement, kl = evaluate()
+            if improvement > 0 and kl <= self.max_kl:  # False for NaN
+                break
+        else:
+            for parameter, start in zip(self.parameters, before, strict=True):
+                parameter.copy_(start)
+            fraction, improvement, kl = 0.0, torch.zeros(()), torch.zeros(())
+        return {
+            "accepted": torch.tensor(fraction > 0),
+            "kl": kl,
+            "improvement": improvement,
+            "step_fraction": torch.tensor(fraction),
+        }
+
+    def _dist(self, states: TensorDictBase, *, frozen: bool = False) -> Distribution:
+        """The policy's distributions; frozen ones do not move with its parameters."""
+        actor, parameters = self.loss_module.actor_network, self.loss_module.actor_network_params
+        if frozen:  # a network may return a view of a parameter
+            parameters = parameters.data.clone()
+        with parameters.to_module(actor, preserve_module_state=False):
+            return actor.get_dist(states.copy())
+
+    def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """What the policy reads, as one row for each step that is not padding."""
+        keep = torch.ones(tensordict.shape, dtype=torch.bool, device=tensordict.device)
+        for key in self.loss_module._loss_mask_keys():
+            if (mask := tensordict.get(key, None)) is not None:
+                keep = keep & mask.reshape(keep.shape)
+        return tensordict.select(*self.loss_module.actor_network.in_keys)[keep]
+
+    def _total(
+        self, losses: TensorDictBase, tensordict: TensorDictBase, *, check: bool = True
+    ) -> Tensor:
+        total = sum(value for key, value in losses.items() if key.startswith("loss_"))
+        if check and total.numel() != 1:
+            raise ValueError(
+                f"the loss has shape {tuple(total.shape)}, but a step needs one number; build "
+                f"{type(self.loss_module).__name__} with reduction='mean'."
+            )
+        if check and not total.isfinite():
+            odd = [
+                key
+                for key, value in tensordict.items(True, True)
+                if value.is_floating_point() and not value.isfinite().all()
+            ]
+            where = f"these entries hold NaN or infinity: {odd}" if odd else "the data are finite"
+            raise ValueError(
+                f"the loss is {float(total)}, so no step was taken and no parameter touched; "
+                f"{where}. Look for NaN rewards, a diverged critic or diverged weights."
+            )
+        return total
+
+    def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([t.detach().reshape(-1) for t in tensors]).double()
+
+    def _split(self, vector: Tensor) -> list[Tensor]:
+        parts = vector.split([p.numel() for p in self.parameters])
+        return [part.view_as(p).to(p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def state_dict(self) -> dict:
+        """Radius, damping and counts; the policy belongs to the loss module."""
+        names = ("max_kl", "damping", "num_steps", "num_refused")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+_UNUSED_ARE_ZERO: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}

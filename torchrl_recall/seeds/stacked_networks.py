@@ -1,0 +1,163 @@
+"""Networks of many seeds, stacked along the first dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchrl_recall.seeds.streams import Rand
+
+__all__ = ["StackedEmbedding", "StackedLinear", "StackedMLP", "clip_grad_norm_per_seed_"]
+
+
+class StackedEmbedding(nn.Module):
+    """A linear layer of one-hot vectors for each seed, which looks its weights up.
+
+    Initialised as an embedding of unit scale, from each seed's own numbers.
+
+    Args:
+        num_seeds: how many tables.
+        categories: of each input.
+        num_out: units.
+
+    Keyword Args:
+        zero: let the last input's weights begin at zero, so that of a category that training has
+            not seen the other inputs decide alone.
+        rand: draws numbers in [0, 1) of a given shape.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.seeds import StackedEmbedding
+        >>> StackedEmbedding(3, [4], 8)(torch.zeros(3, 5, dtype=torch.long)).shape
+        torch.Size([3, 5, 8])
+    """
+
+    def __init__(
+        self,
+        num_seeds: int,
+        categories: Sequence[int],
+        num_out: int,
+        *,
+        zero: bool = False,
+        rand: Rand = torch.rand,
+    ) -> None:
+        super().__init__()
+        self.num_seeds, self.categories = num_seeds, list(categories)
+        self.weight, self.bias = _uniform(num_seeds, sum(categories), num_out, 1, rand)
+        if zero:
+            nn.init.zeros_(self.weight[:, -self.categories[-1] :])
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Evaluate.
+
+        Args:
+            inputs: indices of shape ``[*batch]``, one for each of the categories; seeds share the
+                batch equally, in order.
+
+        Returns:
+            Shape ``[*batch, num_out]``.
+        """
+        table = self.weight.flatten(0, 1)
+        x: Tensor = self.bias
+        offset = torch.arange(self.num_seeds, device=x.device).unsqueeze(-1) * self.weight.shape[1]
+        for index, number in zip(inputs, self.categories, strict=True):
+            x = x + nn.functional.embedding(index.reshape(self.num_seeds, -1) + offset, table)
+            offset = offset + number
+        return x.reshape(*inputs[0].shape, -1)
+
+
+class StackedLinear(nn.Module):
+    """A linear layer for each seed.
+
+    Args:
+        num_seeds: how many layers.
+        num_in: features, in the last dimension; seeds share the others equally, in order.
+        num_out: units.
+
+    Keyword Args:
+        rand: draws numbers in [0, 1) of a given shape.
+    """
+
+    def __init__(
+        self, num_seeds: int, num_in: int, num_out: int, *, rand: Rand = torch.rand
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = _uniform(num_seeds, num_in, num_out, num_in, rand)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes ``[*batch, num_in]`` to ``[*batch, num_out]``."""
+        rows = x.reshape(len(self.weight), -1, x.shape[-1])
+        if self.weight.shape[-1] == 1:  # whose product rounds by how many seeds there are
+            out = (rows * self.weight.mT).sum(-1, keepdim=True) + self.bias
+        else:
+            out = torch.baddbmm(self.bias, rows, self.weight)
+        return out.reshape(*x.shape[:-1], -1)
+
+
+class StackedMLP(nn.Module):
+    """A perceptron of categories, with one hidden layer, for each seed.
+
+    Args:
+        num_seeds: how many perceptrons.
+        categories: of each input.
+        hidden: units of the hidden layer.
+        num_out: outputs.
+
+    Keyword Args:
+        zero: see :class:`StackedEmbedding`.
+        rand: draws numbers in [0, 1) of a given shape.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.seeds import StackedMLP
+        >>> mlp = StackedMLP(3, [4, 9], 8, 2)
+        >>> mlp(torch.zeros(3, 5, dtype=torch.long), torch.ones(3, 5, dtype=torch.long)).shape
+        torch.Size([3, 5, 2])
+    """
+
+    def __init__(
+        self,
+        num_seeds: int,
+        categories: Sequence[int],
+        hidden: int,
+        num_out: int,
+        *,
+        zero: bool = False,
+        rand: Rand = torch.rand,
+    ) -> None:
+        super().__init__()
+        self.embedding = StackedEmbedding(num_seeds, categories, hidden, zero=zero, rand=rand)
+        self.linear = StackedLinear(num_seeds, hidden, num_out, rand=rand)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """See :meth:`StackedEmbedding.forward`."""
+        return self.linear(self.embedding(*inputs).relu())
+
+
+def _uniform(
+    num_seeds: int, num_in: int, num_out: int, fan_in: int, rand: Rand
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias within 1 / sqrt(fan_in)."""
+    numbers = (2 * rand((num_seeds, num_in + 1, num_out)) - 1) / math.sqrt(fan_in)
+    return nn.Parameter(numbers[:, :-1].clone()), nn.Parameter(numbers[:, -1:].clone())
+
+
+def clip_grad_norm_per_seed_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale the gradients of each seed so that their norm is at most ``max_norm``.
+
+    Args:
+        parameters: stacked ones, seeds first.
+        max_norm: of all the gradients of a seed together.
+
+    Returns:
+        The norms before, shape ``[num_seeds]``.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.reshape(-1, *[1] * (gradient.ndim - 1)))
+    return norm

@@ -1,0 +1,106 @@
+"""Many seeds in one process: stacked networks, and random numbers of each seed's own.
+
+A run of several seeds has a leading dimension of that size everywhere. Seeds share nothing: a seed
+gets the same numbers, and bit by bit the same weights, as in a run of its own.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["SeedStreams", "SeededCategorical"]
+
+Rand = Callable[[Sequence[int]], Tensor]
+
+
+class SeedStreams:
+    """A random generator for each seed.
+
+    Args:
+        seeds: one number for each seed.
+
+    Keyword Args:
+        stream: names the purpose. Streams of different names are independent of each other, so
+            that drawing from one does not shift another.
+
+    Examples:
+        >>> from torchrl_recall.seeds import SeedStreams
+        >>> both, alone = SeedStreams([3, 4]), SeedStreams([4])
+        >>> bool((both.rand((2, 5))[1] == alone.rand((1, 5))[0]).all())
+        True
+    """
+
+    def __init__(self, seeds: Sequence[int], *, stream: str = "") -> None:
+        self.generators = []
+        for seed in seeds:
+            number = zlib.crc32(f"{seed} {stream}".encode())  # torch's generator takes 32 bits
+            self.generators.append(torch.Generator().manual_seed(number))
+
+    def rand(self, shape: Sequence[int], *, where: Tensor | None = None) -> Tensor:
+        """Numbers in [0, 1).
+
+        Args:
+            shape: its first dimension is divided among the seeds.
+
+        Keyword Args:
+            where: booleans of the shape, with any dimensions after it. Seeds that have none true
+                get zeros, and their generators stay where they are, as if not asked.
+        """
+        num = len(self.generators)
+        if shape[0] % num:
+            raise ValueError(f"the shape {tuple(shape)} does not divide among {num} seeds.")
+        each = (shape[0] // num, *shape[1:])
+        if where is None:
+            return torch.cat([torch.rand(each, generator=g) for g in self.generators])
+        asked = where.reshape(num, -1).any(1).tolist()
+        return torch.cat(
+            [
+                torch.rand(each, generator=g) if needed else torch.zeros(each)
+                for g, needed in zip(self.generators, asked, strict=True)
+            ]
+        )
+
+    def state_dict(self) -> dict:
+        """Where each generator is."""
+        return {"generators": torch.stack([g.get_state() for g in self.generators])}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        for generator, saved in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(saved.clone())  # a row of its own memory, which torch demands
+
+
+class SeededCategorical(torch.distributions.Categorical):
+    """A categorical distribution that samples by inversion from a given source of numbers.
+
+    Args:
+        logits: shape ``[*batch, n]``.
+        rand: draws numbers in [0, 1) of a given shape, such as :meth:`SeedStreams.rand`.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.seeds import SeededCategorical
+        >>> SeededCategorical(torch.tensor([[-9.0, 9.0]])).sample()
+        tensor([1])
+    """
+
+    def __init__(self, logits: Tensor, rand: Rand = torch.rand) -> None:
+        super().__init__(logits=logits, validate_args=False)
+        self.rand = rand
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw indices of shape ``[*sample_shape, *batch]``."""
+        cumulative = self.logits.exp().cumsum(-1)
+        # Scaled, so that rounding of the sum cannot lead beyond the last possible category.
+        draw = self.rand((*sample_shape, *self.batch_shape)).unsqueeze(-1) * cumulative[..., -1:]
+        return (cumulative <= draw).sum(-1)
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """The likeliest category."""
+        return self.mode

@@ -1,0 +1,348 @@
+"""Filters of recall traces: which pairs are worth imitating.
+
+Each reads traces, narrows their boolean ``"mask"`` and leaves the rest
+alone, so filters compose in any order with :class:`torch.nn.Sequential` or
+:class:`~tensordict.nn.TensorDictSequential`. The paper uses none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import unravel_key
+from torch import Tensor
+
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+
+__all__ = [
+    "AdvantageGate",
+    "ConfidentSteps",
+    "LoopErasure",
+    "NearVisited",
+    "WithinSupport",
+]
+
+
+class LoopErasure(TensorDictModuleBase):
+    """Keep only the first backward visit of each state.
+
+    Walking back from the seed, a pair is dropped when its state lies within ``radius`` of the
+    seed or of a state already kept. A long trace of a near-random backward policy walks toward
+    and away from its seed about equally often; imitating both halves teaches nothing.
+
+    Args:
+        radius: zero drops exact revisits, which is right for discrete states; for continuous
+            ones, the radius of a ball, in the units that ``scale`` leaves. About 0.75 of the
+            largest step worked for a point mass.
+
+    Keyword Args:
+        scale: divides the states before distances are taken, shape ``[state_dim]``, so that no
+            dimension dominates; a callable is asked each time, such as a model's running
+            standard deviation.
+        observation_key: where the states are.
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: the radius is negative.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import LoopErasure
+        >>> path = torch.tensor([[[1.0], [2.0], [1.0], [2.0], [3.0]]])
+        >>> traces = TensorDict(
+        ...     {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 4]
+        ... )
+        >>> LoopErasure()(traces)["mask"]
+        tensor([[False, False,  True,  True]])
+    """
+
+    def __init__(
+        self,
+        radius: float = 0.0,
+        *,
+        scale: Tensor | Callable[[], Tensor] | None = None,
+        observation_key: NestedKey = "observation",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        if not radius >= 0:
+            raise ValueError(f"radius must be zero or positive, got {radius}.")
+        self.radius = radius
+        self.scale = scale
+        self.mask_key = mask_key
+        self.in_keys = _path_keys(observation_key)
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        path = _path(tensordict, self.in_keys)
+        length = path.shape[1] - 1
+        path = path.flatten(2 if path.ndim > 2 else 1)
+        if path.ndim == 2:
+            path = path.unsqueeze(-1)
+        scale = self.scale() if callable(self.scale) else self.scale
+        path = path.double() if scale is None else path.double() / scale
+        if not self.radius:  # states are equal or not, so any later one may stand for those kept
+            equal = (path.unsqueeze(1) == path.unsqueeze(2)).all(-1)
+            return _narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
+        near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
+        kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
+        kept[:, length] = True  # the seed itself
+        for t in range(length - 1, -1, -1):
+            kept[:, t] = ~(near[:, t] & kept).any(-1)
+        return _narrow(tensordict, self.mask_key, kept[:, :length])
+
+
+class AdvantageGate(TensorDictModuleBase):
+    r"""Imitate only where the critic agrees: :math:`Q(s_t, a_t) > V(s_t)`.
+
+    It helps hosts with a state-action critic, such as SAC, and hurts PPO.
+
+    Args:
+        critic: module that reads states and actions and writes both values, such as
+            :class:`~torchrl_recall.SACCritic`.
+
+    Keyword Args:
+        state_action_value_key: what the critic writes as Q(s, a).
+        value_key: what it writes as V(s).
+        mask_key: where the mask is.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torchrl_recall import AdvantageGate
+        >>> critic = TensorDictModule(             # Q(s, a) = s + a, V(s) = s
+        ...     lambda s, a: (s + a, s),
+        ...     in_keys=["observation", "action"],
+        ...     out_keys=["state_action_value", "state_value"],
+        ... )
+        >>> pairs = TensorDict({"observation": torch.zeros(2, 1),
+        ...                     "action": torch.tensor([[1.0], [-1.0]])}, [2])
+        >>> AdvantageGate(critic)(pairs)["mask"]
+        tensor([ True, False])
+    """
+
+    def __init__(
+        self,
+        critic: TensorDictModuleBase,
+        *,
+        state_action_value_key: NestedKey = "state_action_value",
+        value_key: NestedKey = "state_value",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        self.critic = critic
+        self.state_action_value_key = state_action_value_key
+        self.value_key = value_key
+        self.mask_key = mask_key
+        self.in_keys = list(critic.in_keys)
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of pairs of any batch shape; only pairs left in it are evaluated."""
+        mask = tensordict.get(self.mask_key, None)
+        if mask is None:
+            device = tensordict.get(self.in_keys[0]).device
+            mask = torch.ones(tensordict.shape, dtype=torch.bool, device=device)
+        if not mask.any():
+            return tensordict.set(self.mask_key, mask)
+        values = self.critic(tensordict.select(*self.in_keys, strict=False)[mask])
+        agrees = values.get(self.state_action_value_key) > values.get(self.value_key)
+        return tensordict.set(self.mask_key, mask.masked_scatter(mask, agrees.reshape(-1)))
+
+
+class WithinSupport(TensorDictModuleBase):
+    """Cut each trace where it leaves the states that were seen, walking back from its seed.
+
+    A model that is rolled out on its own predictions drifts; far from the data its states grow
+    without bound, and a policy's likelihood there means nothing. Traces fail by leaving the
+    support rather than by their one-step error.
+
+    Args:
+        normalize: maps states to standardised ones, such as ``model.observations.normalize``.
+        max_deviation: standard deviations from the mean that count as seen, in every dimension.
+
+    Keyword Args:
+        observation_key: where the states are.
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: ``max_deviation`` is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import WithinSupport
+        >>> traces = TensorDict({"observation": torch.tensor([[[0.0], [9.0], [1.0]]])}, [1, 3])
+        >>> WithinSupport(lambda state: state, max_deviation=5.0)(traces)["mask"]
+        tensor([[False, False,  True]])
+    """
+
+    def __init__(
+        self,
+        normalize: Callable[[Tensor], Tensor],
+        max_deviation: float = 5.0,
+        *,
+        observation_key: NestedKey = "observation",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        if not max_deviation > 0:
+            raise ValueError(f"max_deviation must be positive, got {max_deviation}.")
+        self.normalize = normalize
+        self.max_deviation = max_deviation
+        self.mask_key = mask_key
+        self.in_keys = [observation_key]
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        deviation = self.normalize(tensordict.get(self.in_keys[0])).abs().amax(-1)
+        return _narrow(tensordict, self.mask_key, _unbroken(deviation <= self.max_deviation))
+
+
+class NearVisited(TensorDictModuleBase):
+    """Cut each trace where no visited state is near, walking back from its seed.
+
+    A learned model knows no walls: where no experience is, it walks through them. Unlike
+    :class:`WithinSupport`, which bounds each dimension, this one sees holes in what was visited. A
+    seed that is far from all visited states is left out with its whole trace.
+
+    Args:
+        visited: called each time, gives visited states, shape ``[num_visited, state_dim]``, such
+            as a draw from the replay buffer.
+        radius: Euclidean distance at which a visited state is near, in units of ``project``.
+
+    Keyword Args:
+        project: what of states to compare, such as positions, from ``[*batch, state_dim]`` to
+            ``[*batch, dim]``; everything by default. In many dimensions no state is near another.
+        observation_key: where the states are.
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: the radius is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import NearVisited
+        >>> path = torch.tensor([[[0.0], [4.0], [1.0], [2.0]]])
+        >>> traces = TensorDict(
+        ...     {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 3]
+        ... )
+        >>> NearVisited(lambda: torch.tensor([[0.0], [1.0], [2.0]]), radius=0.5)(traces)["mask"]
+        tensor([[False, False,  True]])
+    """
+
+    def __init__(
+        self,
+        visited: Callable[[], Tensor],
+        radius: float,
+        *,
+        project: Callable[[Tensor], Tensor] | None = None,
+        observation_key: NestedKey = "observation",
+        mask_key: NestedKey = "mask",
+    ) -> None:
+        super().__init__()
+        if not radius > 0:
+            raise ValueError(f"radius must be positive, got {radius}.")
+        self.visited = visited
+        self.radius = radius
+        self.project = project
+        self.mask_key = mask_key
+        self.in_keys = _path_keys(observation_key)
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        path, visited = _path(tensordict, self.in_keys), self.visited()
+        if self.project is not None:
+            path, visited = self.project(path), self.project(visited)
+        near = (torch.cdist(path.flatten(0, 1), visited) <= self.radius).any(-1)
+        near = near.reshape(path.shape[:2])
+        return _narrow(tensordict, self.mask_key, _unbroken(near)[:, :-1])
+
+
+class ConfidentSteps(TensorDictModuleBase):
+    r"""Cut each trace where a discrete state predictor is unsure, walking back from its seed.
+
+    A pair is kept while :math:`q(s_t \mid a_t, s_{t+1})` of it and of all pairs nearer to the seed
+    is at least ``min_probability``: what a learned model says of an action that it never saw lead
+    into a state is a guess, and so is everything before it.
+
+    Args:
+        model: a backtracking model of categorical states.
+        min_probability: in (0, 1].
+
+    Keyword Args:
+        mask_key: where the mask is.
+
+    Raises:
+        ValueError: the probability is out of range, or states are continuous.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import ConfidentSteps, RecallTraceGenerator
+        >>> from torchrl_recall.envs import FourRoomsLayout, four_rooms_model
+        >>> layout = FourRoomsLayout(5)
+        >>> model = four_rooms_model(layout, torch.nn.Embedding(25, 4))  # exact: one cell or two
+        >>> goal = TensorDict({"observation": torch.tensor([layout.goal])}, [1])
+        >>> traces = RecallTraceGenerator(model, trace_length=3)(goal)
+        >>> ConfidentSteps(model, 0.4)(traces)["mask"]
+        tensor([[True, True, True]])
+    """
+
+    def __init__(
+        self, model: BacktrackingModel, min_probability: float, *, mask_key: NestedKey = "mask"
+    ) -> None:
+        super().__init__()
+        if not 0 < min_probability <= 1:
+            raise ValueError(f"min_probability must be in (0, 1], got {min_probability}.")
+        if model.deltas is not None:
+            raise ValueError(
+                "ConfidentSteps needs a model of categorical states, since a density is not a "
+                "probability; use WithinSupport for continuous ones."
+            )
+        self.__dict__["model"] = model  # not a submodule: its owner trains and saves it
+        self.min_log_prob = math.log(min_probability)
+        self.mask_key = mask_key
+        self.in_keys = [model.observation_key, model.action_key, model.next_observation_key]
+        self.out_keys = [mask_key]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        sure = self.model.state_predictor_log_prob(tensordict) >= self.min_log_prob
+        return _narrow(tensordict, self.mask_key, _unbroken(sure))
+
+
+def _path_keys(observation_key: NestedKey) -> list[NestedKey]:
+    return [observation_key, cast(NestedKey, unravel_key(("next", observation_key)))]
+
+
+def _path(tensordict: TensorDictBase, keys: list[NestedKey]) -> Tensor:
+    """The states of traces and their seeds, ``[num_traces, trace_length + 1, *state_shape]``."""
+    states, next_states = (tensordict.get(key) for key in keys)
+    return torch.cat([states, next_states[:, -1:]], 1)
+
+
+def _unbroken(keep: Tensor) -> Tensor:
+    """True from the end back to where it is False for the first time."""
+    return keep.flip(-1).long().cumprod(-1).flip(-1).bool()
+
+
+def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
+    mask = tensordict.get(mask_key, None)
+    return tensordict.set(mask_key, keep if mask is None else mask & keep)

@@ -1,0 +1,258 @@
+"""Sources of high-value states, from which recall traces start (Alg. 2)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import cast
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import unravel_key
+from torch import Tensor, nn
+
+__all__ = ["CriticStates", "GoalStates", "HighValueStates", "RewardStates"]
+
+
+class HighValueStates(nn.Module, ABC):
+    """Chooses the states that recall traces end in (Alg. 1, line 10, and Alg. 2).
+
+    A subclass implements :meth:`forward`: experience in, ``num_states`` seeds out.
+
+    Args:
+        num_states: how many seeds to return.
+
+    Keyword Args:
+        observation_key: where the state is, in the experience and in the seeds.
+
+    Raises:
+        ValueError: ``num_states`` is below one.
+    """
+
+    def __init__(self, num_states: int, *, observation_key: NestedKey = "observation") -> None:
+        super().__init__()
+        if not isinstance(num_states, int) or num_states < 1:
+            raise ValueError(f"num_states must be an integer of at least 1, got {num_states!r}.")
+        self.num_states = num_states
+        self.observation_key = observation_key
+
+    @abstractmethod
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Choose seeds from experience.
+
+        Args:
+            tensordict: transitions in forward time, any batch shape.
+
+        Returns:
+            Seeds of shape ``[num_states]`` or fewer, holding the observation only: no done flag
+            or reward of a terminal state follows them.
+        """
+
+    def _seeds(self, states: Tensor) -> TensorDict:
+        seeds = TensorDict({}, batch_size=states.shape[:1])
+        return seeds.set(self.observation_key, states)
+
+
+class CriticStates(HighValueStates):
+    r"""The states of highest value under a critic (off-policy; Alg. 2, line 6).
+
+    .. math:: \arg\max_{s \in \mathcal{B}} V(s)
+        \quad\text{or}\quad s \sim e^{V(s) / \text{temperature}}
+
+    NaN is never the highest value.
+
+    Args:
+        critic: module that writes ``value_key``, such as a value operator or
+            :class:`~torchrl_recall.SACCritic`.
+        num_states: how many of the given states to return.
+
+    Keyword Args:
+        temperature: None takes the best states; a positive number draws states without
+            replacement with Boltzmann probabilities, in units of value.
+        value_key: what the critic writes, of shape ``[*batch, 1]`` or ``[*batch]``.
+        observation_key: where the state is.
+
+    Raises:
+        ValueError: the temperature is not positive, or no state has a finite value.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.modules import ValueOperator
+        >>> from torchrl_recall import CriticStates
+        >>> critic = ValueOperator(torch.nn.Identity(), in_keys=["observation"])  # V(s) = s
+        >>> data = TensorDict({"observation": torch.tensor([[1.0], [3.0], [2.0]])}, [3])
+        >>> CriticStates(critic, num_states=2)(data)["observation"]
+        tensor([[3.],
+                [2.]])
+    """
+
+    def __init__(
+        self,
+        critic: TensorDictModuleBase,
+        num_states: int,
+        *,
+        temperature: float | None = None,
+        value_key: NestedKey = "state_value",
+        observation_key: NestedKey = "observation",
+    ) -> None:
+        super().__init__(num_states, observation_key=observation_key)
+        if temperature is not None and not temperature > 0:
+            raise ValueError(
+                f"temperature must be positive, or None for the argmax, got {temperature}."
+            )
+        self.critic = critic
+        self.temperature = temperature
+        self.value_key = value_key
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Choose among the given states; see the class."""
+        states = tensordict.reshape(-1).get(self.observation_key)
+        return self._seeds(states[self.rank(tensordict)])
+
+    @torch.no_grad()
+    def rank(self, tensordict: TensorDictBase) -> Tensor:
+        """Indices of the chosen states among the given ones, flattened."""
+        data = tensordict.select(self.observation_key).reshape(-1)
+        scores = self.critic(data).get(self.value_key).reshape(data.numel(), -1).squeeze(-1)
+        return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
+
+
+class RewardStates(HighValueStates):
+    """The states that were entered with the highest reward (on-policy; E.1).
+
+    NaN is never the highest reward.
+
+    Args:
+        num_states: how many of the given states to return.
+
+    Keyword Args:
+        threshold: only rewards above it count; without one, all do. If none is above it, no seed
+            is returned: before the first reward there is nothing to recall.
+        observation_key: where the state is; its reward is the one received on entering it.
+        reward_key: where the reward is, under ``"next"``.
+
+    Raises:
+        ValueError: no reward is finite.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import RewardStates
+        >>> data = TensorDict({"next": {
+        ...     "observation": torch.tensor([[1.0], [3.0], [2.0]]),
+        ...     "reward": torch.tensor([[0.0], [0.0], [1.0]]),
+        ... }}, [3])
+        >>> RewardStates(num_states=8, threshold=0.0)(data)["observation"]
+        tensor([[2.]])
+    """
+
+    def __init__(
+        self,
+        num_states: int,
+        *,
+        threshold: float | None = None,
+        observation_key: NestedKey = "observation",
+        reward_key: NestedKey = "reward",
+    ) -> None:
+        super().__init__(num_states, observation_key=observation_key)
+        self.threshold = threshold
+        self.reward_key = reward_key
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Rank the next states of the given transitions by their reward; see the class."""
+        data = tensordict.reshape(-1)
+        rewards = data.get(cast(NestedKey, unravel_key(("next", self.reward_key)))).reshape(-1)
+        states = data.get(cast(NestedKey, unravel_key(("next", self.observation_key))))
+        if self.threshold is not None:
+            above = rewards > self.threshold
+            rewards, states = rewards[above], states[above]
+            if not len(rewards):
+                return self._seeds(states)
+        return self._seeds(states[best_indices(rewards, self.num_states, name="rewards")])
+
+
+class GoalStates(HighValueStates):
+    """States known to be good in advance (Sec. 4).
+
+    Args:
+        goals: the states, shape ``[num_goals, *state_shape]``, environment units.
+        num_states: how many seeds to draw, uniformly with replacement; every goal once by default.
+
+    Keyword Args:
+        observation_key: where to put them.
+
+    Raises:
+        ValueError: there are no goals, or they are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall import GoalStates
+        >>> GoalStates(torch.zeros(1, 3), num_states=5)()["observation"].shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        goals: Tensor,
+        num_states: int | None = None,
+        *,
+        observation_key: NestedKey = "observation",
+    ) -> None:
+        if not goals.ndim or not len(goals) or not goals.isfinite().all():
+            raise ValueError(
+                f"goals must be finite states of shape [num_goals, *state_shape], got shape "
+                f"{tuple(goals.shape)}."
+            )
+        super().__init__(
+            len(goals) if num_states is None else num_states, observation_key=observation_key
+        )
+        self.draw = num_states is not None
+        self.goals: Tensor
+        self.register_buffer("goals", goals)
+
+    def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
+        """Return goals; experience is not looked at."""
+        if not self.draw:
+            return self._seeds(self.goals.clone())
+        index = torch.randint(len(self.goals), (self.num_states,), device=self.goals.device)
+        return self._seeds(self.goals[index])
+
+
+def best_indices(
+    scores: Tensor, k: int, *, temperature: float | None = None, name: str = "scores"
+) -> Tensor:
+    """Indices of the k best scores, best first, or a Boltzmann draw of k; NaN never wins.
+
+    Args:
+        scores: shape ``[n]``; fewer than k finite ones give fewer indices.
+        k: how many.
+
+    Keyword Args:
+        temperature: None for the argmax, else of the Boltzmann distribution.
+        name: what the scores are, for the error.
+
+    Raises:
+        ValueError: none of the scores is finite.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.traces.high_value_states import best_indices
+        >>> best_indices(torch.tensor([1.0, float("nan"), 3.0, 2.0]), 2)
+        tensor([2, 3])
+    """
+    candidates = scores.isfinite().nonzero().squeeze(-1)
+    if not len(candidates):
+        raise ValueError(
+            f"none of the {len(scores)} {name} is finite, so no state can be called best. "
+            "Look for a diverged critic, or for NaN rewards."
+        )
+    finite = scores[candidates]
+    k = min(k, len(candidates))
+    if temperature is None:
+        return candidates[finite.topk(k).indices]
+    # Gumbel top-k: a draw without replacement in which no probability underflows.
+    noise = -torch.empty_like(finite).exponential_().log()
+    return candidates[(finite / temperature + noise).topk(k).indices]

@@ -1,0 +1,136 @@
+"""The host of the four-room recipe, for many seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.data import Composite
+from torchrl.modules import ActorValueOperator, ProbabilisticActor, ValueOperator
+from torchrl.objectives import A2CLoss
+from torchrl.objectives.value import GAE
+
+from torchrl_recall.envs import FourRoomsEnv
+from torchrl_recall.seeds import (
+    SeededCategorical,
+    SeedStreams,
+    StackedEmbedding,
+    StackedLinear,
+    clip_grad_norm_per_seed_,
+)
+from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
+
+__all__ = ["A2C", "adam"]
+
+
+def adam(params: Iterable, lr: float) -> torch.optim.Adam:
+    """Adam for stacked seeds.
+
+    Its fused step rounds the last few entries of a tensor in another way than those before them,
+    so that a seed would depend on its company.
+    """
+    return torch.optim.Adam(params, lr=lr, foreach=True)
+
+
+class A2C:
+    """Actor-critic of stacked seeds; ``update`` is lines 6 and 7 of Alg. 1.
+
+    Args:
+        env: of shape ``[num_seeds, num_envs]``.
+        config: ``a2c``, ``optim`` and ``seeds``.
+    """
+
+    def __init__(self, env: FourRoomsEnv, config: A2CRecallConfig) -> None:
+        self.num_seeds, self.num_cells = len(config.seeds), env.layout.num_cells
+        self.max_grad_norm = config.a2c.max_grad_norm
+        init, act = (SeedStreams(config.seeds, stream=name) for name in ("init", "act"))
+        self.streams = act
+        hidden = config.a2c.num_cells
+        body = nn.Sequential(
+            StackedEmbedding(self.num_seeds, [self.num_cells], hidden, rand=init.rand), nn.ReLU()
+        )
+        heads = [
+            StackedLinear(self.num_seeds, hidden, outputs, rand=init.rand) for outputs in (4, 1)
+        ]
+        for parameter in (p for head in heads for p in head.parameters()):
+            nn.init.zeros_(parameter)  # so that nothing but entropy acts before the first reward
+        common = TensorDictModule(body, ["observation"], ["hidden"])
+        policy = ProbabilisticActor(
+            TensorDictModule(heads[0], ["hidden"], ["logits"]),
+            in_keys=["logits"],
+            spec=Composite(action=env.action_spec),
+            distribution_class=SeededCategorical,
+            distribution_kwargs={"rand": act.rand},
+        )
+        operator = ActorValueOperator(common, policy, ValueOperator(heads[1], ["hidden"]))
+        self.actor = operator.get_policy_operator()
+        self.critic = operator.get_value_operator()
+        self.gae = GAE(gamma=config.a2c.gamma, lmbda=config.a2c.lmbda, value_network=None)
+        self.loss_module = A2CLoss(
+            self.actor,
+            self.critic,
+            entropy_coeff=config.a2c.entropy_coeff,
+            critic_coeff=config.a2c.critic_coeff,
+            loss_critic_type="l2",
+            reduction="none",
+        )
+        self.parameters = list(self.loss_module.parameters())
+        self.optimizer = adam(self.parameters, config.optim.lr)
+
+    @torch.no_grad()
+    def evaluate(self, data: TensorDictBase) -> None:
+        """Write values of the states and of those that followed."""
+        self.critic(data)
+        self.critic(data["next"])
+
+    def update(self, data: TensorDictBase) -> None:
+        """One step on new experience of shape ``[num_seeds, num_envs, time]``."""
+        self.evaluate(data)
+        self.step(self.gae(data))
+
+    def step(self, data: TensorDictBase, weight: Tensor | None = None) -> None:
+        """One gradient step on data with advantages, each seed on the mean of its own.
+
+        Args:
+            data: shape ``[num_seeds, ...]``.
+            weight: of each transition; one by default.
+        """
+        losses = self.loss_module(data)
+        total = sum(value for key, value in losses.items() if key.startswith("loss_"))
+        total = total if weight is None else total * weight
+        self.optimizer.zero_grad()
+        total.flatten(1).mean(1).sum().backward()
+        clip_grad_norm_per_seed_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+
+    def every_cell(self) -> TensorDict:
+        """All cells, shape ``[num_seeds, num_cells]``."""
+        cells = torch.arange(self.num_cells).expand(self.num_seeds, -1)
+        return TensorDict({"observation": cells}, batch_size=cells.shape)
+
+    @torch.no_grad()
+    def policy_table(self) -> Tensor:
+        """π(a|s), shape ``[num_seeds, num_cells, 4]``."""
+        return self.actor.get_dist(self.every_cell()).probs
+
+    @torch.no_grad()
+    def value_table(self) -> Tensor:
+        """V(s), shape ``[num_seeds, num_cells]``."""
+        return self.critic(self.every_cell())["state_value"].squeeze(-1)
+
+    def state_dict(self) -> dict:
+        """Weights, optimiser and the policy's random numbers."""
+        return {
+            "loss": self.loss_module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "streams": self.streams.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.loss_module.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.streams.load_state_dict(state["streams"])

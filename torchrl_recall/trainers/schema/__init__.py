@@ -1,0 +1,23 @@
+"""The typed configuration of the recipes, a file for each, and what makes one valid."""
+
+from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
+from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
+from torchrl_recall.trainers.schema.on_policy import (
+    OnPolicyRecallConfig,
+    PPORecallConfig,
+    TRPORecallConfig,
+)
+from torchrl_recall.trainers.schema.parts import ConfigError
+from torchrl_recall.trainers.schema.sac import SACRecallConfig
+from torchrl_recall.trainers.schema.validation import validate
+
+__all__ = [
+    "A2CRecallConfig",
+    "ConfigError",
+    "GoalGANRecallConfig",
+    "OnPolicyRecallConfig",
+    "PPORecallConfig",
+    "SACRecallConfig",
+    "TRPORecallConfig",
+    "validate",
+]

@@ -1,0 +1,249 @@
+"""Where the frames come from: one environment stepped directly, or several through TorchRL."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential
+from torch import Tensor
+from torchrl.collectors import Collector
+from torchrl.data import ReplayBuffer
+from torchrl.envs import ExplorationType, ParallelEnv, TransformedEnv
+from torchrl.envs.utils import set_exploration_type
+
+from torchrl_recall.optim.compilation import compile_function, with_fallback
+from torchrl_recall.trainers.schema.on_policy import OnPolicyRecallConfig
+from torchrl_recall.trainers.schema.sac import SACRecallConfig
+from torchrl_recall.trainers.tasks.gym import make_env
+from torchrl_recall.trainers.tasks.mujoco_state import env_state_dict, load_env_state_dict
+
+__all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy", "write"]
+
+Policy = Callable[[Tensor], Tensor]
+
+
+def make_policy(
+    actor: ProbabilisticTensorDictSequential, exploration: ExplorationType, *, compile: bool
+) -> Policy:
+    """The actor as it acts: observation in, action out, without gradients.
+
+    Args:
+        actor: reads ``observation`` and writes ``action``.
+        exploration: random for collection, deterministic for evaluation.
+
+    Keyword Args:
+        compile: whether to compile it, which a few thousand steps pay back.
+
+    Returns:
+        A function from shape ``[*batch, observation_dim]`` to ``[*batch, action_dim]``.
+    """
+
+    @torch.no_grad()
+    def act(observation: Tensor) -> Tensor:
+        with set_exploration_type(exploration):
+            data = TensorDict({"observation": observation}, batch_size=observation.shape[:-1])
+            return actor(data).get("action")
+
+    return with_fallback(compile_function(act), act, "the policy") if compile else act
+
+
+class StepCollector:
+    """Frames of one environment, taken with as few layers as possible.
+
+    TorchRL's collector costs some milliseconds for each batch, whatever its size, which is much
+    where every frame is a batch. So this one steps the Gymnasium task below the TorchRL environment
+    itself, and returns those entries of TorchRL's that losses, filter and model read. It also knows
+    how to save and go on with a MuJoCo episode.
+
+    Args:
+        env: made by :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
+        policy: chooses actions.
+
+    Keyword Args:
+        frames_per_batch: frames between two yields.
+        total_frames: when to end.
+        init_random_frames: frames with random actions in the beginning.
+    """
+
+    def __init__(
+        self,
+        env: TransformedEnv,
+        policy: Policy,
+        *,
+        frames_per_batch: int,
+        total_frames: int,
+        init_random_frames: int,
+    ) -> None:
+        self.env = env
+        self.policy = policy
+        self.frames_per_batch = frames_per_batch
+        self.total_frames = total_frames
+        self.init_random_frames = init_random_frames
+        self.frames = 0
+        self._task = env.base_env._env
+        self._observation = self._observe(self._task.reset()[0])
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        while self.frames < self.total_frames:
+            yield self.collect()
+
+    def collect(self) -> TensorDict:
+        """One batch: observation, action, and what followed, of shape ``[frames_per_batch]``."""
+        steps = [self._step() for _ in range(self.frames_per_batch)]
+        observation, action, following, *flags = zip(*steps, strict=True)
+        reward, terminated, truncated = (torch.tensor(flag).unsqueeze(-1) for flag in flags)
+        data = {
+            "observation": torch.stack(observation),
+            "action": torch.stack(action),
+            "next": {
+                "observation": torch.stack(following),
+                "reward": reward.float(),
+                "terminated": terminated,
+                "done": terminated | truncated,
+            },
+        }
+        return TensorDict(data, batch_size=[self.frames_per_batch], device=self.env.device)
+
+    def _step(self) -> tuple[Tensor, Tensor, Tensor, float, bool, bool]:
+        observation = self._observation
+        if self.frames < self.init_random_frames:
+            action = self.env.action_spec.rand()
+        else:
+            action = self.policy(observation)
+        following, reward, terminated, truncated, _ = self._task.step(action.cpu().numpy())
+        following = self._observe(following)
+        done = terminated or truncated
+        self._observation = self._observe(self._task.reset()[0]) if done else following
+        self.frames += 1
+        return observation, action, following, float(reward), bool(terminated), bool(truncated)
+
+    def _observe(self, observation: np.ndarray) -> Tensor:
+        return torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
+
+    def shutdown(self) -> None:
+        """Close the environment."""
+        if not self.env.is_closed:
+            self.env.close()
+
+    def state_dict(self) -> dict:
+        """Where the episode is; the environment's part is None if it cannot be saved."""
+        return {"observation": self._observation, "env": env_state_dict(self.env)}
+
+    def load_state_dict(self, state: dict | None, frames: int) -> bool:
+        """Restore :meth:`state_dict`.
+
+        The episode goes on where it was, unless the task cannot be saved or had returned NaN: then
+        a new one begins.
+
+        Args:
+            state: what was saved; None after NaN, when the episode is not to go on.
+            frames: collected so far.
+
+        Returns:
+            Whether the episode goes on.
+        """
+        self.frames = frames
+        if state is None or not state["observation"].isfinite().all():
+            warnings.warn("the saved episode had reached NaN; a new one begins.", stacklevel=2)
+            return False
+        if not load_env_state_dict(self.env, state["env"]):
+            return False
+        self._observation = state["observation"].to(self.env.device)
+        return True
+
+
+class ParallelCollector:
+    """TorchRL's collector over environments in processes of their own, whose state is not saved.
+
+    Args:
+        collector: yields batches of shape ``[num_envs, time]``.
+        seed: of the environments; a resumed run derives another one from it.
+    """
+
+    def __init__(self, collector: Collector, seed: int) -> None:
+        self.collector = collector
+        self.seed = seed
+        collector.set_seed(seed)
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        return iter(self.collector)
+
+    def shutdown(self) -> None:
+        """End the processes."""
+        self.collector.shutdown()
+
+    def state_dict(self) -> dict:
+        """Nothing: the environments are in other processes."""
+        return {}
+
+    def load_state_dict(self, state: dict | None, frames: int) -> bool:
+        """Count the frames already taken; new episodes begin.
+
+        Returns:
+            False.
+        """
+        self.collector.load_state_dict({"frames": frames, "iter": 0}, strict=False)
+        self.collector.set_seed(self.seed + frames)  # or the first episodes would come again
+        self.collector.reset()
+        warnings.warn(
+            "the state of parallel environments is not saved: the resumed run starts new episodes "
+            "and is not bitwise the uninterrupted one.",
+            stacklevel=2,
+        )
+        return False
+
+
+def make_collector(
+    env: TransformedEnv,
+    actor: ProbabilisticTensorDictSequential,
+    config: SACRecallConfig | OnPolicyRecallConfig,
+    device: torch.device,
+    *,
+    init_random_frames: int = 0,
+    clip_actions: bool = False,
+) -> StepCollector | ParallelCollector:
+    """Collect from ``env`` itself, or from ``collector.num_envs`` copies in parallel.
+
+    Args:
+        env: the environment.
+        actor: the policy.
+        config: ``env``, ``collector`` and ``compile``.
+        device: where the tensors of the copies are put.
+
+    Keyword Args:
+        init_random_frames: frames with random actions in the beginning.
+        clip_actions: see :func:`~torchrl_recall.trainers.tasks.gym.make_env`; of the copies.
+
+    Returns:
+        An iterable of batches of shape ``[time]`` or ``[num_envs, time]``.
+    """
+    frames = {
+        "frames_per_batch": config.collector.frames_per_batch,
+        "total_frames": config.collector.total_frames,
+        "init_random_frames": init_random_frames,
+    }
+    if config.collector.num_envs == 1:
+        policy = make_policy(actor, ExplorationType.RANDOM, compile=bool(config.compile))
+        return StepCollector(env, policy, **frames)
+    make_copy = partial(make_env, config.env.name, device, clip_actions=clip_actions)
+    copies = ParallelEnv(config.collector.num_envs, make_copy)
+    return ParallelCollector(
+        Collector(
+            copies, actor, track_traj_ids=False, auto_register_policy_transforms=False, **frames
+        ),
+        config.seed,
+    )
+
+
+def write(replay_buffer: ReplayBuffer, data: TensorDictBase) -> None:
+    """Put a batch of frames into the buffer; a single one by ``add``, which costs less."""
+    frames = data.reshape(-1)
+    if len(frames) == 1:
+        replay_buffer.add(frames[0])
+    else:
+        replay_buffer.extend(frames)

@@ -1,0 +1,160 @@
+"""The four rooms of many seeds: environments, collection and exact evaluation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs import ExplorationType, set_exploration_type
+
+from torchrl_recall.envs import FourRoomsEnv, Oracle
+from torchrl_recall.seeds import (
+    SeedStreams,
+)
+from torchrl_recall.trainers.hosts.a2c import A2C
+from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
+from torchrl_recall.trainers.schema.parts import ConfigError
+
+__all__ = ["Evaluation", "RolloutCollector", "make_four_rooms"]
+
+
+class RolloutCollector:
+    """Rollouts of batched environments, which go on where they stopped.
+
+    Args:
+        env: of shape ``[num_seeds, num_envs]``.
+        a2c: acts.
+        config: ``collector``.
+        streams: the environments' random numbers.
+    """
+
+    def __init__(
+        self, env: FourRoomsEnv, a2c: A2C, config: A2CRecallConfig, streams: SeedStreams
+    ) -> None:
+        self.env, self.actor, self.streams = env, a2c.actor, streams
+        self.frames_per_env = config.collector.frames_per_env
+        self.total_frames = config.collector.total_frames
+        self.frames = 0
+        self._now = env.reset()
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        while self.frames < self.total_frames:
+            yield self.collect()
+
+    @torch.no_grad()
+    def collect(self) -> TensorDictBase:
+        """Steps of shape ``[num_seeds, num_envs, frames_per_env]``."""
+        with set_exploration_type(ExplorationType.RANDOM):
+            data = self.env.rollout(
+                self.frames_per_env,
+                self.actor,
+                auto_reset=False,
+                break_when_any_done=False,
+                tensordict=self._now,
+            )
+        self._now = self.env.maybe_reset(self.env.step_mdp(data[..., -1]))
+        self.frames += self.frames_of(data)
+        return data
+
+    def frames_of(self, data: TensorDictBase) -> int:
+        """Frames of each seed."""
+        return data.shape[1:].numel()
+
+    def shutdown(self) -> None:
+        """Close the environment."""
+        if not self.env.is_closed:
+            self.env.close()
+
+    def state_dict(self) -> dict:
+        """Where each episode is, and the environments' random numbers."""
+        return {"now": self._now.clone(), "streams": self.streams.state_dict()}
+
+    def load_state_dict(self, state: dict | None, frames: int) -> bool:
+        """Restore :meth:`state_dict`; returns True, for all episodes go on."""
+        assert state is not None
+        self._now = state["now"].clone()
+        self.streams.load_state_dict(state["streams"])
+        self.frames = frames
+        return True
+
+
+class Evaluation:
+    """Exact returns during training, as shares of the optimum.
+
+    Args:
+        a2c: the host.
+        oracle: of its task.
+        config: ``eval`` and ``seeds``.
+    """
+
+    def __init__(self, a2c: A2C, oracle: Oracle, config: A2CRecallConfig) -> None:
+        self.a2c, self.oracle, self.config, self.seeds = a2c, oracle, config.eval, config.seeds
+        self.optimum = oracle.optimum
+        self.frames: list[int] = []
+        self.returns: list[Tensor] = []  # each of shape [num_seeds]
+
+    def __call__(self, frames: int) -> Tensor:
+        """Evaluate, and return each seed's share of the optimal return."""
+        share = self.oracle.expected_return(self.a2c.policy_table()) / self.optimum
+        self.frames.append(frames)
+        self.returns.append(share)
+        return share
+
+    def frames_to_target(self) -> list[int | None]:
+        """For each seed the first frames at which the target was reached and held."""
+        if len(self.returns) < self.config.patience:
+            return [None] * len(self.seeds)
+        there = torch.stack(self.returns) >= self.config.target
+        held = there.unfold(0, self.config.patience, 1).all(-1)  # [evaluations, num_seeds]
+        return [
+            self.frames[int(column.nonzero()[0])] if column.any() else None for column in held.T
+        ]
+
+    @property
+    def all_there(self) -> bool:
+        """Whether every seed has reached the target."""
+        return None not in self.frames_to_target()
+
+    def write(self, path: Path) -> None:
+        """Write a row for each evaluation and seed."""
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["frames", "seed", "return"])
+            for frames, shares in zip(self.frames, self.returns, strict=True):
+                for seed, share in zip(self.seeds, shares.tolist(), strict=True):
+                    writer.writerow([frames, seed, round(share, 6)])
+
+    def state_dict(self) -> dict:
+        """All evaluations."""
+        return {"frames": list(self.frames), "returns": list(self.returns)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.frames, self.returns = list(state["frames"]), list(state["returns"])
+
+
+def make_four_rooms(config: A2CRecallConfig, streams: SeedStreams) -> FourRoomsEnv:
+    """The environments of all seeds.
+
+    Raises:
+        ConfigError: the task cannot be built.
+    """
+    env = config.env
+    start: Any = env.start if isinstance(env.start, str) else tuple(env.start)
+    try:
+        return FourRoomsEnv(
+            env.size,
+            start=start,
+            goal=None if env.goal is None else tuple(env.goal),
+            slip=env.slip,
+            max_steps=env.max_steps,
+            batch_size=[len(config.seeds), config.collector.num_envs],
+            streams=streams,
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"env: {error}") from error

@@ -1,0 +1,176 @@
+"""Gymnasium tasks for the recipes: making, checking, evaluating, saving and restoring them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.wrappers import TransformAction
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
+
+from torchrl_recall.trainers.schema.parts import ConfigError
+
+__all__ = ["DivergenceError", "check_finite", "evaluate", "executed", "longest_episode", "make_env"]
+
+
+class DivergenceError(FloatingPointError):
+    """The policy's weights are no longer numbers."""
+
+
+def make_env(
+    name: str, device: torch.device | None = None, *, clip_actions: bool = False
+) -> TransformedEnv:
+    """Make a task with a vector observation and a bounded continuous action.
+
+    Args:
+        name: a Gymnasium id such as ``Hopper-v5``.
+        device: where its tensors are put; the CPU, where the physics is, by default.
+
+    Keyword Args:
+        clip_actions: whether the task clips actions beyond its bounds, as a Gaussian policy chooses
+            them.
+
+    Returns:
+        The environment, its observations as float32.
+
+    Raises:
+        ConfigError: there is no such task, or its spaces are of another kind.
+    """
+    try:
+        gymnasium.spec(name)
+    except gymnasium.error.Error as error:
+        raise ConfigError(
+            f"env.name={name!r} is not a registered Gymnasium task: {error}. "
+            "`gymnasium.pprint_registry()` lists those installed."
+        ) from error
+    on_cpu = device is None or device.type == "cpu"  # no device then means no casts
+    try:
+        env = TransformedEnv(GymEnv(name, device=None if on_cpu else device), DoubleToFloat())
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"env.name={name!r} could not be made: {reason}") from error
+    keys = list(env.observation_spec.keys(True, True))
+    spec = env.observation_spec[keys[0]]
+    if not spec.dtype.is_floating_point and len(spec.shape) >= 2:
+        raise ConfigError(
+            f"{name} observes pixels, {tuple(spec.shape)} of {spec.dtype}; this recipe needs a "
+            "vector of floats. Encode them first, with torchrl's ToTensorImage and an encoder."
+        )
+    if keys != ["observation"]:
+        raise ConfigError(
+            f"{name} has the observations {keys}; this recipe needs the single entry "
+            "'observation'. Join dict observations into one vector with torchrl's CatTensors."
+        )
+    if not spec.dtype.is_floating_point or len(spec.shape) != 1:
+        raise ConfigError(
+            f"{name} observes {tuple(spec.shape)} of {spec.dtype}; this recipe needs a vector of "
+            "floats. Flatten arrays with torchrl's FlattenObservation."
+        )
+    space = env.base_env._env.action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise ConfigError(
+            f"{name} has discrete actions ({type(space).__name__}); this recipe needs continuous "
+            "ones."
+        )
+    if len(space.shape) != 1:
+        raise ConfigError(
+            f"the actions of {name} have the shape {space.shape}; this recipe needs a vector. "
+            "Flatten them with gymnasium.wrappers.TransformAction."
+        )
+    if not space.is_bounded():
+        raise ConfigError(
+            f"the actions of {name} have no finite bounds, which this recipe needs. "
+            "Bound them with gymnasium.wrappers.ClipAction or RescaleAction."
+        )
+    if not (space.high > space.low).all():
+        raise ConfigError(
+            f"an action of {name} has zero width: its low and high bounds are equal. Remove that "
+            "dimension from the action space."
+        )
+    if clip_actions:
+        clip = partial(np.clip, a_min=space.low, a_max=space.high)
+        env.base_env._env = TransformAction(env.base_env._env, clip, space)
+    return env
+
+
+def longest_episode(name: str) -> int | None:
+    """The time limit of a Gymnasium task, if it has one."""
+    return gymnasium.spec(name).max_episode_steps
+
+
+def executed(env: EnvBase, data: TensorDictBase) -> TensorDictBase:
+    """The same experience with the actions that the task saw, within its bounds."""
+    space = env.action_spec_unbatched.space
+    return data.copy().set("action", data["action"].clamp(space.low, space.high))
+
+
+def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
+    """Stop at the first NaN or infinity that an environment returns.
+
+    Args:
+        data: what was just collected.
+
+    Keyword Args:
+        env_name: for the error.
+        frames: environment steps taken, for the error.
+
+    Raises:
+        DivergenceError: it was the policy that chose NaN.
+        FloatingPointError: naming environment, step and key.
+    """
+    action = data.get("action", None)
+    if action is not None and not _is_finite(action):
+        raise DivergenceError(
+            f"the policy chose NaN or infinity as an action within the {data.numel()} steps after "
+            f"step {frames}: training has diverged, so nothing was saved. Lower optim.lr or "
+            "recall.lr, or set recall.max_deviation; older checkpoints are intact."
+        )
+    for key in ("observation", ("next", "observation"), ("next", "reward")):
+        if not _is_finite(data.get(key)):
+            raise FloatingPointError(
+                f"{env_name} returned NaN or infinity in {key} within the {data.numel()} steps "
+                f"after step {frames}. The run was saved up to there; mend the environment, then "
+                "go on with resume=auto."
+            )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is faster, and finite only if all of its terms are; it may itself overflow.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def evaluate(
+    env: TransformedEnv, policy: Callable[[Tensor], Tensor], *, num_episodes: int, seed: int
+) -> list[float]:
+    """Undiscounted returns of a deterministic policy.
+
+    The same seed starts the same episodes each time, and no random state outside is touched.
+
+    Args:
+        env: an environment of its own, not the one that collects.
+        policy: observation in, action out.
+
+    Keyword Args:
+        num_episodes: how many episodes.
+        seed: of the environment.
+
+    Returns:
+        One return for each episode.
+    """
+    returns = []
+    task = env.base_env._env
+    for episode in range(num_episodes):
+        observation, _ = task.reset(seed=seed if episode == 0 else None)
+        total, done = 0.0, False
+        while not done:
+            action = policy(torch.from_numpy(observation.astype(np.float32)).to(env.device))
+            observation, reward, terminated, truncated, _ = task.step(action.cpu().numpy())
+            total += float(reward)
+            done = terminated or truncated
+        returns.append(total)
+    return returns
