@@ -5,92 +5,88 @@ python recipes/a2c_recall.py env.size=15 env.start=uniform recall=exact seeds=[0
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
-
-
-def train(config: A2CRecallConfig) -> int:
-    """Run the recipe; see ``config/a2c_recall.yaml``.
-
-    Returns:
-        The exit status: zero when finished, 128 + n when stopped by signal n.
-    """
-    # Imported here, so that --help answers at once.
+if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
     import torch
+    from tensordict import TensorDictBase
 
-    from torchrl_recall.envs import Oracle
-    from torchrl_recall.seeds import SeedStreams
-    from torchrl_recall.trainers.beside import make_beside
     from torchrl_recall.trainers.hosts.a2c import A2C
-    from torchrl_recall.trainers.runs import process
-    from torchrl_recall.trainers.runs.run import Run
+    from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.schema import A2CRecallConfig
+
+
+def build(config: A2CRecallConfig) -> Parts[A2C]:
+    """Compose the recipe's parts, each for all seeds."""
+    from functools import partial
+
+    from torchrl.data import LazyTensorStorage, ReplayBuffer
+
+    from torchrl_recall import ImitationLoss
+    from torchrl_recall.envs import Oracle, four_rooms_model
+    from torchrl_recall.seeds import SeedStreams
+    from torchrl_recall.trainers.build_four_rooms_recall import build_four_rooms_recall
+    from torchrl_recall.trainers.hosts.a2c import A2C
+    from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.four_rooms import (
-        Evaluation,
+        ExactReturns,
         RolloutCollector,
         make_four_rooms,
     )
 
-    process.quiet()
-    torch.set_num_threads(config.torch_threads)
     streams = SeedStreams(config.seeds, stream="env")
     env = make_four_rooms(config, streams)
-    a2c = A2C(env, config)
-    beside = make_beside(a2c, env, config)
-    oracle = Oracle(env.layout, max_steps=env.max_steps, gamma=config.a2c.gamma)
-    evaluation = Evaluation(a2c, oracle, config)
-    collector = RolloutCollector(env, a2c, config, streams)
-    run = Run(
-        Path(config.run_dir),
+    a2c = A2C(env, config)  # TorchRL's A2CLoss, GAE
+    recall = build_four_rooms_recall(  # or the control that `recall=` names
         config,
-        collector=collector,
-        parts={"a2c": a2c, "beside": beside, "evaluation": evaluation},
-        modules=[a2c.loss_module],
-        about={"env": f"four rooms, {env.layout.size}", "seed": config.seeds},
+        partial(four_rooms_model, env.layout),  # Eq. 1, with true or learned predecessors
+        ImitationLoss(a2c.actor, reduction="none"),  # Eq. 3
+        a2c,
     )
-    with run:
-        for data in collector:  # Alg. 1, l.4
-            if beside is not None:
-                beside.extend(data)  # l.5
-            a2c.update(data)  # l.6-7
-            run.advance(collector.frames_of(data))
-            if beside is not None:
-                beside.step(run.frames)  # l.8-13
-            if run.due(config.eval.interval):
-                returns = evaluation(run.frames)
-            if run.due(config.logger.interval):
-                if beside is not None:
-                    run.metrics.update(beside.metrics(oracle))
-                run.log(returns.tolist())
-            if config.eval.stop_at_target and evaluation.all_there:
-                run.end()
-                break
-            if run.stopped:
-                return run.save_and_stop()
-            if run.due(config.checkpoint.interval):
-                run.save()
-        evaluation.write(run.run_dir / "returns.csv")
-        run.finish(frames_to_target=evaluation.frames_to_target())
-    return 0
+    replay_buffer = ReplayBuffer(storage=LazyTensorStorage(config.backtracking.buffer_size))
+    collector = RolloutCollector(env, a2c, config, streams)
+    oracle = Oracle(env.layout, max_steps=env.max_steps, gamma=config.a2c.gamma)
+    evaluation = ExactReturns(a2c, oracle, config, recall)
+    name, weights = f"four rooms, {env.layout.size}", [a2c.loss_module]
+    return Parts(name, env, collector, replay_buffer, a2c, recall, evaluation, weights=weights)
 
 
-@hydra.main(
-    version_base="1.3",
-    config_path=str(Path(__file__).parent / "config" / "four_rooms"),
-    config_name="a2c_recall",
-)
+def learn(
+    parts: Parts[A2C], data: TensorDictBase, config: A2CRecallConfig, frames: int
+) -> dict[str, torch.Tensor]:
+    """Learn from a batch of each seed's frames: Algorithm 1, lines 5 to 13."""
+    steps = data.select("observation", "action", ("next", "observation"))
+    parts.replay_buffer.extend(steps.flatten(1).transpose(0, 1))  # l.5, [time, num_seeds]
+    parts.recall.extend(data)  # l.5, recent successes
+    metrics = parts.host.update(data)  # l.6-7
+    return metrics | parts.recall.step(parts.replay_buffer)  # l.8-13
+
+
+def train(config: A2CRecallConfig) -> int:
+    """Run the recipe; return 0 when it is finished, 128 + n when signal n stopped it."""
+    from torchrl_recall.trainers.runs.run import Run
+
+    with Run(config) as run:
+        parts = run.resume(build(config))
+        for data in run.frames_from(parts.collector):  # l.4
+            run.metrics |= learn(parts, data, config, run.frames)
+    return run.status
+
+
+CONFIG = str(Path(__file__).parent / "config" / "four_rooms")
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG, config_name="a2c_recall")
 def main(cfg: DictConfig) -> None:
-    """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
+    """Check the configuration and train."""
     from torchrl_recall.trainers.runs.launch import launch
-    from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
+    from torchrl_recall.trainers.schema import A2CRecallConfig
 
-    sys.exit(launch(train, cfg, A2CRecallConfig))
+    launch(train, cfg, A2CRecallConfig)
 
 
 if __name__ == "__main__":

@@ -5,123 +5,118 @@ python recipes/goal_gan_recall.py env=point_free4 recall=backtracking seed=0
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
-
-
-def train(config: GoalGANRecallConfig) -> int:
-    """Run the recipe; see ``config/goal_gan/goal_gan_recall.yaml``.
-
-    Returns:
-        The exit status: zero when finished, 128 + n when stopped by signal n.
-    """
-    # Imported here, so that --help answers at once.
+if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
     import torch
+    from tensordict import TensorDictBase
+
+    from torchrl_recall.trainers.schema import GoalGANRecallConfig
+    from torchrl_recall.trainers.tasks.goals import GoalParts
+
+
+def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
+    """Compose the recipe's parts."""
+    from functools import partial
+
     from torchrl.data import LazyTensorStorage, ReplayBuffer
 
-    from torchrl_recall import Recall
-    from torchrl_recall.data.buffer_state import BufferState
-    from torchrl_recall.trainers.runs import process
-    from torchrl_recall.trainers.runs.run import Run, settle_compilation
-    from torchrl_recall.trainers.tasks.collectors import write
+    from torchrl_recall import (
+        BacktrackingModel,
+        GoalGANStates,
+        HindsightGoal,
+        ImitationLoss,
+        NearVisited,
+    )
+    from torchrl_recall.optim.batches import Draws
+    from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.hosts.hindsight_sac import HindsightSAC
+    from torchrl_recall.trainers.hosts.on_policy import TRPO
     from torchrl_recall.trainers.tasks.coverage import Coverage, coverage_goals
     from torchrl_recall.trainers.tasks.goals import (
         GoalCollector,
+        GoalParts,
         make_curriculum,
         make_goal_env,
-        make_host,
-        make_recall,
-        success_rates,
     )
-    from torchrl_recall.trainers.tasks.gym import executed
 
-    process.quiet()
-    settle_compilation(config, worth_frames=5_000_000)
-    device = process.resolve_device(config.device)
-    torch.set_num_threads(config.torch_threads)
-    torch.manual_seed(config.seed)
     env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
-    host = make_host(env, config, device)
-    curriculum = make_curriculum(env, config, device)
-    replay_buffer = ReplayBuffer(
-        storage=LazyTensorStorage(config.replay_buffer.size, device=device), batch_size=1
+    host = (TRPO if config.host == "trpo" else HindsightSAC)(env, config, device)
+    curriculum = make_curriculum(env, config, device)  # Goal GAN
+    storage = LazyTensorStorage(config.replay_buffer.size, device=device)
+    replay_buffer = ReplayBuffer(storage=storage, batch_size=1)
+    relabel: list = [HindsightGoal(env.goal_of_state)]
+    if (radius := config.recall.support_radius) is not None:
+        visited = partial(Draws().candidates, replay_buffer, config.recall.state_batch_size)
+        relabel.append(
+            NearVisited(lambda: visited()["observation"], radius, project=env.goal_of_state)
+        )
+    states = GoalGANStates(  # Alg. 2, l.2 and 3: goals of the GAN, decoded
+        curriculum,
+        config.recall.num_high_value_states,
+        goal_decoder=env.state_of_goal,
+        is_valid=env.is_valid,
     )
-    recall = make_recall(env, config, host, curriculum, device, replay_buffer)
-    collector = GoalCollector(
-        env,
-        host.actor,
-        num_rollouts=config.collector.num_rollouts,
-        num_steps=config.env.max_steps,
-    )
-    goals = coverage_goals(env, config.eval.num_goals)
-    coverage = Coverage(
-        make_goal_env(config, len(goals)), host.actor, goals, target=config.eval.target
-    )
-    run = Run(
-        Path(config.run_dir),
+    specs = env.observation_spec_unbatched, env.action_spec_unbatched
+    recall = build_recall(  # or the control that `recall=` names
         config,
-        collector=collector,
-        parts={
-            "host": host,
-            "curriculum": curriculum,
-            "recall": recall,
-            "replay_buffer": BufferState(replay_buffer),
-            "coverage": coverage,
-        },
-        modules=[host.loss_module, *([recall.model] if isinstance(recall, Recall) else [])],
-        about={"env": config.env.name, "seed": config.seed},
+        partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
+        ImitationLoss(host.actor),  # Eq. 3, towards the goal that a trace reaches
+        high_value_states=states,
+        critic=host.critic,
+        interval=config.frames_per_batch,
+        longest_episode=config.env.max_steps,
+        relabel=relabel,
     )
-    with run:
-        if not run.frames:  # states of the first policy are goals that it can reach
-            visited = collector.collect(curriculum.gan.uniform(config.num_goals))
-            curriculum.pretrain(env.goal_of_state(visited["next", "observation"]).flatten(0, -2))
-            run.advance(visited.numel())
-        while run.frames < config.collector.total_frames:
-            goals = curriculum.propose()  # Alg. 2, l.2
-            for _ in range(config.collector.num_batches):  # Alg. 1, l.4
-                data = collector.collect(goals)
-                if recall is not None:
-                    seen = executed(env, data)
-                    write(replay_buffer, seen)  # l.5
-                    recall.extend(seen)
-                    recall.drop_unfinished()
-                run.metrics |= host.update(data)  # l.6-7
-                if recall is not None:
-                    run.metrics |= recall.step(replay_buffer)  # l.8-13, Alg. 2, l.3
-                run.advance(data.numel())
-            run.metrics |= curriculum.update(goals, success_rates(data, len(goals)))
-            if run.due(config.eval.interval):
-                run.log([coverage(run.frames)])
-                if config.eval.stop_at_target and coverage.frames_to_target() is not None:
-                    run.end()
-                    break
-            if run.stopped:
-                return run.save_and_stop()
-            if run.due(config.checkpoint.interval):
-                run.save()
-        coverage.write(run.run_dir)
-        run.finish(frames_to_target=coverage.frames_to_target())
-    return 0
+    collector = GoalCollector(env, host.actor, curriculum, config)
+    goals = coverage_goals(env, config.eval.num_goals)
+    coverage = Coverage(make_goal_env(config, len(goals)), host.actor, goals, config)
+    more = {"curriculum": curriculum}
+    return GoalParts(config.env.name, env, collector, replay_buffer, host, recall, coverage, more)
 
 
-@hydra.main(
-    version_base="1.3",
-    config_path=str(Path(__file__).parent / "config" / "goal_gan"),
-    config_name="goal_gan_recall",
-)
+def learn(
+    parts: GoalParts, data: TensorDictBase, config: GoalGANRecallConfig, frames: int
+) -> dict[str, torch.Tensor]:
+    """Learn from a batch of episodes: Algorithm 1, lines 5 to 13, and the goals of Algorithm 2."""
+    executed = parts.clip_actions(data)
+    parts.add_frames(executed)  # l.5
+    parts.recall.extend(executed)  # l.5, the trajectories that reached their goals
+    parts.recall.drop_unfinished()
+    metrics = parts.host.update(data)  # l.6-7
+    metrics |= parts.recall.step(parts.replay_buffer)  # l.8-13, Alg. 2, l.3
+    if not parts.collector.batches_left:  # the goals have been tried often enough
+        metrics |= parts.curriculum.update(*parts.collector.success_rates(data))
+    return metrics
+
+
+def train(config: GoalGANRecallConfig) -> int:
+    """Run the recipe; return 0 when it is finished, 128 + n when signal n stopped it."""
+    from torchrl_recall.trainers.runs.run import Run
+
+    with Run(config) as run:
+        parts = run.resume(build(config, run.device))
+        if not run.frames:  # the first policy shows goals that it can reach
+            run.advance(parts.pretrain(config.num_goals))
+        for data in run.frames_from(parts.collector):  # l.4
+            run.metrics |= learn(parts, data, config, run.frames)
+    return run.status
+
+
+CONFIG = str(Path(__file__).parent / "config" / "goal_gan")
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG, config_name="goal_gan_recall")
 def main(cfg: DictConfig) -> None:
-    """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
+    """Check the configuration and train."""
     from torchrl_recall.trainers.runs.launch import launch
-    from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
+    from torchrl_recall.trainers.schema import GoalGANRecallConfig
 
-    sys.exit(launch(train, cfg, GoalGANRecallConfig))
+    launch(train, cfg, GoalGANRecallConfig)
 
 
 if __name__ == "__main__":

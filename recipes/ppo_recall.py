@@ -1,29 +1,26 @@
-"""PPO with recall traces: the loop of ``trpo_recall.py`` with another host.
+"""PPO with recall traces: ``build``, ``learn`` and ``train`` of ``trpo_recall.py``, another host.
 
 python recipes/ppo_recall.py env.name=Hopper-v5 recall=backtracking seed=0
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+CONFIG = str(Path(__file__).parent / "config" / "on_policy")
 
-@hydra.main(
-    version_base="1.3",
-    config_path=str(Path(__file__).parent / "config" / "on_policy"),
-    config_name="ppo_recall",
-)
+
+@hydra.main(version_base="1.3", config_path=CONFIG, config_name="ppo_recall")
 def main(cfg: DictConfig) -> None:
-    """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
+    """Check the configuration and train."""
     from torchrl_recall.recipes.trpo_recall import train
     from torchrl_recall.trainers.runs.launch import launch
-    from torchrl_recall.trainers.schema.on_policy import PPORecallConfig
+    from torchrl_recall.trainers.schema import PPORecallConfig
 
-    sys.exit(launch(train, cfg, PPORecallConfig))
+    launch(train, cfg, PPORecallConfig)
 
 
 if __name__ == "__main__":

@@ -5,108 +5,101 @@ python recipes/sac_recall.py env.name=Hopper-v5 recall=backtracking seed=0
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from torchrl_recall.trainers.schema.sac import SACRecallConfig
+if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+    import torch
+    from tensordict import TensorDictBase
+
+    from torchrl_recall.trainers.hosts.sac import SAC
+    from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.schema import SACRecallConfig
+
+
+def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
+    """Compose the recipe's parts."""
+    from functools import partial
+
+    from torchrl.data import LazyTensorStorage, ReplayBuffer
+
+    from torchrl_recall import (
+        AdvantageGate,
+        BacktrackingModel,
+        CriticStates,
+        ImitationLoss,
+        SACCritic,
+    )
+    from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.hosts.sac import SAC
+    from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.tasks.collectors import make_collector
+    from torchrl_recall.trainers.tasks.gym import longest_episode, make_env
+    from torchrl_recall.trainers.tasks.mean_return import MeanReturn
+
+    env = make_env(config.env.name, device, seed=config.seed)
+    sac = SAC(env, config, device)  # TorchRL's SACLoss, Adam, soft targets
+    critic = SACCritic(sac.loss_module, compile=bool(config.compile))  # V and Q, from the loss
+    states = CriticStates(  # Alg. 2, l.6: argmax V
+        critic, config.recall.num_high_value_states, temperature=config.recall.temperature
+    )
+    specs = env.observation_spec_unbatched, env.action_spec_unbatched
+    recall = build_recall(  # or the control that `recall=` names
+        config,
+        partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
+        ImitationLoss(sac.actor),  # Eq. 3
+        high_value_states=states,
+        critic=critic,
+        gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
+        interval=config.recall.interval,
+        longest_episode=longest_episode(config.env.name),
+        start_frames=config.collector.init_random_frames,
+    )
+    storage = LazyTensorStorage(config.replay_buffer.size, device=device)
+    replay_buffer = ReplayBuffer(storage=storage, batch_size=config.replay_buffer.batch_size)
+    random_frames = config.collector.init_random_frames
+    collector = make_collector(env, sac.actor, config, device, init_random_frames=random_frames)
+    evaluation = MeanReturn(sac.actor, config, device)
+    return Parts(config.env.name, env, collector, replay_buffer, sac, recall, evaluation)
+
+
+def learn(
+    parts: Parts[SAC], data: TensorDictBase, config: SACRecallConfig, frames: int
+) -> dict[str, torch.Tensor]:
+    """Learn from a batch of frames, after some others: Algorithm 1, lines 5 to 13."""
+    parts.add_frames(data)  # l.5
+    parts.recall.extend(data)  # l.5, the top k_traj
+    if frames < config.collector.init_random_frames:
+        return {}
+    for _ in range(config.sac.num_updates * data.numel()):
+        losses = parts.host.update(parts.replay_buffer.sample())  # l.6-7
+    return dict(losses.items()) | parts.recall.step(parts.replay_buffer)  # l.8-13
 
 
 def train(config: SACRecallConfig) -> int:
-    """Run the recipe; see ``config/sac_recall.yaml``.
+    """Run the recipe; return 0 when it is finished, 128 + n when signal n stopped it."""
+    from torchrl_recall.trainers.runs.run import Run
 
-    Returns:
-        The exit status: zero when finished, 128 + n when stopped by signal n.
-    """
-    # Imported here, so that --help answers at once.
-    import torch
-    from torchrl.data import LazyTensorStorage, ReplayBuffer
-    from torchrl.envs import ExplorationType
-
-    from torchrl_recall import Recall
-    from torchrl_recall.data.buffer_state import BufferState
-    from torchrl_recall.trainers.hosts.sac import make_recall, make_sac
-    from torchrl_recall.trainers.runs import process
-    from torchrl_recall.trainers.runs.profile import profile_run
-    from torchrl_recall.trainers.runs.run import Run, settle_compilation
-    from torchrl_recall.trainers.tasks.collectors import make_collector, make_policy, write
-    from torchrl_recall.trainers.tasks.gym import check_finite, evaluate, make_env
-
-    process.quiet()
-    settle_compilation(config)
-    device = process.resolve_device(config.device)
-    torch.set_num_threads(config.torch_threads)
-    torch.set_float32_matmul_precision(config.matmul_precision)
-    torch.manual_seed(config.seed)
-    env, eval_env = (make_env(config.env.name, device) for _ in range(2))
-    env.set_seed(config.seed)
-    sac = make_sac(env, config, device)
-    recall = make_recall(env, config, sac, device)
-    replay_buffer = ReplayBuffer(
-        storage=LazyTensorStorage(config.replay_buffer.size, device=device),
-        batch_size=config.replay_buffer.batch_size,
-    )
-    collector = make_collector(
-        env, sac.actor, config, device, init_random_frames=config.collector.init_random_frames
-    )
-    eval_policy = make_policy(
-        sac.actor, ExplorationType.DETERMINISTIC, compile=bool(config.compile)
-    )
-    run = Run(
-        Path(config.run_dir),
-        config,
-        collector=collector,
-        parts={"sac": sac, "recall": recall, "replay_buffer": BufferState(replay_buffer)},
-        modules=[sac.loss_module, *([recall.model] if isinstance(recall, Recall) else [])],
-        about={"env": config.env.name, "seed": config.seed},
-    )
-    with run:
-        parts = (collector, replay_buffer, sac, recall)
-        profile = profile_run(run, *parts) if config.profile else None
-        for data in collector:  # Alg. 1, l.4
-            check_finite(data, env_name=config.env.name, frames=run.frames)
-            write(replay_buffer, data)  # l.5
-            if recall is not None:
-                recall.extend(data)
-            if run.frames >= config.collector.init_random_frames:
-                for _ in range(config.sac.num_updates * data.numel()):
-                    run.metrics |= sac.update(replay_buffer.sample())  # l.6-7
-                if recall is not None:
-                    run.metrics |= recall.step(replay_buffer)  # l.8-13
-            run.advance(data.numel())
-            if run.due(config.eval.interval):
-                returns = evaluate(
-                    eval_env,
-                    eval_policy,
-                    num_episodes=config.eval.num_episodes,
-                    seed=config.seed + 1_000_000,
-                )
-                run.log(returns)
-            if run.stopped:
-                return run.save_and_stop()
-            if run.due(config.checkpoint.interval):
-                run.save()
-        run.finish()
-        if profile is not None:
-            print(f"\n{profile.table()}")
-    return 0
+    with Run(config) as run:
+        parts = run.resume(build(config, run.device))
+        for data in run.frames_from(parts.collector):  # l.4
+            run.metrics |= learn(parts, data, config, run.frames)
+    return run.status
 
 
-@hydra.main(
-    version_base="1.3",
-    config_path=str(Path(__file__).parent / "config" / "sac"),
-    config_name="sac_recall",
-)
+CONFIG = str(Path(__file__).parent / "config" / "sac")
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG, config_name="sac_recall")
 def main(cfg: DictConfig) -> None:
-    """Check the configuration and train; a user's mistake ends in one line, not in a traceback."""
+    """Check the configuration and train."""
     from torchrl_recall.trainers.runs.launch import launch
-    from torchrl_recall.trainers.schema.sac import SACRecallConfig
+    from torchrl_recall.trainers.schema import SACRecallConfig
 
-    sys.exit(launch(train, cfg, SACRecallConfig))
+    launch(train, cfg, SACRecallConfig)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ from gymnasium.spaces import Box, Dict
 from hydra import compose, initialize_config_dir
 
 from torchrl_recall.trainers.runs import checkpoints
-from torchrl_recall.trainers.schema.sac import SACRecallConfig
-from torchrl_recall.trainers.schema.validation import validate
+from torchrl_recall.trainers.schema import SACRecallConfig, validate
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SCRIPT = RECIPES / "sac_recall.py"
@@ -66,7 +65,7 @@ def compose_config(overrides: list[str]):
 
 
 def configure(overrides: list[str]) -> SACRecallConfig:
-    return validate(compose_config(overrides))
+    return validate(compose_config(overrides), SACRecallConfig)
 
 
 @contextmanager

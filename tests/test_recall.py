@@ -27,7 +27,6 @@ from torchrl_recall import (
     SelfImitation,
     WithinSupport,
 )
-from torchrl_recall.recall import candidates
 
 
 def episode(value: float, *, length: int = 5, action: float | None = None) -> TensorDict:
@@ -104,12 +103,12 @@ def test_nothing_happens_before_a_useful_return(kind, values, make):
     for value in values:
         recall.extend(episode(value))
         assert recall.step(make_replay_buffer()) == {}
-    assert not recall.active
+    assert not recall.trajectories.ready
     assert same(weights(actor), policy)
-    assert steps(recall.optimizer) == 0
+    assert steps(recall.imitate.steps.optimizer) == 0
     if kind is Recall:
         assert same(weights(recall.model), model)
-        assert steps(recall.model_optimizer) == 0
+        assert steps(recall.train_model.optimizer) == 0
 
 
 @KINDS
@@ -117,7 +116,7 @@ def test_a_better_return_starts_it(kind, make):
     recall, actor = make(kind)
     policy = weights(actor)
     recall.extend(episodes(1.0, 2.0))
-    assert recall.active
+    assert recall.trajectories.ready
     metrics = recall.step(make_replay_buffer())
     assert not same(weights(actor), policy)
     expected = {"recall/kept", "recall/loss_imitation"}
@@ -140,14 +139,14 @@ def test_a_better_return_starts_it(kind, make):
 def test_schedule_by_hand(length, interval, rounds, make):
     recall, _ = make(interval=interval)
     start = episodes(1.0, 2.0)
-    recall.backtracking_buffer.extend(start)  # makes it active without counting frames
+    recall.trajectories.buffer.extend(start)  # makes it active without counting frames
     recall.model.update_statistics(start)
     for expected in rounds:
         recall.extend(episode(1.0, length=length))
         recall.step(make_replay_buffer())
-        assert steps(recall.optimizer) == 3 * expected
-        assert steps(recall.model_optimizer) == 2 * expected
-    assert recall.frames == 4 * length
+        assert steps(recall.imitate.steps.optimizer) == 3 * expected
+        assert steps(recall.train_model.optimizer) == 2 * expected
+    assert recall.schedule.frames == 4 * length
 
 
 @KINDS
@@ -158,13 +157,13 @@ def test_rounds_missed_before_a_useful_return_are_not_made_up(kind, make):
         recall.step(make_replay_buffer())
     recall.extend(episode(2.0, length=10))
     recall.step(make_replay_buffer())
-    assert steps(recall.optimizer) == 3
+    assert steps(recall.imitate.steps.optimizer) == 3
 
 
 def test_frames_of_a_batch_count_each(make):
     recall, _ = make()
     recall.extend(torch.stack([episode(1.0), episode(2.0)]))
-    assert recall.frames == 10
+    assert recall.schedule.frames == 10
 
 
 def test_padding_is_not_experience(make):
@@ -174,8 +173,8 @@ def test_padding_is_not_experience(make):
         data["collector", "mask"] = torch.ones(len(data), dtype=torch.bool)
     data = torch.stack([torch.cat([short, short.new_zeros(2)]), long])
     recall.extend(data)
-    recall.take_in()
-    assert recall.frames == 8
+    recall.trajectories.flush()
+    assert recall.schedule.frames == 8
     assert recall.model.observations.count.item() == 8
     expected = torch.cat([short, long])["next", "observation"].mean(0)
     torch.testing.assert_close(recall.model.observations.mean, expected)
@@ -185,19 +184,18 @@ def test_padding_is_not_experience(make):
 def test_annealing_reaches_zero(kind, make):
     recall, actor = make(kind, anneal_frames=40, lr=1e-3)
     recall.extend(episodes(1.0, 2.0))
-    assert recall.weight == pytest.approx(0.75)
+    assert recall.schedule.share == pytest.approx(0.75)
     recall.step(make_replay_buffer())
-    assert recall.optimizer.param_groups[0]["lr"] == pytest.approx(0.75e-3)
+    assert recall.imitate.steps.optimizer.param_groups[0]["lr"] == pytest.approx(0.75e-3)
     recall.extend(episodes(1.0, 2.0, 3.0))
     recall.step(make_replay_buffer())
-    assert recall.optimizer.param_groups[0]["lr"] == pytest.approx(0.375e-3)
-    policy, count = weights(actor), steps(recall.optimizer)
+    assert recall.imitate.steps.optimizer.param_groups[0]["lr"] == pytest.approx(0.375e-3)
+    policy, count = weights(actor), steps(recall.imitate.steps.optimizer)
     for _ in range(3):
         recall.extend(episodes(1.0, 9.0, 3.0))
         recall.step(make_replay_buffer())
-    assert recall.weight == 0
-    assert not recall.active
-    assert steps(recall.optimizer) == count
+    assert recall.schedule.share == 0
+    assert steps(recall.imitate.steps.optimizer) == count
     assert same(weights(actor), policy)
 
 
@@ -205,7 +203,7 @@ def test_without_annealing_the_weight_is_one(make):
     recall, _ = make()
     for _ in range(5):
         recall.extend(episodes(1.0, 2.0))
-    assert recall.weight == 1
+    assert recall.schedule.share == 1
 
 
 @KINDS
@@ -235,7 +233,7 @@ def test_a_filter_that_drops_everything(make):
     metrics = recall.step(make_replay_buffer())
     assert metrics["recall/kept"] == 0
     assert same(weights(actor), policy)
-    assert steps(recall.model_optimizer) == 2
+    assert steps(recall.train_model.optimizer) == 2
 
 
 def test_filters_narrow_what_is_imitated(make):
@@ -252,7 +250,7 @@ def test_no_seeds_no_imitation(make):
     metrics = recall.step(make_replay_buffer())
     assert same(weights(actor), policy)
     assert "recall/loss_imitation" not in metrics
-    assert steps(recall.model_optimizer) == 2
+    assert steps(recall.train_model.optimizer) == 2
 
 
 def test_self_imitation_learns_the_actions_of_the_best_trajectories(make):
@@ -302,20 +300,20 @@ def test_state_fraction_takes_the_most_valuable(make):
     recall, _ = make(state_fraction=0.25, critic=critic, state_batch_size=200)
     data = episodes(1.0, 2.0, 3.0, 4.0)
     recall.extend(data)
-    top = recall._top_states()
-    kept = recall.backtracking_buffer[:]["observation"][:, 0]
+    top = recall.train_model.most_valuable(recall.trajectories)
+    kept = recall.trajectories.buffer[:]["observation"][:, 0]
     assert len(top) == round(len(kept) / 4)  # 200 draws reach every one of them
     assert len(top["observation"].unique(dim=0)) == len(top)
     assert top["observation"][:, 0].min() >= kept.median()
     recall.step(make_replay_buffer())
-    assert steps(recall.model_optimizer) == 2 * 2
+    assert steps(recall.train_model.optimizer) == 2 * 2
 
 
 def test_each_optimizer_holds_its_own_parameters(make):
     recall, actor = make()
     held = [
         [p for group in optimizer.param_groups for p in group["params"]]
-        for optimizer in (recall.optimizer, recall.model_optimizer)
+        for optimizer in (recall.imitate.steps.optimizer, recall.train_model.optimizer)
     ]
     assert {id(p) for p in held[0]} == {id(p) for p in actor.parameters()}
     assert {id(p) for p in held[1]} == {id(p) for p in recall.model.parameters()}
@@ -326,8 +324,8 @@ def test_statistics_come_from_all_experience(make):
     recall, _ = make(num_trajectories=1)
     for value in (5.0, 1.0, 2.0):
         recall.extend(episode(value))
-    assert len(recall.backtracking_buffer) == 5
-    recall.take_in()
+    assert len(recall.trajectories.buffer) == 5
+    recall.trajectories.flush()
     assert recall.model.observations.count.item() == 15
 
 
@@ -347,17 +345,17 @@ def test_experience_is_taken_in_an_interval_at_a_time(kind, make):
     data = episodes(1.0, 2.0, 3.0)  # 15 frames, and the interval is 10
     for frame in data[:9].split(1):
         recall.extend(frame)
-    assert recall.frames == 9
-    assert not len(recall.backtracking_buffer)
+    assert recall.schedule.frames == 9
+    assert not len(recall.trajectories.buffer)
     recall.extend(data[9:10])
-    assert len(recall.backtracking_buffer) == 10
+    assert len(recall.trajectories.buffer) == 10
     if kind is Recall:
         assert recall.model.observations.count.item() == 10
     for frame in data[10:].split(1):
         recall.extend(frame)
-    recall.take_in()
-    assert recall.trajectory_filter.returns.tolist() == [1.0, 2.0, 3.0]
-    assert torch.equal(recall.backtracking_buffer[:]["observation"], data["observation"])
+    recall.trajectories.flush()
+    assert recall.trajectories.filter.returns.tolist() == [1.0, 2.0, 3.0]
+    assert torch.equal(recall.trajectories.buffer[:]["observation"], data["observation"])
 
 
 def test_rows_of_several_environments_are_joined_in_time(make):
@@ -365,8 +363,8 @@ def test_rows_of_several_environments_are_joined_in_time(make):
     rows = torch.stack([episode(1.0, length=6), episode(2.0, length=6)])
     for part in rows.split(2, dim=1):
         recall.extend(part)
-    recall.take_in()
-    assert recall.trajectory_filter.returns.tolist() == [1.0, 2.0]
+    recall.trajectories.flush()
+    assert recall.trajectories.filter.returns.tolist() == [1.0, 2.0]
 
 
 def test_what_was_offered_is_a_copy(make):
@@ -375,8 +373,8 @@ def test_what_was_offered_is_a_copy(make):
     expected = data["observation"].clone()
     recall.extend(data)
     data["observation"].zero_()
-    recall.take_in()
-    assert torch.equal(recall.backtracking_buffer[:]["observation"], expected)
+    recall.trajectories.flush()
+    assert torch.equal(recall.trajectories.buffer[:]["observation"], expected)
 
 
 @KINDS
@@ -385,8 +383,8 @@ def test_unfinished_trajectories_are_dropped_with_what_was_offered(kind, make):
     recall.extend(episode(1.0)[:3])
     recall.drop_unfinished()
     recall.extend(episode(2.0))
-    recall.take_in()
-    assert recall.trajectory_filter.returns.tolist() == [2.0]
+    recall.trajectories.flush()
+    assert recall.trajectories.filter.returns.tolist() == [2.0]
 
 
 @KINDS
@@ -402,14 +400,17 @@ def test_state_dict_continues_identically(kind, make):
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=False))
     copy.load_state_dict(actor.state_dict())
-    assert (other.frames, other.weight) == (recall.frames, recall.weight)
+    assert (other.schedule.frames, other.schedule.share) == (
+        recall.schedule.frames,
+        recall.schedule.share,
+    )
 
     for both in (recall, other):
         advance(both, buffer, 2)
     assert same(weights(copy), weights(actor))
-    assert steps(other.optimizer) == steps(recall.optimizer) > 0
+    assert steps(other.imitate.steps.optimizer) == steps(recall.imitate.steps.optimizer) > 0
     assert torch.equal(
-        other.backtracking_buffer[:]["observation"], recall.backtracking_buffer[:]["observation"]
+        other.trajectories.buffer[:]["observation"], recall.trajectories.buffer[:]["observation"]
     )
     if kind is Recall:
         assert same(weights(other.model), weights(recall.model))
@@ -475,8 +476,8 @@ def test_beside_sac_on_pendulum(make_actor):
         recall.extend(data)
         metrics = recall.step(buffer)
     collector.shutdown()
-    assert recall.active
-    assert len(recall.backtracking_buffer) == 3 * 20
+    assert recall.trajectories.ready
+    assert len(recall.trajectories.buffer) == 3 * 20
     assert metrics["backtracking/loss_state_predictor"].isfinite()
     assert not same(weights(actor), policy)  # recall teaches the host's own policy,
     assert (sac.qvalue_network_params.data == critics).all()  # and leaves its critic alone
@@ -490,11 +491,4 @@ def test_random_frames_leave_no_backlog_of_rounds(make):
     assert recall.step(make_replay_buffer()) == {}
     recall.extend(data)
     recall.step(make_replay_buffer())
-    assert steps(recall.optimizer) == 3 * (data.numel() // 10)
-
-
-def test_seeds_are_distinct_states():
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(8), batch_size=2)
-    buffer.extend(TensorDict({"observation": torch.arange(8.0).unsqueeze(-1)}, [8]))
-    drawn = candidates(buffer, 1000)["observation"].flatten()
-    assert sorted(drawn.tolist()) == list(range(8))
+    assert steps(recall.imitate.steps.optimizer) == 3 * (data.numel() // 10)

@@ -1,8 +1,9 @@
 """Recall Traces (Goyal et al., ICLR 2019): backtracking models as composable TorchRL modules."""
 
+from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_k_trajectories import TopKTrajectories
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
-from torchrl_recall.forward_model import ForwardModelImitation
 from torchrl_recall.goals.curriculum import GoalGANCurriculum
 from torchrl_recall.goals.gan import GoalGAN, GoalGANLoss
 from torchrl_recall.goals.hindsight import HindsightGoal
@@ -12,9 +13,9 @@ from torchrl_recall.modules.sac_critic import SACCritic
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.objectives.trpo import TRPOLoss
+from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.recall import Recall
-from torchrl_recall.self_imitation import SelfImitation
 from torchrl_recall.traces.filters import (
     AdvantageGate,
     ConfidentSteps,
@@ -35,6 +36,7 @@ __all__ = [
     "BacktrackingEnv",
     "BacktrackingLoss",
     "BacktrackingModel",
+    "BufferState",
     "ConfidentSteps",
     "CriticStates",
     "ForwardModelImitation",
@@ -48,6 +50,7 @@ __all__ = [
     "ImitationLoss",
     "LoopErasure",
     "NearVisited",
+    "NoRecall",
     "Recall",
     "RecallTraceGenerator",
     "RewardStates",
@@ -57,5 +60,6 @@ __all__ = [
     "TopKTrajectories",
     "TrustRegion",
     "WithinSupport",
+    "make_update",
     "reverse_time",
 ]

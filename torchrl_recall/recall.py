@@ -1,57 +1,86 @@
-"""Recall traces beside a host algorithm: lines 5 and 8 to 13 of Algorithm 1, wired once."""
+"""Recall traces beside a host algorithm: lines 5 and 8 to 13 of Algorithm 1, in order."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
+from torchrl_recall.checks import at_least
+from torchrl_recall.data.top_trajectories import TopTrajectories, valid_steps
+from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
+from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
-from torchrl_recall.optim.gradient_step import make_update
-from torchrl_recall.self_imitation import (
-    ImitationOfGoodPairs,
-    make_adam,
-    mean_losses,
-    minibatches,
-    valid_steps,
-)
+from torchrl_recall.optim.batches import BatchSource, Draws
+from torchrl_recall.schedule import Schedule
+from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.traces.generator import RecallTraceGenerator
-from torchrl_recall.traces.high_value_states import HighValueStates, best_indices
+from torchrl_recall.traces.high_value_states import HighValueStates
 
-__all__ = ["Recall", "candidates"]
+__all__ = ["Recall"]
 
 
-class Recall(ImitationOfGoodPairs):
+class Recall(Stateful):
     r"""Recall traces beside a host algorithm: lines 5 and 8 to 13 of Algorithm 1.
 
     From Goyal et al., *Recall Traces*, ICLR 2019. Give it the model and the policy's loss, call
-    :meth:`extend` with what was collected and :meth:`step` after the host's own update.
+    :meth:`extend` with what was collected and :meth:`step` after the host's own update. Nothing
+    happens before some trajectory has been better than another: until then no state is known to be
+    good.
+
+    Its parts stand alone. :meth:`from_parts` composes it from others of the same interface, as a
+    run of many seeds in one process does.
 
     Args:
-        model: the backtracking model.
+        model: the backtracking model (Eq. 1).
         imitation_loss: Eq. 3, holding the host's policy.
-        high_value_states: where traces start (line 10).
+        high_value_states: chooses the states that traces end in (line 10).
 
     Keyword Args:
-        trace_length: steps of each trace.
-        num_traces: N, traces from each high-value state.
-        num_model_updates: steps of Eq. 2 in each round; zero leaves the model untrained.
+        interval: frames between rounds of lines 8 to 13.
+        start_frames: frames before which there are no rounds, such as the host's random ones.
+        anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
+            None keeps it.
+        num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories` (line 5).
+        buffer_size: room for their transitions.
+        return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
+        reward_key: where rewards are, under ``"next"``.
+        done_key: where the end of a trajectory is, under ``"next"``.
+        num_model_updates: steps of Eq. 2 in each round (lines 8 and 9); zero leaves the model
+            untrained.
         model_batch_size: transitions in each of them.
         model_lr: β, the model's learning rate.
-        state_predictor_data: what the state predictor learns from, ``"all"`` transitions or, as
-            in the paper, only the ``"top"`` trajectories. The backward policy always learns from
-            the top ones.
-        state_batch_size: transitions from which the high-value states are chosen.
-        state_fraction: k, the share of most valuable states of the top trajectories that the
-            model learns from (line 8); needs a critic below one.
+        state_predictor_data: what the state predictor learns from, ``"all"`` transitions or, as in
+            the paper, only the ``"top"`` trajectories. The backward policy always learns from the
+            top ones.
+        state_fraction: k, the share of most valuable states of the top trajectories that the model
+            learns from (line 8); a share below one needs a critic.
         critic: ranks states for ``state_fraction``.
-        kwargs: see :class:`ImitationOfGoodPairs`.
+        state_batch_size: transitions from which end states are chosen.
+        trace_length: steps of each trace (line 11).
+        num_traces: N, traces that end in each high-value state.
+        filters: modules that complete traces or narrow their mask, in order.
+        num_updates: imitation steps in each round (lines 12 and 13).
+        batch_size: pairs in each of them.
+        lr: learning rate of imitation by Adam; the paper takes the host's.
+        max_kl: how far a round may move the policy, in nats, by steps within a trust region (see
+            :class:`~torchrl_recall.imitation_updates.TrustRegionSteps`); None takes steps of Adam,
+            as the paper does, which nothing bounds.
+        compile: whether gradient steps and trace generation are compiled; it costs some ten seconds
+            once, see :func:`~torchrl_recall.optim.gradient_step.make_update`.
+
+    Attributes:
+        schedule: when a round is due.
+        trajectories: the best trajectories, in ``trajectories.buffer``.
+        train_model: steps of Eq. 2.
+        generate: the trace generator.
+        imitate: steps of Eq. 3, with ``imitate.transforms``.
 
     Raises:
         ValueError: a number is out of its range, or a critic is needed.
@@ -88,128 +117,184 @@ class Recall(ImitationOfGoodPairs):
         True
     """
 
+    schedule: Schedule
+    trajectories: Any
+    train_model: ModelUpdates
+    high_value_states: HighValueStates
+    generate: Callable[[TensorDictBase], TensorDictBase]
+    imitate: ImitationUpdates
+
     def __init__(
         self,
         model: BacktrackingModel,
         imitation_loss: ImitationLoss,
         high_value_states: HighValueStates,
         *,
-        trace_length: int = 20,
-        num_traces: int = 1,
+        interval: int = 50,
+        start_frames: int = 0,
+        anneal_frames: int | None = None,
+        num_trajectories: int = 10,
+        buffer_size: int = 100_000,
+        return_threshold: float | None = None,
+        reward_key: NestedKey = "reward",
+        done_key: NestedKey = "done",
         num_model_updates: int = 50,
         model_batch_size: int = 256,
         model_lr: float = 1e-3,
         state_predictor_data: Literal["all", "top"] = "all",
-        state_batch_size: int = 1024,
         state_fraction: float = 1.0,
         critic: TensorDictModuleBase | None = None,
+        state_batch_size: int = 1024,
+        trace_length: int = 20,
+        num_traces: int = 1,
+        filters: Sequence[TensorDictModuleBase] = (),
+        num_updates: int = 10,
+        batch_size: int = 256,
+        lr: float = 3e-4,
+        max_kl: float | None = None,
         compile: bool = False,
-        **kwargs,
     ) -> None:
-        super().__init__(imitation_loss, compile=compile, **kwargs)
-        if not isinstance(state_batch_size, int) or state_batch_size < 1:
-            raise ValueError(
-                f"state_batch_size must be an integer of at least 1, got {state_batch_size!r}."
-            )
-        if not isinstance(num_model_updates, int) or num_model_updates < 0:
-            raise ValueError(
-                f"num_model_updates must be an integer of at least 0, got {num_model_updates!r}."
-            )
-        if not isinstance(model_batch_size, int) or model_batch_size < 1:
-            raise ValueError(
-                f"model_batch_size must be an integer of at least 1, got {model_batch_size!r}."
-            )
-        if not model_lr > 0:
-            raise ValueError(f"model_lr must be positive, got {model_lr}.")
-        if state_predictor_data not in ("all", "top"):
-            raise ValueError(
-                f"state_predictor_data must be 'all' or 'top', got {state_predictor_data!r}."
-            )
-        if not 0 < state_fraction <= 1 or (state_fraction < 1 and critic is None):
-            raise ValueError(
-                f"state_fraction must be in (0, 1], and below 1 it needs a critic to rank states "
-                f"with; got {state_fraction} and critic={critic}."
-            )
-        self.model = model
-        self.high_value_states = high_value_states
-        self.generator = RecallTraceGenerator(
-            model, trace_length=trace_length, num_traces=num_traces, compile=compile
-        )
-        self.backtracking_loss = BacktrackingLoss(model)
-        self.model_optimizer = make_adam(self.backtracking_loss, model_lr)
-        self._update_model = make_update(
-            self.backtracking_loss, self.model_optimizer, loss_fn=self._losses, compile=compile
-        )
-        self.num_model_updates = num_model_updates
-        self.model_batch_size = model_batch_size
-        self.state_predictor_data = state_predictor_data
-        self.state_batch_size = state_batch_size
-        self.state_fraction = state_fraction
-        self.critic = critic
-
-    def _take_in(self, data: TensorDictBase) -> None:
-        """Also the model's running statistics."""
-        self._update_statistics(data)
-        super()._take_in(data)
-
-    def _update_statistics(self, data: TensorDictBase) -> None:
-        self.model.update_statistics(valid_steps(data))
-
-    def _round(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        return self._train_model(replay_buffer) | super()._round(replay_buffer)
-
-    def _train_model(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        """Alg. 1, lines 8 and 9."""
-        if not self.num_model_updates:
-            return {}
-        size = self.num_model_updates, self.model_batch_size
-        keys = self.backtracking_loss.in_keys
-        top = self._top_states()
-        everything = replay_buffer if self.state_predictor_data == "all" else top
-        batches = zip(
-            minibatches(top, *size, keys), minibatches(everything, *size, keys), strict=True
-        )
-        return mean_losses([self._update_model(*batch) for batch in batches], "backtracking")
-
-    def _losses(self, top: TensorDictBase, everything: TensorDictBase) -> TensorDict:
-        """Eq. 2, each factor on its own data."""
-        loss = self.backtracking_loss
-        return TensorDict(
-            {
-                "loss_backward_policy": loss.backward_policy_loss(top),
-                "loss_state_predictor": loss.state_predictor_loss(everything),
-            }
+        steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
+        self._compose(
+            model,
+            schedule=Schedule(interval, start_frames=start_frames, anneal_frames=anneal_frames),
+            trajectories=TopTrajectories(
+                num_trajectories,
+                buffer_size=buffer_size,
+                write_every=interval,
+                return_threshold=return_threshold,
+                reward_key=reward_key,
+                done_key=done_key,
+                device=next((p.device for p in imitation_loss.parameters()), None),
+                on_write=[lambda data: model.update_statistics(valid_steps(data)), steps.observe],
+            ),
+            train_model=ModelUpdates(
+                BacktrackingLoss(model),
+                num_updates=num_model_updates,
+                batch_size=model_batch_size,
+                lr=model_lr,
+                state_predictor_data=state_predictor_data,
+                state_fraction=state_fraction,
+                critic=critic,
+                state_batch_size=state_batch_size,
+                compile=compile,
+            ),
+            high_value_states=high_value_states,
+            generate=RecallTraceGenerator(
+                model, trace_length=trace_length, num_traces=num_traces, compile=compile
+            ),
+            imitate=ImitationUpdates(
+                imitation_loss,
+                steps,
+                num_updates=num_updates,
+                batch_size=batch_size,
+                transforms=filters,
+            ),
+            state_batch_size=state_batch_size,
         )
 
-    def _top_states(self) -> TensorDictBase:
-        """The most valuable states of the top trajectories."""
-        if self.critic is None or self.state_fraction == 1:
-            return self.backtracking_buffer.storage[: len(self.backtracking_buffer)]
-        states = candidates(self.backtracking_buffer, self.state_batch_size)
-        with torch.no_grad():
-            values = self.critic(states.select(self.model.observation_key))["state_value"]
-        k = max(1, round(self.state_fraction * len(states)))
-        return states[best_indices(values.flatten(), k, name="values")]
+    @classmethod
+    def from_parts(
+        cls,
+        model: BacktrackingModel,
+        *,
+        schedule: Schedule,
+        trajectories: Any,
+        train_model: ModelUpdates,
+        high_value_states: HighValueStates,
+        generate: Callable[[TensorDictBase], TensorDictBase],
+        imitate: ImitationUpdates,
+        draws: BatchSource | None = None,
+        state_batch_size: int = 1024,
+    ) -> Recall:
+        """Compose recall from its parts.
 
-    def _pairs(self, replay_buffer: ReplayBuffer) -> TensorDictBase | None:
-        """Alg. 1, lines 10 and 11."""
-        seeds = self.high_value_states(candidates(replay_buffer, self.state_batch_size))
-        return self.generator(seeds) if len(seeds) else None
+        Args:
+            model: the backtracking model, whose state is saved with the parts.
 
-    def state_dict(self) -> dict:
-        """The model, its optimiser, and the rest."""
-        return super().state_dict() | {
-            "model": self.model.state_dict(),
-            "model_optimizer": self.model_optimizer.state_dict(),
+        Keyword Args:
+            schedule: when a round is due.
+            trajectories: a store such as
+                :class:`~torchrl_recall.data.top_trajectories.TopTrajectories`.
+            train_model: steps of Eq. 2.
+            high_value_states: chooses end states.
+            generate: end states in, traces out.
+            imitate: steps of Eq. 3.
+            draws: the source of random batches.
+            state_batch_size: transitions from which end states are chosen.
+        """
+        recall = cls.__new__(cls)
+        recall._compose(
+            model,
+            schedule=schedule,
+            trajectories=trajectories,
+            train_model=train_model,
+            high_value_states=high_value_states,
+            generate=generate,
+            imitate=imitate,
+            draws=draws,
+            state_batch_size=state_batch_size,
+        )
+        return recall
+
+    def _compose(
+        self,
+        model: BacktrackingModel,
+        *,
+        draws: BatchSource | None = None,
+        state_batch_size: int,
+        **parts: Any,
+    ) -> None:
+        at_least(1, state_batch_size=state_batch_size)
+        self.model, self.state_batch_size = model, state_batch_size
+        self.draws: BatchSource = Draws() if draws is None else draws
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def extend(self, data: TensorDictBase) -> None:
+        """Offer new experience to the best trajectories (Alg. 1, line 5).
+
+        It is written ``interval`` frames at a time, since most of the cost is that of a write.
+
+        Args:
+            data: transitions in order, ``[time]`` or ``[batch, time]``.
+        """
+        self.schedule.advance(self.trajectories.extend(data))
+
+    def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
+        """Train the model and imitate its traces, once for each round that is due (l.8-13).
+
+        Args:
+            replay_buffer: all experience.
+
+        Returns:
+            Detached means of the last round; empty if no round was due.
+        """
+        metrics: dict[str, Tensor] = {}
+        if self.schedule.due:
+            self.trajectories.flush()
+        for share in self.schedule.rounds():
+            if not self.trajectories.ready:  # nothing has been better than anything else yet
+                continue
+            metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
+            candidates = self.draws.candidates(replay_buffer, self.state_batch_size)
+            end_states = self.high_value_states(candidates)  # l.10
+            if len(end_states):
+                traces = self.generate(end_states)  # l.11
+                metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
+        return metrics
+
+    def drop_unfinished(self) -> None:
+        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        self.trajectories.drop_unfinished()
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name what a resumed run needs; the policy belongs to the host."""
+        return {
+            "schedule": self.schedule,
+            "trajectories": self.trajectories,
+            "model": self.model,
+            "train_model": self.train_model,
+            "imitate": self.imitate,
+            "draws": self.draws,
         }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        super().load_state_dict(state)
-        self.model.load_state_dict(state["model"])
-        self.model_optimizer.load_state_dict(state["model_optimizer"])
-
-
-def candidates(buffer: ReplayBuffer, num: int) -> TensorDictBase:
-    """At most ``num`` distinct transitions to rank: copies of one state are not several seeds."""
-    return buffer[torch.randint(len(buffer), (num,)).unique()]

@@ -10,10 +10,10 @@ each seed's policy for 10 * size steps, and the cells that they visit are counte
 from pathlib import Path
 
 import torch
-from runs.evidence import interval, save, write_rows
-from runs.four_rooms import experiment, rows
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from runs.evidence import interval, save, write_rows
+from runs.four_rooms import experiment, rows
 from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
@@ -27,14 +27,14 @@ from torchrl_recall.trainers.tasks.four_rooms import make_four_rooms
 
 @torch.no_grad()
 def visits(run_dir: Path, walkers: int = 64) -> tuple[Tensor, Tensor]:
-    """Visits of each seed's trained policy, ``[seeds, size, size]``, and the walls."""
+    """Count visits of each seed's trained policy, ``[seeds, size, size]``; return the walls too."""
     config = validate(OmegaConf.load(run_dir / "config.yaml"), A2CRecallConfig)
     config.collector.num_envs = walkers
     env = make_four_rooms(config, SeedStreams(config.seeds, stream="visits"))
     a2c = A2C(env, config)
     found = load_latest(run_dir / "checkpoints")
     assert found is not None
-    a2c.load_state_dict(found[1]["a2c"])
+    a2c.load_state_dict(found[1]["host"])
     with set_exploration_type(ExplorationType.RANDOM):
         steps = env.rollout(10 * config.env.size, a2c.actor, break_when_any_done=False)
     cells = steps["next", "observation"].flatten(1)

@@ -3,9 +3,9 @@
     python benchmarks/figures/trace_quality.py seeds=5 first_seed=200 out=runs/figure_13 \
         frames=900000 tasks=[point_free4,point_umaze]
 
-The runs are those of figures 12 and 13, if ``out`` and ``frames`` are the same. Traces start at
-goals of the trained GAN; their actions are replayed in the simulator from the state so many steps
-before the seed. On the point mass its exact reverse dynamics are led back by the same actions.
+The runs are those of figures 12 and 13, if ``out`` and ``frames`` are the same. Traces end at
+goals of the trained GAN. Their actions are replayed in the simulator from a state some steps before
+the end. On the point mass its exact reverse dynamics are led back by the same actions.
 ``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is printed.
 """
 
@@ -16,47 +16,41 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
-from runs.evidence import interval, options, run_missing, save, write_rows
-from runs.goal_runs import DEFAULTS, run
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from runs.evidence import interval, options, run_missing, save, write_rows
+from runs.goal_runs import DEFAULTS, run
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, ReplayBuffer
 
+from recipes.goal_gan_recall import build
 from torchrl_recall import GoalGANStates, Recall
 from torchrl_recall.envs import GoalEnv, PointMassEnv
 from torchrl_recall.trainers.runs import checkpoints, process
 from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
 from torchrl_recall.trainers.schema.validation import validate
-from torchrl_recall.trainers.tasks.goals import (
-    make_curriculum,
-    make_goal_env,
-    make_host,
-    make_recall,
-)
+from torchrl_recall.trainers.tasks.goals import make_goal_env
 
 METRICS = ("landing error", "displacement", "left the support", "exact landing error")
 Quality = dict[tuple[str, int, str], list[float]]  # of each seed, by task, length and metric
 
 
 def restore(run_dir: Path) -> tuple[GoalGANRecallConfig, GoalGANStates, Recall]:
-    """The configuration of a run, its goals and its recall."""
+    """Return the configuration of a run, its goals and its recall."""
     saved = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(saved, DictConfig)
     config = validate(saved, GoalGANRecallConfig)
-    device = torch.device("cpu")
-    env = make_goal_env(config, 1)
-    host, curriculum = make_host(env, config, device), make_curriculum(env, config, device)
-    buffer = ReplayBuffer(storage=LazyTensorStorage(1))
-    recall = make_recall(env, config, host, curriculum, device, buffer)
+    parts = build(config, torch.device("cpu"))
+    recall = parts.recall
     if not isinstance(recall, Recall):
         sys.exit(f"{run_dir} has no backtracking model; give methods=[backtracking]")
     found = checkpoints.load_latest(run_dir / "checkpoints")
     if found is None:
         sys.exit(f"{run_dir} holds no checkpoint to read a model from")
-    curriculum.load_state_dict(found[1]["curriculum"])
+    parts.curriculum.load_state_dict(found[1]["curriculum"])
     recall.load_state_dict(found[1]["recall"])
     assert isinstance(recall.high_value_states, GoalGANStates)
     return config, recall.high_value_states, recall
@@ -88,8 +82,9 @@ def measure(run_dir: Path, num_traces: int, lengths: list[int]) -> Iterator[tupl
     torch.manual_seed(config.seed)
     goals.num_states = num_traces
     seeds = goals()["observation"]
-    traces = recall.generator(TensorDict({"observation": seeds}, [len(seeds)]))
-    low, high = recall.imitation_loss.action_low, recall.imitation_loss.action_high
+    traces = recall.generate(TensorDict({"observation": seeds}, [len(seeds)]))
+    loss = recall.imitate.loss
+    low, high = loss.action_low, loss.action_high
     env = make_goal_env(config, 1)
     for k in [k for k in lengths if k <= traces.shape[1]]:
         start, actions = traces["observation"][:, -k], traces["action"][:, -k:].clamp(low, high)

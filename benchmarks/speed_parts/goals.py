@@ -1,37 +1,37 @@
-"""What the part ``goals`` of ``speed.py`` times: goal environments, and the Goal GAN's share."""
+"""Goal environments, and the share of an iteration that the Goal GAN takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import gymnasium
 import torch
-from hydra import compose, initialize_config_dir
-from torchrl.data import LazyTensorStorage, ReplayBuffer
 
+from speed_parts.loops import Loop
+from speed_parts.measure import Contestants, Rows, measure
 from torchrl_recall.envs import GoalEnv, GoalMazeEnv, PointMassEnv
-from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
-from torchrl_recall.trainers.schema.validation import validate
-from torchrl_recall.trainers.tasks.collectors import write
-from torchrl_recall.trainers.tasks.goals import (
-    GoalCollector,
-    make_curriculum,
-    make_goal_env,
-    make_host,
-    make_recall,
-    success_rates,
-)
-from torchrl_recall.trainers.tasks.gym import executed
 
-__all__ = ["maze_steps", "point_mass_steps", "shares"]
+__all__ = ["goals"]
 
-CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "config" / "goal_gan"
-CPU = torch.device("cpu")
+
+def goals(rounds: int, batch: int = 4096) -> Rows:
+    """Measure point masses and mazes, and how much of an iteration the Goal GAN takes."""
+    name, steps = f"goals: point mass, {batch} at once", point_mass_steps(batch)
+    rows = measure(name, steps, rounds, calls=20, per=batch)
+    for maze in ("PointMaze_UMaze-v3", "AntMaze_UMaze-v5"):
+        rows += measure(f"goals: {maze}", maze_steps(maze, 450), rounds, per=450)
+    for task, *words in (
+        ("point_free2", "recall=none", "compile=false"),
+        ("point_free2", "recall=none", "compile=true"),
+        ("point_free4", "recall=backtracking", "compile=false"),
+        ("point_umaze", "recall=none", "compile=false"),
+    ):
+        rows += measure(f"goals: {task}, {' '.join(words)}", shares(task, *words), rounds)
+    return rows
 
 
 def walk(env: GoalEnv) -> Callable[[], object]:
-    """A random walk of all environments of a batch, with resets."""
+    """Make a random walk of all environments of a batch, with resets."""
     now = env.reset()
 
     def step() -> None:
@@ -41,8 +41,8 @@ def walk(env: GoalEnv) -> Callable[[], object]:
     return step
 
 
-def point_mass_steps(batch: int) -> dict[str, Callable[[], object]]:
-    """Steps of so many point masses, and their bare arithmetic."""
+def point_mass_steps(batch: int) -> Contestants:
+    """Make steps of a batch of point masses, and their bare arithmetic."""
     maze = PointMassEnv(2, maze="u", batch_size=[batch])
     state, action = maze.reset()["observation"], maze.rand_action()["action"]
     return {
@@ -53,8 +53,8 @@ def point_mass_steps(batch: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def maze_steps(name: str, batch: int) -> dict[str, Callable[[], object]]:
-    """Steps of so many mazes at once, and of Gymnasium-Robotics' own, one by one."""
+def maze_steps(name: str, batch: int) -> Contestants:
+    """Make steps of a batch of mazes at once, and of Gymnasium-Robotics' own, one by one."""
     at_once = walk(GoalMazeEnv(name, batch_size=[batch]))
     gym_env = gymnasium.make(name, disable_env_checker=True)
     gym_env.reset(seed=0)
@@ -69,40 +69,14 @@ def maze_steps(name: str, batch: int) -> dict[str, Callable[[], object]]:
     return {f"{batch} at once": at_once, "Gymnasium-Robotics, one by one": one_by_one}
 
 
-def shares(task: str, *words: str) -> dict[str, Callable[[], object]]:
-    """An iteration of ``recipes/goal_gan_recall.py``, and the Goal GAN's part of it alone."""
-    with initialize_config_dir(config_dir=str(CONFIG), version_base="1.3"):
-        composed = compose("goal_gan_recall", [f"env={task}", *words])
-        config = validate(composed, GoalGANRecallConfig)
-    torch.manual_seed(0)
-    env = make_goal_env(config, config.num_goals * config.collector.num_rollouts)
-    host, curriculum = make_host(env, config, CPU), make_curriculum(env, config, CPU)
-    buffer = ReplayBuffer(storage=LazyTensorStorage(config.replay_buffer.size), batch_size=1)
-    beside = make_recall(env, config, host, curriculum, CPU, buffer)
-    steps = {"num_rollouts": config.collector.num_rollouts, "num_steps": config.env.max_steps}
-    collector = GoalCollector(env, host.actor, **steps)
-    data = collector.collect(curriculum.gan.uniform(config.num_goals))
-    curriculum.pretrain(env.goal_of_state(data["next", "observation"]).flatten(0, -2))
-
-    def iteration() -> None:
-        goals = curriculum.propose()
-        data = collector.collect(goals)
-        if beside is not None:
-            seen = executed(env, data)
-            write(buffer, seen)
-            beside.extend(seen)
-            beside.drop_unfinished()
-        host.update(data)
-        if beside is not None:
-            beside.step(buffer)
-        curriculum.update(goals, success_rates(data, len(goals)))
-
+def shares(task: str, *words: str) -> Contestants:
+    """Make an iteration of ``recipes/goal_gan_recall.py``, and the Goal GAN's part of it alone."""
+    loop = Loop("goal_gan/goal_gan_recall", f"env={task}", *words)
+    curriculum = loop.parts.curriculum
     for _ in range(2):  # there is something good to learn from, and updates are compiled
-        iteration()
-    rates, goals = torch.rand(config.num_goals), curriculum.propose()
-    labels = curriculum.label(rates)
+        loop.run()
+    rates = torch.rand(loop.config.num_goals)
     return {
-        "an iteration": iteration,
+        "an iteration": loop.run,
         "all of the Goal GAN": lambda: curriculum.update(curriculum.propose(), rates),
-        "its gradient steps": lambda: curriculum._fit(goals, labels),
     }

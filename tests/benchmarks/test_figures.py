@@ -14,7 +14,15 @@ from recipe_fixtures import one_thread
 FIGURES = Path(__file__).resolve().parents[2] / "benchmarks" / "figures"
 sys.path.insert(0, str(FIGURES))
 
-from runs.evidence import COLUMNS, Interval, interval, paired_ratio, quartiles, read_rows, write_rows  # noqa: E402
+from runs.evidence import (  # noqa: E402
+    COLUMNS,
+    Interval,
+    interval,
+    paired_ratio,
+    quartiles,
+    read_rows,
+    write_rows,
+)
 
 
 def test_ratios_are_paired_geometric_means():

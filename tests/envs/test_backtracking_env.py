@@ -16,11 +16,11 @@ STATES = {"vector": Unbounded((3,)), "one_hot": OneHot(4), "categorical": Catego
 ACTIONS = {"vector": Bounded(-1, 1, (2,)), "one_hot": OneHot(3), "categorical": Categorical(3)}
 
 
-def roll(env: BacktrackingEnv, seeds: TensorDict, steps: int = 6, policy="backward"):
+def roll(env: BacktrackingEnv, end_states: TensorDict, steps: int = 6, policy="backward"):
     return env.rollout(
         steps,
         env.backward_policy if policy == "backward" else policy,
-        tensordict=env.reset(seeds, set_state=True),
+        tensordict=env.reset(end_states, set_state=True),
         auto_reset=False,
         break_when_any_done=False,
     )
@@ -48,8 +48,8 @@ def test_specs_of_renamed_and_nested_keys(observation_key, action_key, make_mode
     model = make_model(observation_key=observation_key, action_key=action_key)
     env = BacktrackingEnv(model)
     check_env_specs(env)
-    seeds = TensorDict({}, batch_size=[5]).set(observation_key, torch.randn(5, 3))
-    rollout = roll(env, seeds)
+    end_states = TensorDict({}, batch_size=[5]).set(observation_key, torch.randn(5, 3))
+    rollout = roll(env, end_states)
     assert rollout.shape == (5, 6)
     assert ("next", "agent", "action") not in rollout.keys(True)
     assert ("next", "act") not in rollout.keys(True)
@@ -57,10 +57,10 @@ def test_specs_of_renamed_and_nested_keys(observation_key, action_key, make_mode
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
 def test_any_batch_shape(shape, make_model):
-    seeds = TensorDict({"observation": torch.randn(*shape, 3)}, shape)
-    rollout = roll(BacktrackingEnv(make_model()), seeds)
+    end_states = TensorDict({"observation": torch.randn(*shape, 3)}, shape)
+    rollout = roll(BacktrackingEnv(make_model()), end_states)
     assert rollout.shape == (*shape, 6)
-    assert torch.equal(rollout["observation"][..., 0, :], seeds["observation"])
+    assert torch.equal(rollout["observation"][..., 0, :], end_states["observation"])
 
 
 def test_steps_chain(make_model):
@@ -72,20 +72,20 @@ def test_steps_chain(make_model):
     assert not rollout["next", "done"].any()
 
 
-def test_without_seeds_it_draws_one(make_model):
+def test_without_end_states_it_draws_one(make_model):
     env = BacktrackingEnv(make_model())
     first = env.reset()
     assert env.observation_spec["observation"].is_in(first["observation"])
     assert env.rollout(4).shape == (4,)
 
 
-def test_terminal_seeds_are_not_replaced(make_model):
+def test_terminal_end_states_are_not_replaced(make_model):
     env = BacktrackingEnv(make_model())
-    seeds = TensorDict({"observation": torch.randn(5, 3)}, [5])
+    end_states = TensorDict({"observation": torch.randn(5, 3)}, [5])
     for key in ("done", "terminated"):
-        seeds[key] = torch.ones(5, 1, dtype=torch.bool)
-    rollout = roll(env, seeds)
-    assert torch.equal(rollout["observation"][:, 0], seeds["observation"])
+        end_states[key] = torch.ones(5, 1, dtype=torch.bool)
+    rollout = roll(env, end_states)
+    assert torch.equal(rollout["observation"][:, 0], end_states["observation"])
     assert not rollout["done"].any()
 
 
@@ -122,8 +122,8 @@ def test_one_step_is_one_sample_of_the_model(make_model):
 
 def test_follows_the_device(device, make_model):
     env = BacktrackingEnv(make_model().to(device))
-    seeds = TensorDict({"observation": torch.randn(5, 3, device=device)}, [5])
-    rollout = roll(env, seeds)
+    end_states = TensorDict({"observation": torch.randn(5, 3, device=device)}, [5])
+    rollout = roll(env, end_states)
     assert rollout["next", "observation"].device.type == device.type
     assert rollout["next", "done"].device.type == device.type
 
@@ -171,5 +171,5 @@ def test_reverse_time_needs_time():
 
 @pytest.mark.parametrize("key", ["observation", ("next", "observation")])
 def test_reverse_time_names_what_is_missing(key, transitions):
-    with pytest.raises(KeyError, match="missing"):
+    with pytest.raises(KeyError, match="reverse_time reads"):
         reverse_time(transitions(4).exclude(key))

@@ -1,4 +1,4 @@
-"""The Goal GAN: it learns which goals are good, follows them, and never gets stuck."""
+"""The curriculum: it learns which goals are good, follows them, and never gets stuck."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tensordict import TensorDict
-from torchrl.data import Bounded, Unbounded
+from torchrl.data import Bounded
 
-from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANLoss, GoalGANStates
-from torchrl_recall.envs import PointMassEnv
+from torchrl_recall import GoalGAN, GoalGANCurriculum
 
 
 def curriculum(dim: int = 2, **kwargs) -> GoalGANCurriculum:
@@ -46,35 +44,6 @@ def test_samples_land_on_good_goals_and_follow_them(dim):
         assert (in_each > 20).sum() >= 4  # of 2,000: it has not collapsed to one place
 
 
-def test_losses_by_hand():
-    gan = GoalGAN(Bounded(-1, 1, (2,)))
-    loss = GoalGANLoss(gan)
-    for parameter in gan.discriminator.parameters():
-        torch.nn.init.zeros_(parameter)  # D = 0 everywhere
-    data = TensorDict({"goal": torch.zeros(4, 2), "label": torch.tensor([[1], [1], [0], [0]])}, [4])
-    losses = loss(data)
-    assert float(losses["loss_discriminator"]) == pytest.approx(1 + 1)
-    assert float(losses["loss_generator"]) == pytest.approx(0)
-
-
-def test_neither_loss_moves_the_others_network():
-    gan = GoalGAN(Bounded(-1, 1, (2,)))
-    loss = GoalGANLoss(gan)
-    data = TensorDict({"goal": torch.rand(8, 2), "label": torch.ones(8, 1)}, [8])
-    for key, moved, still in (
-        ("loss_discriminator", "discriminator_params", "generator_params"),
-        ("loss_generator", "generator_params", "discriminator_params"),
-    ):
-        loss.zero_grad()
-        loss(data)[key].backward()
-        grads = {
-            key: [p.grad for p in getattr(loss, key).values(True, True) if p.requires_grad]
-            for key in (moved, still)
-        }
-        assert all(grad is not None for grad in grads[moved])
-        assert all(grad is None for grad in grads[still])
-
-
 def test_goals_stay_in_bounds_of_any_range():
     spec = Bounded(torch.tensor([0.0, -10.0]), torch.tensor([1.0, 30.0]))
     goal_gan = GoalGANCurriculum(GoalGAN(spec), goal_noise=0.5)
@@ -103,7 +72,7 @@ def test_without_a_good_goal_the_next_are_uniform_and_it_says_so():
     assert not goal_gan._fall_back
 
 
-def test_a_good_goal_beside_a_hopeless_one_is_learned_from():
+def test_a_good_goal_next_to_a_hopeless_one_is_learned_from():
     goal_gan = curriculum(min_distance=0.1, num_updates=1)
     goals = torch.tensor([[0.0, 0.0], [0.01, 0.0]])
     metrics = goal_gan.update(goals, torch.tensor([0.0, 0.5]))
@@ -111,7 +80,7 @@ def test_a_good_goal_beside_a_hopeless_one_is_learned_from():
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
-def test_a_collapsed_gan_is_begun_anew_and_counted(value):
+def test_a_collapsed_gan_is_reset_and_counted(value):
     goal_gan = curriculum(num_updates=20)
     goal_gan.pretrain(torch.rand(100, 2))
     for parameter in goal_gan.gan.generator.parameters():
@@ -148,41 +117,6 @@ def test_old_goals_have_their_share_of_any_number():
         assert known.tolist() == [False] * (num - old) + [True] * old
 
 
-def test_seeds_are_decoded_goals():
-    goal_gan = curriculum()
-    states = GoalGANStates(
-        goal_gan, 8, goal_decoder=lambda goals: torch.cat([goals, torch.zeros(len(goals), 3)], 1)
-    )
-    seeds = states()
-    assert seeds["observation"].shape == (8, 5)
-    assert list(seeds.keys()) == ["observation"]
-
-
-def test_goals_inside_walls_are_no_seeds():
-    env = PointMassEnv(2, maze="u")
-    goal_gan = curriculum()
-    goal_gan._fall_back = True  # uniform goals, some of them in the wall
-    seeds = GoalGANStates(goal_gan, 500, is_valid=env.is_valid)()
-    assert 300 < len(seeds) < 500
-    assert env.is_valid(seeds["observation"]).all()
-
-
-@pytest.mark.parametrize(
-    ("decoder", "words"),
-    [
-        (lambda goals: goals[:3], "goal_decoder must turn goals"),
-        (lambda goals: goals.flatten(), "goal_decoder must turn goals"),
-        (lambda goals: goals * torch.nan, "NaN or infinity"),
-        (lambda goals: goals + 5, "no valid state"),
-    ],
-)
-def test_bad_decoders(decoder, words):
-    env = PointMassEnv(2)
-    states = GoalGANStates(curriculum(), 8, goal_decoder=decoder, is_valid=env.is_valid)
-    with pytest.raises(ValueError, match=words):
-        states()
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -206,7 +140,3 @@ def test_bad_goals_and_rates():
     for rate in (torch.rand(3), torch.full((4,), 1.5), torch.full((4,), torch.nan)):
         with pytest.raises(ValueError, match="success"):
             goal_gan.update(goals, rate)
-    with pytest.raises(ValueError, match="Bounded vector"):
-        GoalGAN(Unbounded((2,)))
-    with pytest.raises(KeyError, match="set_keys"):
-        goal_gan.loss_module(TensorDict({"goal": goals}, [4]))

@@ -28,7 +28,7 @@ from torchrl_recall.envs import FourRoomsLayout, four_rooms_model
 
 
 def traces_of(*paths: list[float], dim: int = 1) -> TensorDict:
-    """Traces through the given states, seed last."""
+    """Traces through the given states, end state last."""
     path = torch.tensor(paths).unsqueeze(-1).expand(-1, -1, dim)
     return TensorDict(
         {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}},
@@ -40,7 +40,7 @@ def traces_of(*paths: list[float], dim: int = 1) -> TensorDict:
     ("path", "kept"),
     [
         ([4.0, 3.0, 2.0, 1.0], [1, 1, 1]),  # no revisit
-        ([1.0, 2.0, 3.0, 1.0], [0, 1, 1]),  # back at the seed
+        ([1.0, 2.0, 3.0, 1.0], [0, 1, 1]),  # back at the end state
         ([2.0, 3.0, 2.0, 1.0], [0, 1, 1]),  # revisit: the backward-later one goes
         ([1.0, 1.0, 1.0, 1.0], [0, 0, 0]),  # never left
         ([3.0, 2.0, 1.0, 2.0], [1, 0, 1]),
@@ -61,7 +61,7 @@ def test_loops_by_hand(path, kept):
     ],
 )
 def test_radius_by_hand(radius, kept):
-    # Walking back from the seed 0: 0.5, 1, 1.5, 2. Dropped states do not block later ones.
+    # Walking back from the end state 0: 0.5, 1, 1.5, 2. Dropped states do not block later ones.
     path = [2.0, 1.5, 1.0, 0.5, 0.0]
     assert LoopErasure(radius)(traces_of(path))["mask"].int().tolist() == [kept]
 
@@ -118,8 +118,8 @@ def test_kept_states_are_distinct_and_the_rest_are_near_one(make_model):
     kept = LoopErasure(1.5)(traces)["mask"]
     assert 0 < kept.sum() < kept.numel()
     for row, mask in zip(traces, kept, strict=True):
-        seed = row["next", "observation"][-1:]
-        states = torch.cat([row["observation"][mask], seed])
+        end_state = row["next", "observation"][-1:]
+        states = torch.cat([row["observation"][mask], end_state])
         distances = torch.cdist(states, states) + 9 * torch.eye(len(states))
         assert (distances > 1.5).all()
         assert (torch.cdist(row["observation"][~mask], states).amin(1) <= 1.5 + 1e-5).all()
@@ -135,7 +135,7 @@ def test_kept_states_are_distinct_and_the_rest_are_near_one(make_model):
         ([1.0, 9.0, 1.0, 0.0], [0, 0, 1]),  # what came before the leave is cut although it is near
         ([1.0, 1.0, -9.0, 0.0], [0, 0, 0]),
         ([9.0, 1.0, 1.0, 0.0], [0, 1, 1]),
-        ([1.0, 5.0, 1.0, 9.0], [1, 1, 1]),  # the bound itself counts as seen; the seed is free
+        ([1.0, 5.0, 1.0, 9.0], [1, 1, 1]),  # the bound itself counts as seen; the end state is free
         ([1.0, math.nan, 1.0, 0.0], [0, 0, 1]),
     ],
 )
@@ -171,7 +171,7 @@ def test_bad_deviation_is_refused(deviation):
         ([3.0, 2.0, 1.0, 0.0], [1, 1, 1]),
         ([3.0, 2.0, 7.0, 0.0], [0, 0, 0]),  # through a hole, and what lies beyond it too
         ([7.0, 2.0, 1.0, 0.0], [0, 1, 1]),
-        ([3.0, 2.0, 1.0, 7.0], [0, 0, 0]),  # the seed itself was never visited
+        ([3.0, 2.0, 1.0, 7.0], [0, 0, 0]),  # the end state itself was never visited
         ([3.4, 2.4, 1.4, 0.4], [1, 1, 1]),
     ],
 )

@@ -18,20 +18,20 @@ ACTIONS = {"vector": Bounded(-1, 1, (2,)), "one_hot": OneHot(3), "categorical": 
 KINDS = list(itertools.product(STATES, ACTIONS))
 
 
-def seeds_of(*shape: int) -> TensorDict:
+def end_states_of(*shape: int) -> TensorDict:
     return TensorDict({"observation": torch.randn(*shape, 3)}, shape)
 
 
 @pytest.mark.parametrize("how", ["forward", "rollout"])
 @pytest.mark.parametrize(("state", "action"), KINDS)
-def test_traces_chain_and_end_at_their_seed(state, action, how, make_model):
+def test_traces_chain_and_end_at_their_end_state(state, action, how, make_model):
     model = make_model(STATES[state], ACTIONS[action])
     generate = RecallTraceGenerator(model, trace_length=5, num_traces=3)
-    seeds = TensorDict({"observation": STATES[state].rand((4,))}, [4])
-    traces = getattr(generate, how)(seeds)
+    end_states = TensorDict({"observation": STATES[state].rand((4,))}, [4])
+    traces = getattr(generate, how)(end_states)
     assert traces.shape == (12, 5)
     assert torch.equal(traces["next", "observation"][:, :-1], traces["observation"][:, 1:])
-    expected = seeds["observation"].repeat_interleave(3, 0)
+    expected = end_states["observation"].repeat_interleave(3, 0)
     assert torch.equal(traces["next", "observation"][:, -1], expected)
     assert STATES[state].expand(12, 5, *STATES[state].shape).is_in(traces["observation"])
     assert ACTIONS[action].is_in(traces["action"])
@@ -41,11 +41,11 @@ def test_traces_chain_and_end_at_their_seed(state, action, how, make_model):
 def test_forward_is_the_rollout_to_the_bit(state, action, make_model):
     model = make_model(STATES[state], ACTIONS[action])
     generate = RecallTraceGenerator(model, trace_length=7, num_traces=2)
-    seeds = TensorDict({"observation": STATES[state].rand((4,))}, [4])
+    end_states = TensorDict({"observation": STATES[state].rand((4,))}, [4])
     torch.manual_seed(5)
-    fast = generate(seeds)
+    fast = generate(end_states)
     torch.manual_seed(5)
-    slow = generate.rollout(seeds)
+    slow = generate.rollout(end_states)
     assert (slow.select(*fast.keys(True, True)) == fast).all()
 
 
@@ -56,24 +56,24 @@ def test_forward_is_the_rollout_to_the_bit(state, action, make_model):
 def test_renamed_and_nested_keys(observation_key, action_key, how, make_model):
     model = make_model(observation_key=observation_key, action_key=action_key)
     generate = RecallTraceGenerator(model, trace_length=3)
-    seeds = TensorDict({}, batch_size=[4]).set(observation_key, torch.randn(4, 3))
-    traces = getattr(generate, how)(seeds)
-    assert torch.equal(traces[model.next_observation_key][:, -1], seeds[observation_key])
+    end_states = TensorDict({}, batch_size=[4]).set(observation_key, torch.randn(4, 3))
+    traces = getattr(generate, how)(end_states)
+    assert torch.equal(traces[model.next_observation_key][:, -1], end_states[observation_key])
     assert traces[action_key].shape == (4, 3, 2)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 1, 3)])
-def test_any_batch_shape_of_seeds(shape, make_model):
+def test_any_batch_shape_of_end_states(shape, make_model):
     generate = RecallTraceGenerator(make_model(), trace_length=3, num_traces=2)
-    seeds = seeds_of(*shape)
-    traces = generate(seeds)
+    end_states = end_states_of(*shape)
+    traces = generate(end_states)
     assert traces.shape == (2 * math.prod(shape), 3)
     ends = traces["next", "observation"][::2, -1]
-    assert torch.equal(ends, seeds["observation"].reshape(-1, 3))
+    assert torch.equal(ends, end_states["observation"].reshape(-1, 3))
 
 
-def test_traces_of_one_seed_are_contiguous_and_differ(make_model):
-    traces = RecallTraceGenerator(make_model(), trace_length=2, num_traces=3)(seeds_of(2))
+def test_traces_to_one_end_state_are_contiguous_and_differ(make_model):
+    traces = RecallTraceGenerator(make_model(), trace_length=2, num_traces=3)(end_states_of(2))
     ends = traces["next", "observation"][:, -1].unflatten(0, (2, 3))
     assert (ends == ends[:, :1]).all()
     assert not torch.equal(ends[0], ends[1])
@@ -107,9 +107,9 @@ def test_actions_lead_to_where_they_were_sampled_from():
 @pytest.mark.parametrize("kind", [ExplorationType.DETERMINISTIC, ExplorationType.MODE])
 def test_exploration_outside_does_not_remove_noise(how, kind, make_model):
     generate = RecallTraceGenerator(make_model(), trace_length=4, num_traces=2)
-    seeds = seeds_of(3)
+    end_states = end_states_of(3)
     with set_exploration_type(kind):
-        traces = getattr(generate, how)(seeds)
+        traces = getattr(generate, how)(end_states)
         assert exploration_type() == kind
     pairs = traces["observation"].unflatten(0, (3, 2))
     assert not torch.isclose(pairs[:, 0], pairs[:, 1]).all(-1).any()
@@ -119,26 +119,26 @@ def test_exploration_outside_does_not_remove_noise(how, kind, make_model):
 def test_exploration_type_does_not_leak(how, make_model):
     generate = RecallTraceGenerator(make_model(), trace_length=2)
     before = exploration_type()
-    getattr(generate, how)(seeds_of(2))
+    getattr(generate, how)(end_states_of(2))
     assert exploration_type() == before
     with pytest.raises(KeyError):
-        getattr(generate, how)(seeds_of(2).exclude("observation"))
+        getattr(generate, how)(end_states_of(2).exclude("observation"))
     assert exploration_type() == before
 
 
 @pytest.mark.parametrize("how", ["forward", "rollout"])
 def test_no_gradient(how, make_model):
-    seeds = seeds_of(3)
-    seeds["observation"].requires_grad_()
-    traces = getattr(RecallTraceGenerator(make_model(), trace_length=3), how)(seeds)
+    end_states = end_states_of(3)
+    end_states["observation"].requires_grad_()
+    traces = getattr(RecallTraceGenerator(make_model(), trace_length=3), how)(end_states)
     assert not any(value.requires_grad for value in traces.values(True, True))
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("how", ["forward", "rollout"])
-def test_terminal_seeds_with_extra_entries_are_kept(how, make_model):
-    seeds = seeds_of(4)
-    extra = seeds.clone()
+def test_terminal_end_states_with_extra_entries_are_kept(how, make_model):
+    end_states = end_states_of(4)
+    extra = end_states.clone()
     for key in ("done", "terminated", "truncated"):
         extra[key] = torch.ones(4, 1, dtype=torch.bool)
         extra["next", key] = torch.ones(4, 1, dtype=torch.bool)
@@ -148,10 +148,10 @@ def test_terminal_seeds_with_extra_entries_are_kept(how, make_model):
     copy = extra.clone()
     generate = RecallTraceGenerator(make_model(), trace_length=4)
     torch.manual_seed(1)
-    plain = getattr(generate, how)(seeds)
+    plain = getattr(generate, how)(end_states)
     torch.manual_seed(1)
     traces = getattr(generate, how)(extra)
-    assert torch.equal(traces["next", "observation"][:, -1], seeds["observation"])
+    assert torch.equal(traces["next", "observation"][:, -1], end_states["observation"])
     assert torch.equal(traces["observation"], plain["observation"])
     assert (extra == copy).all()
     assert how == "rollout" or set(traces.keys()) == {"observation", "action", "next"}
@@ -159,7 +159,7 @@ def test_terminal_seeds_with_extra_entries_are_kept(how, make_model):
 
 def test_device(device, make_model):
     generate = RecallTraceGenerator(make_model().to(device), trace_length=2)
-    assert generate(seeds_of(3).to(device))["observation"].device.type == device.type
+    assert generate(end_states_of(3).to(device))["observation"].device.type == device.type
 
 
 @pytest.mark.parametrize("name", ["trace_length", "num_traces"])
@@ -175,7 +175,7 @@ def bad(state: torch.Tensor, *shape: int, key: str = "observation") -> TensorDic
 
 @pytest.mark.parametrize("how", ["forward", "rollout"])
 @pytest.mark.parametrize(
-    ("seeds", "error", "match"),
+    ("end_states", "error", "match"),
     [
         (bad(torch.randn(4, 5), 4), ValueError, r"shape \(4, 5\)"),
         (bad(torch.randn(4, 2, 3), 4), ValueError, r"shape \(4, 2, 3\)"),
@@ -184,31 +184,31 @@ def bad(state: torch.Tensor, *shape: int, key: str = "observation") -> TensorDic
         (bad(torch.zeros(4, 3, dtype=torch.long), 4), ValueError, "int64"),
         (bad(torch.full((4, 3), math.nan), 4), ValueError, "NaN"),
         (bad(torch.full((4, 3), -math.inf), 4), ValueError, "NaN or infinity"),
-        (bad(torch.zeros(0, 3), 0), ValueError, "no seeds"),
+        (bad(torch.zeros(0, 3), 0), ValueError, "no end states"),
         (bad(torch.zeros(4, 3), 4, key="state"), KeyError, "observation_key"),
     ],
 )
-def test_bad_seeds_are_refused(seeds, error, match, how, make_model):
+def test_bad_end_states_are_refused(end_states, error, match, how, make_model):
     with pytest.raises(error, match=match):
-        getattr(RecallTraceGenerator(make_model(), trace_length=2), how)(seeds)
+        getattr(RecallTraceGenerator(make_model(), trace_length=2), how)(end_states)
 
 
-def test_one_nan_among_good_seeds_is_refused(make_model):
-    seeds = seeds_of(4)
-    seeds["observation"][2, 1] = math.nan
+def test_one_nan_among_good_end_states_is_refused(make_model):
+    end_states = end_states_of(4)
+    end_states["observation"][2, 1] = math.nan
     with pytest.raises(ValueError, match="NaN"):
-        RecallTraceGenerator(make_model())(seeds)
+        RecallTraceGenerator(make_model())(end_states)
 
 
 @pytest.mark.parametrize("how", ["forward", "rollout"])
 def test_without_statistics_the_cure_is_named(how):
     model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
     with pytest.raises(RuntimeError, match="update_statistics"):
-        getattr(RecallTraceGenerator(model), how)(seeds_of(2))
+        getattr(RecallTraceGenerator(model), how)(end_states_of(2))
 
 
 def test_traces_own_their_memory(make_model):
-    traces = RecallTraceGenerator(make_model(), trace_length=4)(seeds_of(2))
+    traces = RecallTraceGenerator(make_model(), trace_length=4)(end_states_of(2))
     following = traces["next", "observation"].clone()
     traces["observation"].zero_()
     assert torch.equal(traces["next", "observation"], following)
@@ -220,11 +220,11 @@ def test_compiled_agrees(make_model):
     eager = RecallTraceGenerator(model, trace_length=6, num_traces=2)
     compiled = RecallTraceGenerator(model, trace_length=6, num_traces=2, compile=True)
     for n in (4, 9):  # the second size must not need a warning or another answer
-        seeds = seeds_of(n)
+        end_states = end_states_of(n)
         torch.manual_seed(7)
-        expected = eager(seeds)
+        expected = eager(end_states)
         torch.manual_seed(7)
-        traces = compiled(seeds)
+        traces = compiled(end_states)
         for key in expected.keys(True, True):
             torch.testing.assert_close(traces[key], expected[key], rtol=1e-4, atol=1e-4)
 
@@ -232,20 +232,20 @@ def test_compiled_agrees(make_model):
 def test_compiled_without_statistics_names_the_cure():
     model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)), num_cells=(4,))
     with pytest.raises(RuntimeError, match="update_statistics"):
-        RecallTraceGenerator(model, trace_length=2, compile=True)(seeds_of(4))
+        RecallTraceGenerator(model, trace_length=2, compile=True)(end_states_of(4))
 
 
 @pytest.mark.filterwarnings("error:.*could not be compiled.*")
-def test_any_number_of_seeds_takes_one_graph(make_model):
+def test_any_number_of_end_states_takes_one_graph(make_model):
     model = make_model()
     generate = RecallTraceGenerator(model, trace_length=2, compile=True)
     counts = [1, *range(2, 14), 64, 128]
     traces = {}
     for n in counts:  # more sizes than dynamo compiles one by one
         torch.manual_seed(n)
-        traces[n] = generate(seeds_of(n))
+        traces[n] = generate(end_states_of(n))
     fresh = RecallTraceGenerator(model, trace_length=2, compile=True)
     for n in reversed(counts):  # the bits do not depend on the sizes before
         torch.manual_seed(n)
-        again = fresh(seeds_of(n))
+        again = fresh(end_states_of(n))
         assert all(torch.equal(again[key], traces[n][key]) for key in again.keys(True, True))

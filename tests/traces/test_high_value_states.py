@@ -35,8 +35,8 @@ def states(*values: float) -> TensorDict:
     return TensorDict({"observation": observation}, [len(values)])
 
 
-def firsts(seeds: TensorDict) -> list[float]:
-    return seeds["observation"][:, 0].tolist()
+def firsts(chosen: TensorDict) -> list[float]:
+    return chosen["observation"][:, 0].tolist()
 
 
 def test_it_is_abstract():
@@ -70,9 +70,9 @@ def test_only_nan_is_refused(temperature):
 @pytest.mark.parametrize("temperature", [None, 1.0])
 @pytest.mark.parametrize("k", [1, 3, 10])
 def test_equal_values_and_more_than_available(k, temperature):
-    seeds = CriticStates(critic(), k, temperature=temperature)(states(2.0, 2.0, 2.0))
-    assert len(seeds) == min(k, 3)
-    assert len(seeds["observation"][:, 1].unique()) == min(k, 3)  # without replacement
+    chosen = CriticStates(critic(), k, temperature=temperature)(states(2.0, 2.0, 2.0))
+    assert len(chosen) == min(k, 3)
+    assert len(chosen["observation"][:, 1].unique()) == min(k, 3)  # without replacement
 
 
 def test_high_temperature_is_nearly_uniform():
@@ -114,9 +114,9 @@ def test_bad_number_is_refused(num):
 @pytest.mark.parametrize("shape", [(4,), (2, 2), (1, 4, 1)])
 def test_any_batch_shape(shape):
     data = states(1.0, 4.0, -2.0, 3.0).reshape(shape)
-    seeds = CriticStates(critic(), 2)(data)
-    assert seeds.shape == (2,)
-    assert firsts(seeds) == [4.0, 3.0]
+    chosen = CriticStates(critic(), 2)(data)
+    assert chosen.shape == (2,)
+    assert firsts(chosen) == [4.0, 3.0]
 
 
 def test_values_without_a_trailing_dimension():
@@ -128,9 +128,9 @@ def test_renamed_keys():
     module = ValueOperator(First(), in_keys=[("agent", "state")], out_keys=["worth"])
     data = TensorDict({"agent": {"state": states(1.0, 4.0, 3.0)["observation"]}}, [3])
     choose = CriticStates(module, 1, value_key="worth", observation_key=("agent", "state"))
-    seeds = choose(data)
-    assert set(seeds.keys(True, True)) == {("agent", "state")}
-    assert seeds["agent", "state"][0, 0] == 4.0
+    chosen = choose(data)
+    assert set(chosen.keys(True, True)) == {("agent", "state")}
+    assert chosen["agent", "state"][0, 0] == 4.0
 
 
 def full(rewards: list[float]) -> TensorDict:
@@ -152,7 +152,7 @@ def full(rewards: list[float]) -> TensorDict:
 @pytest.mark.parametrize(
     "choose", [CriticStates(critic(), 2), RewardStates(2), GoalStates(torch.zeros(2, 2))]
 )
-def test_seeds_carry_the_observation_only(choose):
+def test_end_states_carry_the_observation_only(choose):
     data = full([1.0, 2.0, 3.0])
     before = data.clone()
     assert list(choose(data).keys(True, True)) == ["observation"]
@@ -173,25 +173,25 @@ def test_critic_of_a_sac_loss(make_actor):
     )
     value = SACCritic(SACLoss(make_actor(), qvalue))
     data = TensorDict({"observation": torch.randn(32, 3), "action": torch.rand(32, 2)}, [32])
-    seeds = CriticStates(value, 3)(data)
+    chosen = CriticStates(value, 3)(data)
     order = value(data.clone())["state_value"].flatten().argsort(descending=True)[:3]
-    assert torch.equal(seeds["observation"], data["observation"][order])
+    assert torch.equal(chosen["observation"], data["observation"][order])
 
 
 # rewards
 
 
 def test_rewards_choose_the_state_that_was_entered():
-    seeds = RewardStates(2)(full([1.0, 3.0, 2.0]))
-    assert seeds["observation"].flatten().tolist() == [11.0, 12.0]
+    chosen = RewardStates(2)(full([1.0, 3.0, 2.0]))
+    assert chosen["observation"].flatten().tolist() == [11.0, 12.0]
 
 
 @pytest.mark.parametrize(
     ("threshold", "expected"), [(None, 3), (0.5, 2), (0.0, 2), (-1.0, 3), (2.0, 0), (1.9, 1)]
 )
 def test_only_rewards_above_the_threshold_count(threshold, expected):
-    seeds = RewardStates(3, threshold=threshold)(full([0.0, 1.0, 2.0]))
-    assert seeds.shape == (expected,)
+    chosen = RewardStates(3, threshold=threshold)(full([0.0, 1.0, 2.0]))
+    assert chosen.shape == (expected,)
 
 
 def test_nan_is_not_the_highest_reward():
@@ -212,8 +212,8 @@ def test_rewards_of_batched_trajectories():
 def test_renamed_reward():
     data = full([1.0, 3.0])
     data["next", "agent", "gain"] = data["next", "reward"]
-    seeds = RewardStates(1, reward_key=("agent", "gain"))(data.exclude(("next", "reward")))
-    assert seeds["observation"].item() == 11.0
+    chosen = RewardStates(1, reward_key=("agent", "gain"))(data.exclude(("next", "reward")))
+    assert chosen["observation"].item() == 11.0
 
 
 # goals
@@ -245,7 +245,7 @@ def test_bad_goals_are_refused(goals):
         GoalStates(goals)
 
 
-def test_changing_seeds_does_not_move_the_goals():
+def test_changing_end_states_does_not_move_the_goals():
     choose = GoalStates(torch.ones(2, 3))
     choose()["observation"].zero_()
     assert (choose()["observation"] == 1).all()

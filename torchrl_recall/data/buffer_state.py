@@ -1,4 +1,4 @@
-"""State of a replay buffer without the room it has not used yet."""
+"""State of a replay buffer, of its written rows only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ __all__ = ["BufferState", "load_replay_buffer_state_dict", "replay_buffer_state_
 
 
 def replay_buffer_state_dict(buffer: ReplayBuffer) -> dict:
-    """What ``buffer.state_dict()`` holds, with the written rows only.
+    """Return the state of a buffer, with its written rows only.
 
-    TorchRL's own state of a ``LazyTensorStorage`` is as large as the storage may ever become.
+    TorchRL's ``buffer.state_dict()`` of a ``LazyTensorStorage`` is as large as the full storage.
 
     Args:
         buffer: a buffer with a tensor storage and a sampler without state.
 
     Returns:
         The rows as a tensordict (None while empty), and the writer's and transforms' state.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+        >>> from torchrl_recall.data.buffer_state import replay_buffer_state_dict
+        >>> buffer = ReplayBuffer(storage=LazyTensorStorage(1_000), batch_size=8)
+        >>> _ = buffer.extend(TensorDict({"reward": torch.zeros(3)}, [3]))
+        >>> replay_buffer_state_dict(buffer)["rows"].shape
+        torch.Size([3])
     """
     return {
         "rows": buffer.storage[: len(buffer)].exclude("index").clone() if len(buffer) else None,
@@ -29,7 +39,7 @@ def load_replay_buffer_state_dict(buffer: ReplayBuffer, state: dict) -> None:
     """Restore :func:`replay_buffer_state_dict`.
 
     Args:
-        buffer: built as the saved one was.
+        buffer: of the same settings as the saved one.
         state: the saved state.
 
     Raises:
@@ -49,19 +59,30 @@ def load_replay_buffer_state_dict(buffer: ReplayBuffer, state: dict) -> None:
 
 
 class BufferState:
-    """A buffer's state behind the usual two methods.
+    """Replay buffer seen as an object with ``state_dict`` and ``load_state_dict``.
 
     Args:
         buffer: see :func:`replay_buffer_state_dict`.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+        >>> from torchrl_recall.data.buffer_state import BufferState
+        >>> saved, other = (ReplayBuffer(storage=LazyTensorStorage(9)) for _ in range(2))
+        >>> _ = saved.extend(TensorDict({"reward": torch.zeros(3)}, [3]))
+        >>> BufferState(other).load_state_dict(BufferState(saved).state_dict())
+        >>> len(other)
+        3
     """
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self.buffer = buffer
 
     def state_dict(self) -> dict:
-        """See :func:`replay_buffer_state_dict`."""
+        """Return the state; see :func:`replay_buffer_state_dict`."""
         return replay_buffer_state_dict(self.buffer)
 
     def load_state_dict(self, state: dict) -> None:
-        """See :func:`load_replay_buffer_state_dict`."""
+        """Restore a state; see :func:`load_replay_buffer_state_dict`."""
         load_replay_buffer_state_dict(self.buffer, state)

@@ -1,16 +1,17 @@
-"""The best trajectories of the agent (Alg. 1, line 5)."""
+"""Transform that keeps the agent's best trajectories in a replay buffer (Alg. 1, line 5)."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.utils import unravel_key
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 from torchrl.envs import Transform
+
+from torchrl_recall.checks import at_least, next_key, require
 
 __all__ = ["TopKTrajectories"]
 
@@ -18,18 +19,18 @@ __all__ = ["TopKTrajectories"]
 class TopKTrajectories(Transform):
     r"""Replay-buffer transform that keeps the best whole trajectories and nothing else.
 
-    Of all trajectories ever written, the buffer holds the ``num_trajectories`` of highest return
-    :math:`\sum_t r_t`, ties going to the newer; those that fall behind leave it. A trajectory
-    counts once it is done, whether it came in one write or was spread over many, in any mixture
-    of shapes ``[time]``, ``[batch, time]`` (each row a stream of its own, the last dimension
-    being time), or whole and padded with a ``("collector", "mask")``, as ``trajs_per_batch`` makes
-    them. Streams must not be concatenated in time, nor split where they are not done
-    (``split_trajs=True``).
+    The buffer holds the ``num_trajectories`` trajectories of highest return :math:`\sum_t r_t`
+    among all that were ever written. The newer one wins a tie, and the others leave the buffer.
+
+    A trajectory counts once it is done, written at once or spread over many writes. Writes have
+    the shape ``[time]`` or ``[batch, time]``, where each row is a stream, or hold whole
+    trajectories, padded with a ``("collector", "mask")`` as ``trajs_per_batch`` makes them. Streams
+    must not be concatenated in time, nor split where they are not done (``split_trajs=True``).
 
     With ``return_threshold``, the buffer holds the most recent trajectories whose return exceeds
     it instead: with random starts, ranking by return keeps only trivially short trajectories.
 
-    From Goyal et al., *Recall Traces*, ICLR 2019. Use it on a buffer of its own::
+    From Goyal et al., *Recall Traces*, ICLR 2019. Use it on a buffer that holds nothing else::
 
         buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10_000), batch_size=256)
         buffer.append_transform(TopKTrajectories(10, replay_buffer=buffer))
@@ -37,14 +38,14 @@ class TopKTrajectories(Transform):
     Other transforms of that buffer go after it. It changes writes only: samples pass through.
 
     Args:
-        num_trajectories: k_traj, how many trajectories to keep.
+        num_trajectories: k_traj, number of trajectories to keep.
 
     Keyword Args:
         replay_buffer: the buffer that this transform is appended to. A transform cannot remove
-            what is already stored, so it must know the buffer.
-        return_threshold: see above.
-        reward_key: where rewards are, under ``"next"``.
-        done_key: where the end of a trajectory is, under ``"next"``; it covers time-outs.
+            stored rows, so it must know the buffer.
+        return_threshold: least return to exceed, in units of reward; None ranks by return.
+        reward_key: key of the rewards, under ``"next"``.
+        done_key: key of the flag that ends a trajectory, under ``"next"``; it covers time-outs.
 
     Raises:
         ValueError: ``num_trajectories`` is below one, rewards are NaN, or one trajectory is
@@ -80,10 +81,7 @@ class TopKTrajectories(Transform):
         done_key: NestedKey = "done",
     ) -> None:
         super().__init__()
-        if not isinstance(num_trajectories, int) or num_trajectories < 1:
-            raise ValueError(
-                f"num_trajectories must be an integer of at least 1, got {num_trajectories!r}."
-            )
+        at_least(1, num_trajectories=num_trajectories)
         if getattr(replay_buffer, "shared", False):
             raise RuntimeError(
                 "TopKTrajectories keeps write state that processes cannot share; use a buffer "
@@ -91,32 +89,36 @@ class TopKTrajectories(Transform):
             )
         self.num_trajectories = num_trajectories
         self.return_threshold = return_threshold
-        self.reward_key = cast(NestedKey, unravel_key(("next", reward_key)))
-        self.done_key = cast(NestedKey, unravel_key(("next", done_key)))
+        self.reward_key = next_key(reward_key)
+        self.done_key = next_key(done_key)
         self.replay_buffer = replay_buffer
         self.trajectories_seen = 0
         self.lowest_return = float("inf")  # of all trajectories ever seen
-        self._returns = torch.zeros(0)  # of the kept trajectories, oldest first
+
+        # The kept trajectories, oldest first; their rows are in the buffer, in this order.
+        self._returns = torch.zeros(0)
         self._lengths = torch.zeros(0, dtype=torch.long)
+
+        # The open ones.
         self._unfinished: list[TensorDictBase] = []  # writes since the oldest open trajectory
         self._starts = torch.zeros(0, dtype=torch.long)  # where each row's open one begins
 
     @property
     def returns(self) -> Tensor:
-        """Returns of the kept trajectories, oldest first, shape ``[<= num_trajectories]``."""
+        """Return the returns of the kept trajectories, oldest first."""
         return self._returns.clone()
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        """Forget open trajectories, for an environment that was reset in mid-episode."""
         self._unfinished = []
 
     @property
     def best_return(self) -> float:
-        """The highest return kept, minus infinity before the first."""
+        """Return the highest return kept, minus infinity before the first."""
         return float(self._returns.max()) if len(self._returns) else -float("inf")
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Samples pass through."""
+        """Return the sample: only writes are changed."""
         return tensordict
 
     def _call(self, *args, **kwargs) -> Any:
@@ -138,6 +140,8 @@ class TopKTrajectories(Transform):
         finished = self._finished(tensordict)
         if not finished:
             return None
+
+        # Rank the new trajectories among the stored ones.
         returns = torch.stack([self._return(trajectory) for trajectory in finished])
         stored = len(self._returns)
         all_returns = torch.cat([self._returns, returns])
@@ -146,7 +150,9 @@ class TopKTrajectories(Transform):
         self.trajectories_seen += len(finished)
         self.lowest_return = min(self.lowest_return, float(returns.min()))
         if not (keep >= stored).any():
-            return None  # nothing new is good enough, and the buffer is as it should be
+            return None  # nothing new is good enough, and the buffer stays as it is
+
+        # Replace the buffer's rows by those to keep: what is returned here is written.
         rows: list[TensorDictBase] = []
         if (old := keep[keep < stored]).numel():
             data = self.replay_buffer.storage[: int(self._lengths.sum())].exclude("index")
@@ -158,13 +164,16 @@ class TopKTrajectories(Transform):
         return torch.cat(rows) if len(rows) > 1 else rows[0].clone()
 
     def _choose(self, returns: Tensor, lengths: Tensor) -> Tensor:
-        """Indices, oldest first, of the trajectories to keep."""
+        """Return the indices of the trajectories to keep, oldest first."""
+        # Best first, the newer of equals before the older.
         newest_first = torch.arange(len(returns) - 1, -1, -1)
         if self.return_threshold is None:
             order = newest_first[returns[newest_first].argsort(descending=True, stable=True)]
         else:
             order = newest_first[returns[newest_first] > self.return_threshold]
         order = order[: self.num_trajectories]
+
+        # As many as the buffer has room for.
         capacity = self.replay_buffer.storage.max_size
         if (too_long := lengths > capacity).any():
             raise ValueError(
@@ -182,6 +191,7 @@ class TopKTrajectories(Transform):
         return order[fits].sort().values
 
     def _return(self, trajectory: TensorDictBase) -> Tensor:
+        """Sum the rewards of one trajectory."""
         total = trajectory.get(self.reward_key).sum().float().cpu()
         if total.isnan():
             raise ValueError(
@@ -193,18 +203,15 @@ class TopKTrajectories(Transform):
     def _finished(self, tensordict: TensorDictBase) -> list[TensorDictBase]:
         """Split off the trajectories that this write completes; keep the rest for later."""
         for key in (self.reward_key, self.done_key):
-            if tensordict.get(key, None) is None:
-                raise KeyError(
-                    f"TopKTrajectories reads {key!r}, which is not among "
-                    f"{sorted(map(str, tensordict.keys(True, True)))}. Name it with reward_key= "
-                    "or done_key=."
-                )
+            require(tensordict, key, "TopKTrajectories", "Name it with reward_key= or done_key=.")
         if not tensordict.ndim:
             raise ValueError(
                 "TopKTrajectories needs a time dimension; write with extend(), not add()."
             )
         if (mask := tensordict.get(("collector", "mask"), None)) is not None:
             return self._finished_whole(tensordict, mask)
+
+        # Append the write to those since the oldest open trajectory.
         data = tensordict.reshape(-1, tensordict.shape[-1])
         if self._unfinished and len(data) != len(self._starts):
             raise ValueError(
@@ -216,27 +223,30 @@ class TopKTrajectories(Transform):
         self._unfinished.append(data.clone())
         if not data.get(self.done_key).any():
             return []
+
+        # Cut each row after its done flags, in the order in which trajectories ended.
         window = self._window()
         done = window.get(self.done_key).reshape(*window.shape, -1).any(-1)
         finished = []
-        for end, row in done.T.nonzero().tolist():  # in the order in which they ended
+        for end, row in done.T.nonzero().tolist():
             start = int(self._starts[row])
             if end >= start:
                 finished.append(window[row, start : end + 1])
                 self._starts[row] = end + 1
+
+        # Drop the time steps before the oldest open trajectory.
         open_from = int(self._starts.min())
         self._unfinished = [window[:, open_from:].clone()] if open_from < window.shape[1] else []
         self._starts -= open_from
         return finished
 
     def _window(self) -> TensorDictBase:
-        """All writes since the oldest open trajectory."""
-        device = (
-            self._unfinished[-1].get(self.done_key).device
-        )  # a restored state may lie elsewhere
+        """Join all writes since the oldest open trajectory."""
+        device = self._unfinished[-1].get(self.done_key).device  # a restored part may lie elsewhere
         return torch.cat([part.to(device) for part in self._unfinished], 1)  # type: ignore[return-value]
 
     def _finished_whole(self, tensordict: TensorDictBase, mask: Tensor) -> list[TensorDictBase]:
+        """Remove the padding of whole trajectories; ignore those that are not done."""
         data, mask = tensordict.reshape(-1, tensordict.shape[-1]), mask.reshape(tensordict.shape)
         mask = mask.reshape(data.shape)
         return [
@@ -246,7 +256,7 @@ class TopKTrajectories(Transform):
         ]
 
     def get_extra_state(self) -> dict:
-        """The filter's state as tensors and plain containers; the kept rows are in the buffer."""
+        """Return the state as tensors and plain containers; the kept rows are in the buffer."""
         unfinished: Any = self._window() if self._unfinished else None
         return {
             "returns": self._returns.clone(),

@@ -1,4 +1,4 @@
-"""Environments whose reverse dynamics are known."""
+"""Environments: the reversed decision process, the four-room grid, and tasks with goals."""
 
 import gymnasium
 

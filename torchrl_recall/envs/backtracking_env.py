@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
-from tensordict.utils import unravel_key
 from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
+from torchrl_recall.checks import next_key, require
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 
 __all__ = ["BacktrackingEnv", "reverse_time"]
 
 
 class BacktrackingEnv(ModelBasedEnvBase):
-    r"""A backtracking model as an environment whose time runs backwards.
+    r"""Backtracking model as an environment whose time runs backwards.
 
-    Here, and only here, ``observation`` is :math:`s_{t+1}` and ``("next", "observation")`` is
-    :math:`s_t \sim q(s_t \mid a_t, s_{t+1})`. Its natural policy is
-    :attr:`backward_policy`, :math:`a_t \sim q(a_t \mid s_{t+1})`; any other policy may act too.
-    It sees the model's observation, is never done, rewards nothing and ends only when the rollout
-    does. :func:`reverse_time` brings a rollout back to forward time.
+    - *Seen*: ``observation``, the model's. Here, and only here, it is :math:`s_{t+1}`, and
+      ``("next", "observation")`` is :math:`s_t \sim q(s_t \mid a_t, s_{t+1})`.
+    - *Done*: ``action``, by :attr:`backward_policy`, :math:`a_t \sim q(a_t \mid s_{t+1})`, or by
+      any other policy.
+    - *Rewarded*: never.
+    - *Ends*: with the rollout; it is never done.
+
+    :func:`reverse_time` brings a rollout back to forward time.
 
     From Goyal et al., *Recall Traces*, ICLR 2019, Sec. 2.1.
 
@@ -43,18 +44,18 @@ class BacktrackingEnv(ModelBasedEnvBase):
         ...     "next": {"observation": torch.randn(64, 3)},
         ... }, [64]))
         >>> env = BacktrackingEnv(model)
-        >>> seeds = TensorDict({"observation": torch.randn(5, 3)}, [5])
+        >>> end_states = TensorDict({"observation": torch.randn(5, 3)}, [5])
         >>> rollout = env.rollout(
-        ...     7, env.backward_policy, tensordict=seeds, auto_reset=False,
+        ...     7, env.backward_policy, tensordict=end_states, auto_reset=False,
         ...     break_when_any_done=False,
         ... )
         >>> traces = reverse_time(rollout)
-        >>> bool((traces["next", "observation"][:, -1] == seeds["observation"]).all())
+        >>> bool((traces["next", "observation"][:, -1] == end_states["observation"]).all())
         True
     """
 
     def __init__(self, model: BacktrackingModel) -> None:
-        # No device: tensors follow the seeds, and nothing is cast inside the loop.
+        # No device: tensors follow the end states, and nothing is cast inside the loop.
         super().__init__(model, device=None, batch_size=torch.Size([]))
         self._supports_set_state = True
         key = model.observation_key
@@ -65,27 +66,28 @@ class BacktrackingEnv(ModelBasedEnvBase):
 
     @property
     def backward_policy(self) -> TensorDictModule:
-        """q(a_t | s_{t+1}), reading ``observation`` as the environment names it."""
+        """Return the policy q(a_t | s_{t+1}), which reads s_{t+1} from ``observation``."""
         model = self.world_model
         return TensorDictModule(
             model.sample_action, in_keys=[model.observation_key], out_keys=[model.action_key]
         )
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
-        """Never: a trace has a fixed length. Without this, every step would wait for the device."""
+        """Return False: a trace has a fixed length. Asking the flags would wait for the device."""
         return False
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The identity, for the same reason."""
+        """Return the tensordict, for the same reason."""
         return tensordict
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         model = self.world_model
-        if tensordict is None or (seeds := tensordict.get(model.observation_key, None)) is None:
+        states = None if tensordict is None else tensordict.get(model.observation_key, None)
+        if tensordict is None or states is None:
             return self.full_observation_spec.rand().update(self.full_done_spec.zero())
         out = TensorDict({}, batch_size=tensordict.batch_size)
-        out.set(model.observation_key, seeds)
-        return out.update(self._not_done(seeds, out.batch_size))
+        out.set(model.observation_key, states)
+        return out.update(self._not_done(states, out.batch_size))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         model = self.world_model
@@ -137,13 +139,12 @@ def reverse_time(
     """
     if not tensordict.ndim:
         raise ValueError("reverse_time needs a tensordict whose last batch dimension is time.")
-    next_key = cast(NestedKey, unravel_key(("next", observation_key)))
+    next_observation_key = next_key(observation_key)
     out = tensordict.flip(-1)
-    observation, next_observation = out.get(observation_key, None), out.get(next_key, None)
-    if observation is None or next_observation is None:
-        missing = observation_key if observation is None else next_key
-        raise KeyError(f"reverse_time exchanges observations, but {missing!r} is missing.")
-    return out.set(observation_key, next_observation).set(next_key, observation)
+    cure = "Name the observation with observation_key=."
+    observation = require(out, observation_key, "reverse_time", cure)
+    next_observation = require(out, next_observation_key, "reverse_time", cure)
+    return out.set(observation_key, next_observation).set(next_observation_key, observation)
 
 
 def _nest(key: NestedKey, spec) -> Composite:

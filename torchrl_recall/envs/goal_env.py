@@ -1,4 +1,4 @@
-"""What environments share that an algorithm sends to goals (Sec. 6.3)."""
+"""Base class of environments with goals that an algorithm sets (Sec. 6.3)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,31 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
+from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
+
+from torchrl_recall.checks import at_least, positive
+from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues
 
 __all__ = ["GoalEnv"]
 
 
 class GoalEnv(EnvBase):
-    """A batch of environments, each sent to a goal that an algorithm can set.
+    """Batch of environments, each with a goal that an algorithm can set.
 
-    ``observation`` and ``desired_goal`` are seen; the reward is 1 within ``goal_radius`` of the
-    goal, else 0; an episode is ``terminated`` there and ``truncated`` after ``max_steps`` steps. A
-    reset may be told the start, and the goal, by ``observation`` and ``desired_goal`` in its
-    tensordict (with ``set_state=True``); an invalid start is refused.
+    - *Seen*: ``observation`` and ``desired_goal``.
+    - *Done*: ``action``, clipped to its spec.
+    - *Rewarded*: 1 within ``goal_radius`` of the goal, else 0.
+    - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
+
+    The tensordict of a reset may hold the first state and the goal, under ``observation`` and
+    ``desired_goal`` (with ``set_state=True``). A subclass says what is valid, which goal a state
+    reaches, and how an action moves.
 
     Args:
         observation_spec: of a single environment.
         action_spec: of a single environment; actions are clipped to it.
-        goal_spec: bounds of goals.
+        goal_spec: bounds of goals, shape ``[goal_dim]``, environment units.
 
     Keyword Args:
         goal_radius: Euclidean distance at which a goal counts as reached.
@@ -52,10 +59,8 @@ class GoalEnv(EnvBase):
         batch_size: Sequence[int] = (),
     ) -> None:
         super().__init__(batch_size=torch.Size(batch_size))
-        if not goal_radius > 0:
-            raise ValueError(f"goal_radius must be positive, got {goal_radius}.")
-        if not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}.")
+        positive(goal_radius=goal_radius)
+        at_least(1, max_steps=max_steps)
         self.goal_spec, self.goal_radius, self.max_steps = goal_spec, goal_radius, max_steps
         self._goals: Tensor | None = None
         self._assigned = False
@@ -69,17 +74,14 @@ class GoalEnv(EnvBase):
         self.state_spec = self.observation_spec.clone()
         self.action_spec = action_spec.expand(*shape, *action_spec.shape).clone()
         self.reward_spec = Unbounded(shape=(*shape, 1))
-        flag = Binary(1, shape=(*shape, 1), dtype=torch.bool)
-        self.done_spec = Composite(
-            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape
-        )
+        self.done_spec = done_spec(shape)
 
     @abstractmethod
     def is_valid(self, states: Tensor) -> Tensor:
-        """Whether states can occur, such as outside of walls.
+        """Return True for states that can occur, such as those outside of walls.
 
         Args:
-            states: shape ``[*batch, state_dim]``.
+            states: shape ``[*batch, state_dim]``, environment units.
 
         Returns:
             Booleans of shape ``[*batch]``.
@@ -87,26 +89,26 @@ class GoalEnv(EnvBase):
 
     @abstractmethod
     def goal_of_state(self, states: Tensor) -> Tensor:
-        """The goal that a state reaches, shape ``[*batch, goal_dim]``."""
+        """Return the goal that a state reaches, shape ``[*batch, goal_dim]``."""
 
     @abstractmethod
     def state_of_goal(self, goals: Tensor) -> Tensor:
-        """A state that reaches a goal, shape ``[num_goals, state_dim]``: the decoder D."""
+        """Return a state that reaches a goal, shape ``[num_goals, state_dim]``: the decoder D."""
 
     @abstractmethod
     def _begin(self, states: Tensor | None) -> dict[str, Tensor]:
-        """Observation and hidden state at given states, or where episodes begin."""
+        """Return observation and hidden state at given states, or where episodes begin."""
 
     @abstractmethod
     def _advance(self, tensordict: TensorDictBase, action: Tensor) -> dict[str, Tensor]:
-        """Observation and hidden state after an action."""
+        """Return observation and hidden state after an action."""
 
     def reached(self, states: Tensor, goals: Tensor) -> Tensor:
-        """Whether states are within ``goal_radius`` of goals, as booleans ``[*batch, 1]``."""
+        """Return True for states within ``goal_radius`` of their goals, shape ``[*batch, 1]``."""
         return (self.goal_of_state(states) - goals).norm(dim=-1, keepdim=True) <= self.goal_radius
 
     def sample_goals(self, num: int) -> Tensor:
-        """Draw goals uniformly among those that are not inside a wall, ``[num, goal_dim]``."""
+        """Draw goals uniformly outside of walls, shape ``[num, goal_dim]``."""
         low, high = self.goal_spec.space.low, self.goal_spec.space.high
         goals = torch.empty(0, len(low))
         while len(goals) < num:
@@ -115,10 +117,10 @@ class GoalEnv(EnvBase):
         return goals[:num]
 
     def set_goals(self, goals: Tensor) -> None:
-        """Draw the goals of episodes that begin from now on among these, uniformly.
+        """Draw the goals of all later episodes uniformly among these.
 
         Args:
-            goals: shape ``[num_goals, goal_dim]``; one inside a wall is one that is never reached.
+            goals: shape ``[num_goals, goal_dim]``; one inside a wall is never reached.
 
         Raises:
             ValueError: there are none, they are not finite or have another dimension.
@@ -132,7 +134,7 @@ class GoalEnv(EnvBase):
         self._goals, self._assigned = _finite(goals), False
 
     def assign_goals(self, goals: Tensor) -> None:
-        """Give each environment of the batch its own goal, for all episodes from now on.
+        """Give each environment of the batch its own goal in all later episodes.
 
         Args:
             goals: shape ``[*batch_size, goal_dim]``; one inside a wall is never reached.
@@ -169,9 +171,7 @@ class GoalEnv(EnvBase):
             )
         out = self._begin(states)
         out["desired_goal"] = self._draw_goals() if goal is None else goal
-        out["step_count"] = torch.zeros(self.batch_size, dtype=torch.int64)
-        false = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
-        out |= {key: false.clone() for key in ("done", "terminated", "truncated")}
+        out |= episode_begins(self.batch_size)
         return TensorDict(out, batch_size=self.batch_size)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
@@ -180,17 +180,9 @@ class GoalEnv(EnvBase):
             raise ValueError("an action is NaN or infinite; look for diverged weights.")
         low, high = self.action_spec.space.low, self.action_spec.space.high
         out = self._advance(tensordict, action.clamp(low, high))
-        count = tensordict.get("step_count") + 1
-        terminated = self.reached(out["observation"], goal)
-        truncated = (count >= self.max_steps).unsqueeze(-1) & ~terminated
-        out |= {
-            "desired_goal": goal,
-            "step_count": count,
-            "reward": terminated.float(),
-            "terminated": terminated,
-            "truncated": truncated,
-            "done": terminated | truncated,
-        }
+        out["desired_goal"] = goal
+        reached = self.reached(out["observation"], goal)
+        out |= episode_continues(tensordict.get("step_count"), reached, self.max_steps)
         return TensorDict(out, batch_size=self.batch_size)
 
     def _set_seed(self, seed: int | None) -> None:

@@ -20,9 +20,9 @@ __all__ = ["GoalMazeEnv"]
 
 
 class GoalMazeEnv(GoalEnv):
-    r"""``PointMaze_*`` and ``AntMaze_*`` of Gymnasium-Robotics as a batched TorchRL environment.
+    r"""Gymnasium-Robotics' ``PointMaze_*`` or ``AntMaze_*`` as a batched TorchRL environment.
 
-    - *Seen*: ``observation``, all positions and velocities, those of the body in the maze's plane
+    - *Seen*: ``observation``, all positions and velocities, the body's position in the maze's plane
       first (metres, radians and seconds): 4 numbers for the point, 29 for the ant; and
       ``desired_goal``, the position to reach, shape ``[2]``.
     - *Done*: ``action`` in [-1, 1], the forces of the task's motors.
@@ -33,17 +33,17 @@ class GoalMazeEnv(GoalEnv):
     until ``set_goals`` or ``assign_goals`` is called. MuJoCo's own batched ``rollout`` steps all
     environments of the batch in one call.
 
-    Contact forces, which ``AntMaze`` observes besides, are left out, for a state shall be enough to
-    go on from, and the random shifts of starts and goals within their cells too. The paper's mazes
-    (Sec. 6.3 of Goyal et al., *Recall Traces*, ICLR 2019) are those of Held et al. (2018) on
+    ``AntMaze`` also observes contact forces. They are left out, so that an observation is enough to
+    continue from. So are the random shifts of starts and goals within their cells. The paper's
+    mazes (Sec. 6.3 of Goyal et al., *Recall Traces*, ICLR 2019) are those of Held et al. (2018) on
     rllab: other sizes, another ant, and longer episodes.
 
     Args:
         name: a Gymnasium id such as ``"PointMaze_UMaze-v3"`` or ``"AntMaze_UMaze-v5"``.
 
     Keyword Args:
-        start_cell: row and column; the last free cell of the first column that has one by default,
-            which in the U is the end of an arm.
+        start_cell: row and column where episodes begin. By default it is the last free cell of the
+            first column that has one; in the U this is the end of an arm.
         goal_radius: Euclidean distance at which a goal counts as reached, in metres.
         max_steps: steps of an episode at most; the task's own limit by default.
         batch_size: of the environments; one number.
@@ -100,7 +100,7 @@ class GoalMazeEnv(GoalEnv):
         )
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Whether the body, as wide as it is at rest, is outside of walls; NaN never is."""
+        """Return True where the body, as wide as at rest, is outside of walls; False for NaN."""
         scale, (rows, columns) = self._maze.maze_size_scaling, self._walls.shape
         corners = self._clearance * torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]])
         x, y = (states[..., None, :2] + corners).nan_to_num(1e9).unbind(-1)
@@ -111,11 +111,11 @@ class GoalMazeEnv(GoalEnv):
         return (inside & ~wall).all(-1) & states.isfinite().all(-1)
 
     def goal_of_state(self, states: Tensor) -> Tensor:
-        """The body's position in the plane."""
+        """Return the body's position in the plane."""
         return states[..., :2]
 
     def state_of_goal(self, goals: Tensor) -> Tensor:
-        """The body there, at rest; the ant with random joint angles, as its resets draw them."""
+        """Put the body there at rest, the ant with random joint angles as its resets draw them."""
         states = torch.from_numpy(self._rest).float().expand(*goals.shape[:-1], -1).clone()
         if not self._is_point:  # gymnasium's Ant: uniform within 0.1 of its pose
             noise = 0.2 * torch.rand(*goals.shape[:-1], self._model.nq - 7) - 0.1

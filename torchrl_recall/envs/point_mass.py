@@ -1,4 +1,4 @@
-"""A point mass in free space or in a U-maze (Sec. 6.3), batched in tensors."""
+"""Point mass in free space or in a U-maze (Sec. 6.3), batched in tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded
 
+from torchrl_recall.checks import at_least
 from torchrl_recall.envs.goal_env import GoalEnv
 
 __all__ = ["PointMassEnv"]
@@ -20,31 +21,32 @@ _U_START = (-2 / 3, -2 / 3)
 
 
 class PointMassEnv(GoalEnv):
-    r"""A point mass that is sent to goals, as a batched TorchRL environment.
+    r"""Point mass that is sent to goals, as a batched TorchRL environment.
 
     - *Seen*: ``observation``, the position in :math:`[-1, 1]^N`, and ``desired_goal``, the position
       to reach, of the same shape.
     - *Done*: ``action``, clipped to :math:`[-1, 1]^N`, moves the point by ``step_size`` times
-      itself, one axis after the other; along an axis on which it would leave the box or enter the
-      wall, it does not move.
+      itself, one axis after the other. A move along an axis that would leave the box or enter the
+      wall is not made.
     - *Rewarded*: 1 within ``goal_radius`` of the goal, else 0.
     - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
-    ``maze="free"`` is the box, which episodes begin in the middle of. ``maze="u"``, for N = 2, has
-    a wall from the left side to two thirds of the way to the right one, and episodes begin below
-    it, in the corner to the left; the farthest goals are above it. Goals are uniform until
-    ``set_goals`` or ``assign_goals`` is called. All environments of the batch advance in the same
-    tensor operations.
+    ``maze="free"`` is the box, and episodes begin in its middle. ``maze="u"``, for N = 2, has a
+    wall from the left side to two thirds of the way to the right one. Episodes begin below it, in
+    the corner to the left; the farthest goals are above it. Goals are uniform until ``set_goals``
+    or ``assign_goals`` is called. All environments of the batch advance in the same tensor
+    operations.
 
     The paper's point mass (Sec. 6.3 of Goyal et al., *Recall Traces*, ICLR 2019, after Held et al.,
-    *Automatic Goal Generation*, 2018) is simulated by MuJoCo and its free space is a narrow part of
-    a wide box. This one has no velocity, and its reverse dynamics are known: :meth:`reverse_step`.
+    *Automatic Goal Generation*, 2018) is simulated by MuJoCo, and its free space is a narrow part
+    of a wide box. This one has no velocity, and its reverse dynamics are known:
+    :meth:`reverse_step`.
 
     Args:
         dim: N.
 
     Keyword Args:
-        maze: what stands in the way.
+        maze: ``"free"`` or ``"u"``, see above.
         step_size: the longest move along an axis.
         goal_radius: Euclidean distance at which a goal counts as reached;
             :math:`0.15 \sqrt{N / 2}` by default.
@@ -77,10 +79,10 @@ class PointMassEnv(GoalEnv):
     ) -> None:
         if maze not in ("free", "u"):
             raise ValueError(f"maze must be 'free' or 'u', got {maze!r}.")
-        if not isinstance(dim, int) or dim < 1 or (maze == "u" and dim != 2):
-            least = "2 in the U-maze" if maze == "u" else "an integer of at least 1"
-            raise ValueError(f"dim must be {least}, got {dim!r}.")
-        if not 0 < step_size < 2 / 3:  # the wall is so thick, so that no step passes through it
+        at_least(1, dim=dim)
+        if maze == "u" and dim != 2:
+            raise ValueError(f"dim must be 2 in the U-maze, got {dim!r}.")
+        if not 0 < step_size < 2 / 3:  # the thickness of the wall, which no step may jump
             raise ValueError(f"step_size must be in (0, 2/3), got {step_size}.")
         position = Bounded(-1, 1, shape=(dim,))
         super().__init__(
@@ -95,20 +97,20 @@ class PointMassEnv(GoalEnv):
         self.start = torch.tensor(_U_START) if maze == "u" else torch.zeros(dim)
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Whether positions of shape ``[*batch, dim]`` are in the box and outside the wall."""
+        """Return True for positions in the box and outside the wall, shape ``[*batch]``."""
         valid = (states.abs() <= 1).all(-1)
         return valid & ~_in_wall(states) if self.maze == "u" else valid
 
     def goal_of_state(self, states: Tensor) -> Tensor:
-        """The position itself."""
+        """Return the position itself."""
         return states
 
     def state_of_goal(self, goals: Tensor) -> Tensor:
-        """The position itself."""
+        """Return the position itself."""
         return goals
 
     def move(self, state: Tensor, action: Tensor) -> Tensor:
-        """Where an action leads.
+        """Return the position that an action leads to.
 
         Args:
             state: valid positions, shape ``[*batch, dim]``.
@@ -127,9 +129,9 @@ class PointMassEnv(GoalEnv):
         return state
 
     def reverse_step(self, next_state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """A state from which an action leads to a given one: the exact reverse dynamics.
+        """Draw a state from which an action leads to a given one: the exact reverse dynamics.
 
-        Along each axis the point has either moved, or stood still because it was blocked; where
+        Along each axis the point has either moved, or stood still because it was blocked. Where
         both are possible, one is drawn.
 
         Args:
@@ -137,8 +139,8 @@ class PointMassEnv(GoalEnv):
             action: in [-1, 1], same shape.
 
         Returns:
-            Positions of the same shape, and whether the action leads from there to the given ones,
-            shape ``[*batch]``: False where no such position was found.
+            Positions of the same shape, and booleans of shape ``[*batch]``, False where no position
+            was found from which the action leads to the given one.
         """
         state, step = next_state, self.step_size * action
         for axis in reversed(range(self.dim)):

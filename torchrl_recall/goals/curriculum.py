@@ -1,4 +1,4 @@
-"""Goals of the right difficulty (Held et al., 2018), and the states that reach them (Alg. 2)."""
+"""Curriculum of goals of intermediate difficulty (Held et al., 2018)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from torchrl_recall.checks import at_least, positive
 from torchrl_recall.goals.gan import GoalGAN, GoalGANLoss
+from torchrl_recall.optim.batches import mean_losses
 from torchrl_recall.optim.gradient_step import make_update
-from torchrl_recall.self_imitation import mean_losses
 
 __all__ = ["GoalGANCurriculum"]
 
 
 class GoalGANCurriculum:
-    r"""Proposes goals, and learns from how often they were reached (Held et al., 2018, Alg. 1).
+    r"""Curriculum of goals that learns from their success rates (Held et al., 2018, Alg. 1).
 
     A goal is *good* if its success rate lies within ``success_range``: neither hopeless nor
-    mastered. Each iteration, :meth:`propose` gives new goals from the GAN, with noise, and old ones
-    that could be reached before; :meth:`update` labels them, trains the GAN and keeps those that
-    can be reached and are not beside a goal already kept. Where no goal was good, the next new ones
-    are uniform; a GAN whose goals fall together is begun anew from the kept ones.
+    mastered. In each iteration, :meth:`propose` returns new goals from the GAN, with noise, and old
+    goals that were reached before. :meth:`update` labels them, trains the GAN, and keeps each goal
+    that was reached, except next to one already kept. Where no goal was good, the next new goals
+    are uniform. A GAN whose goals collapse is reset and trained on the kept ones.
 
     Args:
-        gan: what is trained.
+        gan: generator and discriminator to train.
 
     Keyword Args:
         num_new: goals from the GAN in each iteration.
@@ -36,18 +37,19 @@ class GoalGANCurriculum:
             dimensions by default.
         max_kept: goals to keep; the newest stay.
         num_updates: gradient steps in each iteration.
-        batch_size: goals in each.
-        lr: of the discriminator.
-        generator_lr: of the generator. Both steps are Adam's: with the published RMSprop at 1e-3
-            for both, goals of a ring kept to one or two of its twelve sectors.
+        batch_size: goals in each gradient step.
+        lr: learning rate of the discriminator.
+        generator_lr: learning rate of the generator. Both steps are Adam's. With the published
+            RMSprop at 1e-3 for both, the generator covered only one or two of a ring's twelve
+            sectors.
         min_spread: a GAN is collapsed if the standard deviation of its goals is below this in
             every dimension, in the same unit.
-        compile: whether gradient steps are compiled; see
+        compile: compile the gradient steps; see
             :func:`~torchrl_recall.optim.gradient_step.make_update`.
 
     Attributes:
-        num_fallbacks: how often no goal was good.
-        num_collapses: how often the GAN was begun anew.
+        num_fallbacks: iterations in which no goal was good.
+        num_collapses: resets of the GAN.
 
     Raises:
         ValueError: a number is out of its range, or goals or rates have another shape.
@@ -86,18 +88,11 @@ class GoalGANCurriculum:
             raise ValueError(
                 f"success_range must be two increasing rates in [0, 1], got {success_range}."
             )
-        for name, count, least in (
-            ("num_new", num_new, 1),
-            ("num_old", num_old, 0),
-            ("max_kept", max_kept, 1),
-            ("num_updates", num_updates, 1),
-            ("batch_size", batch_size, 1),
-        ):
-            if not isinstance(count, int) or count < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {count!r}.")
-        for name, rate in (("lr", lr), ("generator_lr", generator_lr)):
-            if not rate > 0:
-                raise ValueError(f"{name} must be positive, got {rate}.")
+        at_least(
+            1, num_new=num_new, max_kept=max_kept, num_updates=num_updates, batch_size=batch_size
+        )
+        at_least(0, num_old=num_old)
+        positive(lr=lr, generator_lr=generator_lr)
         self.gan = gan
         self.num_new, self.num_old = num_new, num_old
         self.success_range = low, high
@@ -131,7 +126,10 @@ class GoalGANCurriculum:
         self._fit(goals, torch.ones(len(goals), dtype=torch.bool, device=goals.device))
 
     def sample(self, num: int) -> Tensor:
-        """Draw new goals, with noise; uniform ones where none was good before.
+        """Draw new goals, with noise; uniform ones where none was good in the last iteration.
+
+        Args:
+            num: number of goals.
 
         Returns:
             Shape ``[num, goal_dim]``, within the bounds.
@@ -144,10 +142,10 @@ class GoalGANCurriculum:
         return (goals + noise).clamp(gan.low, gan.high)
 
     def propose(self, num: int | None = None) -> Tensor:
-        """The goals of an iteration, new ones first; more of them while few are kept.
+        """Draw the goals of an iteration, new ones first; more of these while few are kept.
 
         Args:
-            num: how many; ``num_new + num_old`` by default, and in their proportion.
+            num: number of goals, new and old in proportion; ``num_new + num_old`` by default.
 
         Returns:
             Shape ``[num, goal_dim]``.
@@ -159,7 +157,7 @@ class GoalGANCurriculum:
         return torch.cat([self.sample(num - len(old)), old])
 
     def label(self, success_rate: Tensor) -> Tensor:
-        """Which goals are good, shape ``[num_goals]``."""
+        """Return True for good goals, shape ``[num_goals]``."""
         low, high = self.success_range
         return (success_rate >= low) & (success_rate <= high)
 
@@ -167,17 +165,20 @@ class GoalGANCurriculum:
         """Learn from an iteration.
 
         Args:
-            goals: what was tried, shape ``[num_goals, goal_dim]``.
-            success_rate: how often each was reached, shape ``[num_goals]``.
+            goals: goals that were tried, shape ``[num_goals, goal_dim]``, environment units.
+            success_rate: share of each goal's episodes that reached it, shape ``[num_goals]``.
 
         Returns:
-            What to log.
+            Metrics for the log.
         """
+        # Label, and keep what can be reached.
         self._check(goals, success_rate)
         labels = self.label(success_rate)
         metrics = {"goal_gan/good": labels.float().mean()}
         metrics["goal_gan/hopeless"] = (success_rate < self.success_range[0]).float().mean()
         self._keep(goals[success_rate >= self.success_range[0]])
+
+        # Train the GAN, or fall back to uniform goals where there is nothing to learn from.
         self._fall_back = not bool(labels.any())
         if self._fall_back:
             if not self.num_fallbacks:
@@ -188,7 +189,8 @@ class GoalGANCurriculum:
                 )
             self.num_fallbacks += 1
         else:
-            # What the GAN proposes often shall not count more, or its goals draw together.
+            # Count neighbouring goals once. Otherwise the GAN is trained most on what it already
+            # proposes, and collapses.
             good_first = labels.int().argsort(descending=True, stable=True)
             chosen = good_first[self._apart(goals[good_first])]
             metrics |= self._fit(goals[chosen], labels[chosen])
@@ -198,14 +200,16 @@ class GoalGANCurriculum:
                 self.optimizer.state.clear()
                 good = torch.cat([self.kept, goals[labels]])
                 self._fit(good, torch.ones(len(good), dtype=torch.bool, device=goals.device))
+
         metrics["goal_gan/kept"] = torch.tensor(len(self.kept))
         metrics["goal_gan/fallbacks"] = torch.tensor(self.num_fallbacks)
         metrics["goal_gan/collapses"] = torch.tensor(self.num_collapses)
         return metrics
 
     def _fit(self, goals: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Take ``num_updates`` gradient steps on labelled goals."""
         data = TensorDict({"goal": goals, "label": labels.unsqueeze(-1)}, [len(goals)])
-        # Half of each batch is good, however few are: else the discriminator forgets them.
+        # Half of each batch is good, even if few goals are: else the discriminator forgets them.
         size, half = (self.num_updates, self.batch_size), self.batch_size // 2
         index = torch.randint(len(goals), size, device=goals.device)
         good = labels.nonzero().squeeze(-1)
@@ -213,20 +217,21 @@ class GoalGANCurriculum:
         return mean_losses([self._update(batch) for batch in data[index].unbind(0)], "goal_gan")
 
     def _collapsed(self) -> bool:
+        """Return True if the GAN's goals have fallen together, or are NaN."""
         goals = self.gan.normalized(self.gan.sample(256))
         return not bool(goals.std(0).amax() >= self.min_spread)  # NaN too
 
     def _keep(self, goals: Tensor) -> None:
-        """Add goals that are not beside a kept or an earlier one."""
+        """Add goals that are not next to a kept or an earlier one."""
         ours, new = (self.gan.normalized(g) for g in (self.kept, goals))
         free = (torch.cdist(new, ours) >= self.min_distance).all(1)
         self.kept = torch.cat([self.kept, goals[free & self._apart(goals)]])[-self.max_kept :]
 
     def _apart(self, goals: Tensor) -> Tensor:
-        """Which goals are not beside an earlier one."""
+        """Return True for goals that are not next to an earlier one."""
         goals = self.gan.normalized(goals)
-        beside = torch.cdist(goals, goals) < self.min_distance
-        return ~(beside & torch.ones_like(beside).tril(-1)).any(1)
+        near = torch.cdist(goals, goals) < self.min_distance
+        return ~(near & torch.ones_like(near).tril(-1)).any(1)
 
     def _check(self, goals: Tensor, success_rate: Tensor | None = None) -> None:
         if goals.ndim != 2 or goals.shape[1] != self.gan.goal_dim or not len(goals):
@@ -247,7 +252,7 @@ class GoalGANCurriculum:
             raise ValueError("success rates must be in [0, 1], without NaN.")
 
     def state_dict(self) -> dict:
-        """Networks, optimiser, kept goals and counts."""
+        """Return networks, optimiser, kept goals and counts."""
         return {
             "loss": self.loss_module.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -1,4 +1,4 @@
-"""The networks of a Goal GAN and their loss (Held et al., 2018)."""
+"""Networks of a Goal GAN and their loss (Held et al., 2018)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torchrl.data import Bounded
 from torchrl.modules import MLP
 from torchrl.objectives import LossModule
 
+from torchrl_recall.checks import require
+
 __all__ = ["GoalGAN", "GoalGANLoss"]
 
 
 class GoalGAN(nn.Module):
-    """A generator of goals and a discriminator that scores them, as tensordict modules.
+    """Generator of goals and discriminator that scores them, as tensordict modules.
 
     ``generator`` maps ``"noise"`` to ``"goal"`` inside the bounds of the spec; ``discriminator``
     maps ``"goal"`` to ``"score"``, high for goals of intermediate difficulty.
@@ -29,9 +31,9 @@ class GoalGAN(nn.Module):
         goal_spec: bounds and shape ``[goal_dim]`` of a goal, environment units.
 
     Keyword Args:
-        noise_dim: of the generator's normal input.
-        generator_cells: hidden layers.
-        discriminator_cells: hidden layers.
+        noise_dim: numbers in the generator's normal input.
+        generator_cells: hidden units of each of the generator's layers.
+        discriminator_cells: hidden units of each of the discriminator's layers.
 
     Raises:
         ValueError: the spec is no bounded vector.
@@ -75,7 +77,7 @@ class GoalGAN(nn.Module):
         )
 
     def noise(self, num: int) -> TensorDict:
-        """The generator's input."""
+        """Draw inputs of the generator, shape ``[num]``."""
         return TensorDict(
             {"noise": torch.randn(num, self.noise_dim, device=self.low.device)}, [num]
         )
@@ -91,11 +93,11 @@ class GoalGAN(nn.Module):
         return self.low + (self.high - self.low) * share
 
     def normalized(self, goals: Tensor) -> Tensor:
-        """Goals with their bounds at -1 and 1."""
+        """Scale goals so that their bounds are at -1 and 1."""
         return 2 * (goals - self.low) / (self.high - self.low) - 1
 
     def reset_parameters(self) -> None:
-        """Begin anew."""
+        """Draw new weights of both networks."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
@@ -106,7 +108,7 @@ def _mlp(in_features: int, num_cells: Sequence[int], out_features: int) -> MLP:
 
 
 class _Affine(nn.Module):
-    """From [-1, 1] to bounds, or back."""
+    """Affine map from [-1, 1] to bounds, or back."""
 
     def __init__(self, low: Tensor, high: Tensor, *, inverse: bool = False) -> None:
         super().__init__()
@@ -129,8 +131,8 @@ class GoalGANLoss(LossModule):
         L_G &= \mathbb{E}_z \left[ D(G(z))^2 \right]
 
     (Eq. 5 of Held et al., *Automatic Goal Generation for Reinforcement Learning Agents*, 2018, with
-    a = -1, b = 1 and c = 0), where :math:`y_g` says whether a goal is of intermediate difficulty.
-    Neither loss moves the other's network, so their sum can be lowered at once.
+    a = -1, b = 1 and c = 0), where :math:`y_g` is 1 for a goal of intermediate difficulty and 0 for
+    any other. Neither loss moves the other's network, so their sum can be lowered at once.
 
     Args:
         gan: generator and discriminator.
@@ -156,7 +158,7 @@ class GoalGANLoss(LossModule):
 
         Attributes:
             goal: goals, shape ``[num_goals, goal_dim]``, environment units.
-            label: whether each is of intermediate difficulty, shape ``[num_goals, 1]``.
+            label: True for a goal of intermediate difficulty, shape ``[num_goals, 1]``.
         """
 
         goal: NestedKey = "goal"
@@ -185,24 +187,23 @@ class GoalGANLoss(LossModule):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Compute both losses, on as many generated goals as there are labelled ones."""
-        for key in (self.tensor_keys.goal, self.tensor_keys.label):
-            if tensordict.get(key, None) is None:
-                raise KeyError(
-                    f"GoalGANLoss reads {key!r}, which is not in "
-                    f"{sorted(map(str, tensordict.keys(True, True)))}. Rename it with "
-                    "loss.set_keys(goal=..., label=...)."
-                )
-        goal = tensordict.get(self.tensor_keys.goal)
-        label = tensordict.get(self.tensor_keys.label).reshape(len(goal), 1).to(goal.dtype)
+        """Compute both losses, on equal numbers of generated and labelled goals."""
+        cure = "Rename it with loss.set_keys(goal=..., label=...)."
+        goal = require(tensordict, self.tensor_keys.goal, "GoalGANLoss", cure)
+        label = require(tensordict, self.tensor_keys.label, "GoalGANLoss", cure)
+        label = label.reshape(len(goal), 1).to(goal.dtype)
+
         noise = TensorDict(
             {"noise": goal.new_empty(len(goal), self.noise_dim).normal_()}, [len(goal)]
         )
         with self.generator_params.to_module(self.generator, preserve_module_state=False):
             generated = self.generator(noise)["goal"]
+
+        # The discriminator's scores of both kinds, and a frozen copy's for the generator.
         both = torch.cat([goal, generated.detach()])
         real, fake = self._score(both, self.discriminator_params).chunk(2)
         judged = self._score(generated, self.discriminator_params.detach())
+
         discriminator = (label * (real - 1) ** 2 + (1 - label) * (real + 1) ** 2).mean()
         return TensorDict(
             {

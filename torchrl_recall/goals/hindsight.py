@@ -1,33 +1,33 @@
-"""Recall traces of a goal-conditioned policy: towards which goal to imitate them."""
+"""Goals of recall traces, for a goal-conditioned policy to imitate them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import unravel_key
 from torch import Tensor
+
+from torchrl_recall.checks import next_key
 
 __all__ = ["HindsightGoal"]
 
 
 class HindsightGoal(TensorDictModuleBase):
-    """Make the goal that a trace reaches the desired goal of all its steps.
+    """Transform of recall traces that makes the goal that a trace reaches its desired goal.
 
-    A recall trace of a goal-conditioned policy shows how to reach its seed, whatever the goal was
-    of the experience that its model has learned from. After the relabelling of Andrychowicz et
-    al., *Hindsight Experience Replay*, 2017.
+    A recall trace shows how to reach its end state, whatever goal the experience had that the model
+    has learned from. After the relabelling of Andrychowicz et al., *Hindsight Experience Replay*,
+    2017.
 
     Args:
-        goal_of_state: from states of shape ``[num_traces, state_dim]`` to goals of shape
-            ``[num_traces, goal_dim]``; None where the two are identical.
+        goal_of_state: function of states, shape ``[num_traces, state_dim]``, that returns goals,
+            shape ``[num_traces, goal_dim]``; None where the two are identical.
 
     Keyword Args:
-        goal_key: where the goal is written.
-        observation_key: where the states are.
+        goal_key: key to write the goal to.
+        observation_key: key of the states.
 
     Examples:
         >>> import torch
@@ -51,7 +51,7 @@ class HindsightGoal(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         self.goal_of_state = goal_of_state
-        self.in_keys = [cast(NestedKey, unravel_key(("next", observation_key)))]
+        self.in_keys = [next_key(observation_key)]
         self.out_keys = [goal_key]
 
     @torch.no_grad()

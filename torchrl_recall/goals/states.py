@@ -1,4 +1,4 @@
-"""States at which goals of a Goal GAN are reached (Alg. 2, lines 2 and 3)."""
+"""States that reach goals of a Goal GAN (Alg. 2, lines 2 and 3)."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ __all__ = ["GoalGANStates"]
 
 
 class GoalGANStates(HighValueStates):
-    """States at which goals of a Goal GAN are reached (Sec. 2.1; Alg. 2, lines 2 and 3).
+    """Source of states that reach goals of a Goal GAN (Sec. 2.1; Alg. 2, lines 2 and 3).
 
-    New and old goals have the same share as among those that the policy is sent to. Of new ones
-    alone, which lie at the edge of what can be reached, traces would not teach the way near the
+    New and old goals have the same share as among those that the policy is sent to. New goals lie
+    at the edge of what is reachable. Traces from them alone would never cover the states near the
     start.
 
     Args:
-        curriculum: gives goals.
-        num_states: how many goals to draw.
+        curriculum: proposes the goals.
+        num_states: number of goals to draw.
 
     Keyword Args:
         goal_decoder: D, from goals of shape ``[num_goals, goal_dim]`` to states, environment
             units; None where goal and state are identical.
-        is_valid: whether states can occur, as booleans of shape ``[num_goals]``. A GAN may propose
-            a goal inside a wall: such seeds are left out.
-        observation_key: where to put the states.
+        is_valid: function of states that returns True for those that can occur, shape
+            ``[num_goals]``. A GAN may propose a goal inside a wall; such end states are dropped.
+        observation_key: key to put the states under.
 
     Raises:
         ValueError: the decoder's output has another number of rows, is not finite, or is not valid
-            wherever the goal lies.
+            for any goal.
 
     Examples:
         >>> from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates
         >>> from torchrl_recall.envs import PointMassEnv
         >>> env = PointMassEnv(2, maze="u")
         >>> curriculum = GoalGANCurriculum(GoalGAN(env.goal_spec))
-        >>> seeds = GoalGANStates(curriculum, num_states=16, is_valid=env.is_valid)()
-        >>> bool(env.is_valid(seeds["observation"]).all())
+        >>> end_states = GoalGANStates(curriculum, num_states=16, is_valid=env.is_valid)()
+        >>> bool(env.is_valid(end_states["observation"]).all())
         True
     """
 
@@ -62,24 +62,26 @@ class GoalGANStates(HighValueStates):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
-        """Draw goals and decode them; experience is not looked at."""
+        """Draw goals and decode them; experience is ignored."""
         goals = self.curriculum.propose(self.num_states)
         states = goals if self.goal_decoder is None else self.goal_decoder(goals)
         if states.shape[:1] != goals.shape[:1] or states.ndim != 2:
             raise ValueError(
-                f"goal_decoder must turn goals of shape {tuple(goals.shape)} into as many state "
-                f"vectors, got shape {tuple(states.shape)}."
+                f"goal_decoder must turn {len(goals)} goals, shape {tuple(goals.shape)}, into "
+                f"{len(goals)} state vectors, got shape {tuple(states.shape)}."
             )
         if not states.isfinite().all():
             raise ValueError("goal_decoder gave NaN or infinity; let it return states only.")
+
+        # Drop goals inside walls.
         if self.is_valid is None:
-            return self._seeds(states)
+            return self._end_states(states)
         valid = self.is_valid(states)
         if self.goal_decoder is not None and not valid.any():
             anywhere = self.goal_decoder(self.curriculum.gan.uniform(1_000))
-            if not self.is_valid(anywhere).any():  # then it is not the GAN that is at fault
+            if not self.is_valid(anywhere).any():  # the decoder is at fault, not the GAN
                 raise ValueError(
                     "goal_decoder gave no valid state for any of 1,000 goals. Let it return states "
                     "of the environment, in environment units."
                 )
-        return self._seeds(states[valid])
+        return self._end_states(states[valid])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from tensordict import NestedKey
@@ -15,7 +14,6 @@ from tensordict.nn import (
     ProbabilisticTensorDictSequential,
     TensorDictModule,
 )
-from tensordict.utils import unravel_key
 from torch import nn
 from torchrl.data import Composite, TensorSpec
 from torchrl.modules import (
@@ -24,17 +22,35 @@ from torchrl.modules import (
     OneHotCategorical,
 )
 
-from torchrl_recall.modules.standardization import ContinuousVariable, Variable
+from torchrl_recall.checks import unraveled
+from torchrl_recall.modules.standardization import Codec, ContinuousCodec
 
 __all__ = ["leaf_spec", "probabilistic_mlp"]
 
 
 def leaf_spec(spec: TensorSpec, key: NestedKey, name: str) -> TensorSpec:
+    """Return the spec of one entry, without the batch dimensions of a composite.
+
+    Args:
+        spec: the entry's spec, or a composite that holds it.
+        key: the entry.
+        name: ``"observation"`` or ``"action"``, for the error.
+
+    Raises:
+        ValueError: the composite has no such entry.
+
+    Examples:
+        >>> from torchrl.data import Composite, Unbounded
+        >>> from torchrl_recall.modules.appendix_c_networks import leaf_spec
+        >>> batched = Composite(state=Unbounded((4, 3)), shape=(4,))
+        >>> leaf_spec(batched, "state", "observation").shape
+        torch.Size([3])
+    """
     if not isinstance(spec, Composite):
         return spec
     spec = spec[(0,) * len(spec.shape)] if spec.shape else spec
-    keys = [cast(NestedKey, unravel_key(k)) for k in spec.keys(True, True)]
-    if unravel_key(key) not in keys:
+    keys = [unraveled(k) for k in spec.keys(True, True)]
+    if unraveled(key) not in keys:
         raise ValueError(
             f"the {name} spec has the entries {keys}, but not {key!r}. Name the right one with "
             f"{name}_key=; several entries can be joined with torchrl's CatTensors transform."
@@ -43,7 +59,7 @@ def leaf_spec(spec: TensorSpec, key: NestedKey, name: str) -> TensorSpec:
 
 
 def probabilistic_mlp(
-    variable: Variable,
+    codec: Codec,
     *,
     in_features: int,
     in_keys: list[NestedKey],
@@ -52,10 +68,36 @@ def probabilistic_mlp(
     activation_class: type[nn.Module],
     unit_scale: bool = False,
 ) -> ProbabilisticTensorDictSequential:
-    """A perceptron with the head that fits the variable: Gaussian, categorical or one-hot."""
-    continuous = isinstance(variable, ContinuousVariable)
+    """Build a perceptron with the head that fits a codec: Gaussian, categorical or one-hot.
+
+    Args:
+        codec: of what the module samples.
+
+    Keyword Args:
+        in_features: number of all inputs together.
+        in_keys: entries to read, concatenated in this order.
+        out_key: entry to write samples to.
+        num_cells: hidden units of each layer.
+        activation_class: between the layers.
+        unit_scale: fix a Gaussian's standard deviation at one; else it is learned.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Unbounded
+        >>> from torchrl_recall.modules.appendix_c_networks import probabilistic_mlp
+        >>> from torchrl_recall.modules.standardization import codec_from_spec
+        >>> policy = probabilistic_mlp(
+        ...     codec_from_spec(Unbounded((2,)), "action"), in_features=3,
+        ...     in_keys=["observation"], out_key="action", num_cells=[8],
+        ...     activation_class=torch.nn.Tanh,
+        ... )
+        >>> policy(TensorDict({"observation": torch.zeros(5, 3)}, [5]))["action"].shape
+        torch.Size([5, 2])
+    """
+    continuous = isinstance(codec, ContinuousCodec)
     learned_scale = continuous and not unit_scale
-    size = variable.num_features
+    size = codec.num_features
     params = ["loc", "scale"] if continuous else ["logits"]
     mlp = MLP(
         in_features=in_features,
@@ -75,7 +117,7 @@ def probabilistic_mlp(
         IndependentNormal
         if continuous
         else OneHotCategorical
-        if variable.one_hot
+        if codec.one_hot
         else torch.distributions.Categorical
     )
     return ProbabilisticTensorDictSequential(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -12,12 +12,12 @@ from tensordict.nn import (
     TensorDictModuleBase,
     dispatch,
 )
-from tensordict.utils import unravel_key
 from torch import Tensor, nn
 from torchrl.data import TensorSpec
 
+from torchrl_recall.checks import next_key, require, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
-from torchrl_recall.modules.standardization import ContinuousVariable, Variable, variable_from_spec
+from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
 
 __all__ = ["BacktrackingModel"]
 
@@ -40,7 +40,7 @@ class BacktrackingModel(TensorDictModuleBase):
 
     Args:
         backward_policy: module with ``in_keys=[("next", observation_key)]`` that writes
-            ``action_key``; it sees and samples standardised values.
+            ``action_key``. It reads and samples standardised values.
         state_predictor: module with ``in_keys`` among ``action_key`` and
             ``("next", observation_key)`` that writes ``delta_key`` (continuous states,
             standardised) or ``observation_key`` (discrete states).
@@ -48,13 +48,13 @@ class BacktrackingModel(TensorDictModuleBase):
     Keyword Args:
         observation_spec: spec of the observation, or a composite that holds it.
         action_spec: spec of the action, or a composite that holds it.
-        observation_key: where :math:`s_t` is; :math:`s_{t+1}` is the same key under ``"next"``.
-        action_key: where :math:`a_t` is.
-        delta_key: where :math:`\Delta s_t` is written, in environment units.
-        clamp_actions: whether sampled actions are clamped to the bounds of ``action_spec``. The
-            paper does not; without it long traces leave the action space.
-        as_index: whether the networks are given categories as indices, of the batch's shape, as
-            embeddings take them; by default they are given one-hot vectors.
+        observation_key: key of :math:`s_t`; :math:`s_{t+1}` is the same key under ``"next"``.
+        action_key: key of :math:`a_t`.
+        delta_key: key to write :math:`\Delta s_t` to, in environment units.
+        clamp_actions: clamp sampled actions to the bounds of ``action_spec``. The paper does not;
+            without it long traces leave the action space.
+        as_index: give the networks categories as indices of the batch's shape, as embeddings take
+            them, instead of one-hot vectors.
 
     Raises:
         ValueError: a spec is neither a vector of floats nor categorical or one-hot, or the keys
@@ -93,21 +93,21 @@ class BacktrackingModel(TensorDictModuleBase):
         as_index: bool = False,
     ) -> None:
         super().__init__()
-        self.observation_key = cast(NestedKey, unravel_key(observation_key))
-        self.action_key = cast(NestedKey, unravel_key(action_key))
-        self.delta_key = cast(NestedKey, unravel_key(delta_key))
-        self.next_observation_key = cast(NestedKey, unravel_key(("next", self.observation_key)))
+        self.observation_key = unraveled(observation_key)
+        self.action_key = unraveled(action_key)
+        self.delta_key = unraveled(delta_key)
+        self.next_observation_key = next_key(self.observation_key)
         self.observation_spec = leaf_spec(observation_spec, self.observation_key, "observation")
         self.action_spec = leaf_spec(action_spec, self.action_key, "action")
         self.clamp_actions = clamp_actions
 
-        self.observations: Variable = variable_from_spec(
+        self.observations: Codec = codec_from_spec(
             self.observation_spec, "observation", as_index=as_index
         )
-        self.actions: Variable = variable_from_spec(self.action_spec, "action", as_index=as_index)
+        self.actions: Codec = codec_from_spec(self.action_spec, "action", as_index=as_index)
         self.deltas = (
-            ContinuousVariable(self.observation_spec)
-            if isinstance(self.observations, ContinuousVariable)
+            ContinuousCodec(self.observation_spec)
+            if isinstance(self.observations, ContinuousCodec)
             else None
         )
         self.backward_policy = backward_policy
@@ -143,9 +143,9 @@ class BacktrackingModel(TensorDictModuleBase):
             action_spec: spec of the action, or a composite that holds it.
 
         Keyword Args:
-            observation_key: where the observation is.
-            action_key: where the action is.
-            delta_key: where the change of state is written.
+            observation_key: key of the observation.
+            action_key: key of the action.
+            delta_key: key to write the change of state to.
             num_cells: hidden units of each layer.
             action_scale: ``"unit"``, the paper's fixed variance of one (of the standardised
                 action), or ``"learned"`` for each dimension.
@@ -162,16 +162,16 @@ class BacktrackingModel(TensorDictModuleBase):
                 f"action_scale must be 'unit' (App. C of the paper) or 'learned', "
                 f"got {action_scale!r}."
             )
-        observation_key = cast(NestedKey, unravel_key(observation_key))
-        next_key = cast(NestedKey, unravel_key(("next", observation_key)))
-        observations = variable_from_spec(
+        observation_key = unraveled(observation_key)
+        next_observation_key = next_key(observation_key)
+        observations = codec_from_spec(
             leaf_spec(observation_spec, observation_key, "observation"), "observation"
         )
-        actions = variable_from_spec(leaf_spec(action_spec, action_key, "action"), "action")
+        actions = codec_from_spec(leaf_spec(action_spec, action_key, "action"), "action")
         backward_policy = probabilistic_mlp(
             actions,
             in_features=observations.num_features,
-            in_keys=[next_key],
+            in_keys=[next_observation_key],
             out_key=action_key,
             num_cells=num_cells,
             activation_class=nn.Tanh,
@@ -180,8 +180,8 @@ class BacktrackingModel(TensorDictModuleBase):
         state_predictor = probabilistic_mlp(
             observations,
             in_features=observations.num_features + actions.num_features,
-            in_keys=[action_key, next_key],
-            out_key=delta_key if isinstance(observations, ContinuousVariable) else observation_key,
+            in_keys=[action_key, next_observation_key],
+            out_key=delta_key if isinstance(observations, ContinuousCodec) else observation_key,
             num_cells=num_cells,
             activation_class=nn.ReLU,
         )
@@ -231,7 +231,7 @@ class BacktrackingModel(TensorDictModuleBase):
         return self.observations.clamp(observation)
 
     def log_prob(self, tensordict: TensorDictBase) -> Tensor:
-        """Log-density of the data's action and state, in environment units (Eq. 1).
+        """Compute the log-density of the data's action and state, in environment units (Eq. 1).
 
         Args:
             tensordict: ``observation``, ``action`` and ``("next", "observation")``, any batch
@@ -245,7 +245,7 @@ class BacktrackingModel(TensorDictModuleBase):
         )  # Eq. 1
 
     def backward_policy_log_prob(self, tensordict: TensorDictBase) -> Tensor:
-        """Log-density of the data's action: log q(a_t | s_{t+1}), of the batch's shape."""
+        """Compute log q(a_t | s_{t+1}) of the data's action, of the batch's shape."""
         self._check_statistics()
         action = self._read(tensordict, self.action_key)
         data = self._condition(self._read(tensordict, self.next_observation_key))
@@ -254,7 +254,7 @@ class BacktrackingModel(TensorDictModuleBase):
         return dist.log_prob(self.actions.target(action)) + self.actions.log_abs_det()
 
     def state_predictor_log_prob(self, tensordict: TensorDictBase) -> Tensor:
-        """Log-density of the data's state: log q(Δs_t | a_t, s_{t+1}), of the batch's shape."""
+        """Compute log q(Δs_t | a_t, s_{t+1}) of the data's state, of the batch's shape."""
         self._check_statistics()
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
@@ -315,13 +315,8 @@ class BacktrackingModel(TensorDictModuleBase):
             )
 
     def _read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
-        value = tensordict.get(key, None)
-        if value is None:
-            raise KeyError(
-                f"the backtracking model reads {key!r}, which is not among "
-                f"{sorted(map(str, tensordict.keys(True, True)))}. Rename the entry, or build the "
-                "model with observation_key= and action_key=."
-            )
+        cure = "Rename the entry, or build the model with observation_key= and action_key=."
+        value = require(tensordict, key, "the backtracking model", cure)
         spec = self.action_spec if key == self.action_key else self.observation_spec
         if value.shape[value.ndim - len(spec.shape) :] != spec.shape:
             raise ValueError(
@@ -333,8 +328,8 @@ class BacktrackingModel(TensorDictModuleBase):
     def _check_statistics(self) -> None:
         if self._has_statistics or torch.compiler.is_compiling():
             return
-        for variable in (self.observations, self.actions):
-            if isinstance(variable, ContinuousVariable) and not variable.count.any():
+        for codec in (self.observations, self.actions):
+            if isinstance(codec, ContinuousCodec) and not codec.count.any():
                 raise RuntimeError(
                     "the backtracking model has never seen data, so it cannot standardise its "
                     "inputs. Call model.update_statistics(data) with collected transitions first."
@@ -353,10 +348,10 @@ class BacktrackingModel(TensorDictModuleBase):
                     f"{name} must be a ProbabilisticTensorDictSequential, whose distribution can "
                     f"be scored, got {type(module).__name__}."
                 )
-            unknown = [key for key in module.in_keys if unravel_key(key) not in allowed]
+            unknown = [key for key in module.in_keys if unraveled(key) not in allowed]
             if unknown:
                 raise ValueError(f"{name} reads {unknown}; it is given {allowed} only.")
-            if written not in [unravel_key(key) for key in module.out_keys]:
+            if written not in [unraveled(key) for key in module.out_keys]:
                 raise ValueError(
                     f"{name} must write {written!r}, but its out_keys are {list(module.out_keys)}."
                 )

@@ -12,23 +12,25 @@ from torchrl_recall.optim.compilation import compile_function, with_fallback
 
 __all__ = ["SACCritic"]
 
+# Rows of each evaluation. A compiled function makes a graph for each size, so every batch is cut
+# and padded to one; this one's intermediate values stay in the cache.
 _CHUNK = 256
 
 
 class SACCritic(TensorDictModuleBase):
-    r"""The critic of a :class:`~torchrl.objectives.SACLoss` as a module without gradients.
+    r"""Critic of a :class:`~torchrl.objectives.SACLoss` as a module without gradients.
 
     .. math:: Q(s, a) = \min_i Q_i(s, a), \qquad V(s) = \min_i Q_i(s, \bar a(s))
 
     where :math:`\bar a(s)` is the policy's deterministic action, so that ranking states and
-    gating pairs draw no random numbers. It holds no parameters of its own: it always sees the
-    loss's current ones.
+    gating pairs draw no random numbers. The module holds no parameters: it reads the loss's
+    current ones.
 
     Args:
         loss_module: the loss, version 2 (without a value network).
 
     Keyword Args:
-        compile: whether to compile the evaluation.
+        compile: compile the evaluation.
 
     Examples:
         >>> import torch
@@ -79,7 +81,6 @@ class SACCritic(TensorDictModuleBase):
             (params.data.to_dict(), params.batch_size)
             for params in (loss.actor_network_params, loss.qvalue_network_params)
         ]
-        # Batches of one size: a graph is made for each, and small ones stay in the cache.
         values = [
             self._evaluate(
                 parameters, chunk[torch.arange(_CHUNK).clamp(max=len(chunk) - 1)].to_dict()

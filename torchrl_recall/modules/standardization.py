@@ -1,4 +1,4 @@
-"""How states and actions enter and leave the networks of a backtracking model."""
+"""Codecs of states and actions: environment units to network inputs, and samples back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 from torchrl.data import Binary, Categorical, MultiCategorical, MultiOneHot, OneHot, TensorSpec
 from torchrl.modules import RunningValueNorm
 
-__all__ = ["ContinuousVariable", "DiscreteVariable", "Variable", "variable_from_spec"]
+__all__ = ["Codec", "ContinuousCodec", "DiscreteCodec", "codec_from_spec"]
 
 
-class ContinuousVariable(RunningValueNorm):
-    """A vector of floats, standardised with a running mean and variance.
+class ContinuousCodec(RunningValueNorm):
+    """Codec of a vector of floats, standardised with a running mean and variance.
 
-    Before the first update, and in dimensions that do not vary, it is the identity up to the
-    mean: dividing by a floor would amplify rounding noise instead.
+    Before the first update, and in dimensions that do not vary, it only subtracts the mean:
+    dividing by a floor would amplify rounding noise.
 
     Args:
         spec: a floating-point spec of shape ``[dim]``; its bounds, if it has any, clamp.
@@ -23,10 +23,10 @@ class ContinuousVariable(RunningValueNorm):
     Examples:
         >>> import torch
         >>> from torchrl.data import Unbounded
-        >>> from torchrl_recall.modules.standardization import ContinuousVariable
-        >>> variable = ContinuousVariable(Unbounded((2,)))
-        >>> variable.update(torch.tensor([[0.0, 5.0], [4.0, 5.0]]))
-        >>> variable.features(torch.tensor([4.0, 6.0]))
+        >>> from torchrl_recall.modules.standardization import ContinuousCodec
+        >>> codec = ContinuousCodec(Unbounded((2,)))
+        >>> codec.update(torch.tensor([[0.0, 5.0], [4.0, 5.0]]))
+        >>> codec.features(torch.tensor([4.0, 6.0]))
         tensor([1., 1.])
     """
 
@@ -51,32 +51,41 @@ class ContinuousVariable(RunningValueNorm):
         super().update(value.to(self.mean.dtype))
 
     def features(self, value: Tensor) -> Tensor:
-        """Environment units to standardised network inputs."""
+        """Standardise values in environment units, as the networks take them."""
         return self.normalize(value.to(self.mean.dtype))
 
     def target(self, value: Tensor) -> Tensor:
-        """Environment units to what the distribution scores."""
+        """Turn values in environment units into what the distribution scores."""
         return self.features(value)
 
     def decode(self, sample: Tensor) -> Tensor:
-        """A standardised sample back to environment units."""
+        """Bring a standardised sample back to environment units."""
         return self.denormalize(sample).to(self.dtype)
 
     def clamp(self, value: Tensor) -> Tensor:
-        """Clamp to the bounds of the spec; values without bounds are left alone."""
+        """Clamp to the bounds of the spec, if it has any."""
         return value if self.low is None else value.clamp(self.low, self.high)
 
     def log_abs_det(self) -> Tensor:
-        """Log-determinant of the standardisation, which makes densities those of the data."""
+        """Return the standardisation's log-determinant, which makes densities those of the data."""
         return -self.scale().log().sum()
 
 
-class DiscreteVariable(nn.Module):
-    """A category, given as an index or as a one-hot vector.
+class DiscreteCodec(nn.Module):
+    """Codec of a category that is stored as an index or as a one-hot vector.
 
     Args:
         spec: a ``Categorical`` spec of shape ``[]`` or a ``OneHot`` spec of shape ``[n]``.
-        as_index: whether networks see the index; else they see the one-hot vector.
+
+    Keyword Args:
+        as_index: give the networks the index instead of the one-hot vector.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl.data import Categorical
+        >>> from torchrl_recall.modules.standardization import DiscreteCodec
+        >>> DiscreteCodec(Categorical(3)).features(torch.tensor(1))
+        tensor([0., 1., 0.])
     """
 
     def __init__(self, spec: TensorSpec, *, as_index: bool = False) -> None:
@@ -87,10 +96,10 @@ class DiscreteVariable(nn.Module):
         self.num_features = int(spec.space.n)
 
     def update(self, value: Tensor) -> None:
-        """Categories have no statistics."""
+        """Do nothing: categories have no statistics."""
 
     def features(self, value: Tensor) -> Tensor:
-        """One-hot floats, shape ``[*batch, n]``, or indices, shape ``[*batch]``."""
+        """Return one-hot floats, shape ``[*batch, n]``, or indices, shape ``[*batch]``."""
         if self.as_index:
             return value.long().argmax(-1) if self.one_hot else value.long()
         if not self.one_hot:
@@ -98,46 +107,56 @@ class DiscreteVariable(nn.Module):
         return value.to(torch.get_default_dtype())
 
     def target(self, value: Tensor) -> Tensor:
-        """What the distribution scores: an integer index or one-hot vector."""
+        """Return what the distribution scores: an integer index or one-hot vector."""
         return value.long()
 
     def decode(self, sample: Tensor) -> Tensor:
-        """A sample in the dtype of the spec."""
+        """Return a sample in the dtype of the spec."""
         return sample.to(self.dtype)
 
     def clamp(self, value: Tensor) -> Tensor:
-        """Categories are always within their space."""
+        """Return the value: categories are always within their space."""
         return value
 
     def log_abs_det(self) -> float:
-        """Categories are not rescaled."""
+        """Return zero: categories are not rescaled."""
         return 0.0
 
 
-Variable = ContinuousVariable | DiscreteVariable
+Codec = ContinuousCodec | DiscreteCodec
 
 
-def variable_from_spec(spec: TensorSpec, name: str, *, as_index: bool = False) -> Variable:
-    """Choose how a state or an action is represented.
+def codec_from_spec(spec: TensorSpec, name: str, *, as_index: bool = False) -> Codec:
+    """Make the codec that fits the spec of a state or an action.
 
     Args:
         spec: its spec, without batch dimensions.
-        name: what to call it in an error.
-        as_index: whether networks see categories as indices.
+        name: its name, for the error.
+
+    Keyword Args:
+        as_index: give the networks categories as indices instead of one-hot vectors.
 
     Returns:
-        A continuous variable for vectors of floats, a discrete one for categories.
+        A continuous codec for vectors of floats, a discrete one for categories.
 
     Raises:
         ValueError: the spec is something else.
+
+    Examples:
+        >>> from torchrl.data import OneHot, Unbounded
+        >>> from torchrl_recall.modules.standardization import codec_from_spec
+        >>> codec_from_spec(Unbounded((3,)), "observation").num_features
+        3
+        >>> type(codec_from_spec(OneHot(4), "action")).__name__
+        'DiscreteCodec'
     """
     if not isinstance(spec, Binary | MultiCategorical | MultiOneHot):
         if isinstance(spec, OneHot) and len(spec.shape) == 1:
-            return DiscreteVariable(spec, as_index=as_index)
+            return DiscreteCodec(spec, as_index=as_index)
         if isinstance(spec, Categorical) and not isinstance(spec, OneHot) and not spec.shape:
-            return DiscreteVariable(spec, as_index=as_index)
+            return DiscreteCodec(spec, as_index=as_index)
         if spec.dtype.is_floating_point and len(spec.shape) == 1:
-            return ContinuousVariable(spec)
+            return ContinuousCodec(spec)
     raise ValueError(
         f"the {name} spec is {type(spec).__name__}{tuple(spec.shape)} of {spec.dtype}; a "
         "backtracking model handles a vector of floats, a Categorical of shape () or a OneHot. "

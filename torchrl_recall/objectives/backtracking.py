@@ -13,6 +13,7 @@ from tensordict.nn import dispatch
 from torch import Tensor
 from torchrl.objectives import LossModule
 
+from torchrl_recall.checks import next_key
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 
 __all__ = ["BacktrackingLoss"]
@@ -25,9 +26,9 @@ class BacktrackingLoss(LossModule):
         -\mathcal{L}_B = -\sum_t \log q(a_t \mid s_{t+1}) + \log q(\Delta s_t \mid a_t, s_{t+1})
 
     where the first term is ``loss_backward_policy`` and the second ``loss_state_predictor``; both
-    are to be minimised. The two factors share no parameters, so they may also be trained on
-    different data with :meth:`backward_policy_loss` and :meth:`state_predictor_loss`: dynamics
-    hold everywhere, while the backward policy should come from good trajectories only.
+    are minimised. The two factors share no parameters, so :meth:`backward_policy_loss` and
+    :meth:`state_predictor_loss` can train them on different data: dynamics hold everywhere, while
+    the backward policy should come from good trajectories only.
 
     From Goyal et al., *Recall Traces*, ICLR 2019.
 
@@ -65,7 +66,7 @@ class BacktrackingLoss(LossModule):
         Attributes:
             observation: s_t; s_{t+1} is the same key under ``"next"``. The model's by default.
             action: a_t. The model's by default.
-            mask: optional booleans of the batch's shape; False leaves a transition out.
+            mask: optional booleans of the batch's shape; False ignores a transition.
         """
 
         observation: NestedKey | None = None
@@ -101,7 +102,7 @@ class BacktrackingLoss(LossModule):
         keys, model = self.tensor_keys, self.backtracking_model
         keys.observation = keys.observation or model.observation_key
         keys.action = keys.action or model.action_key
-        self.in_keys = [keys.observation, keys.action, ("next", keys.observation)]
+        self.in_keys = [keys.observation, keys.action, next_key(keys.observation)]
 
     def _loss_mask_keys(self) -> tuple[NestedKey, ...]:
         return (self.tensor_keys.mask, *super()._loss_mask_keys())
@@ -125,13 +126,13 @@ class BacktrackingLoss(LossModule):
         return TensorDict(losses, batch_size=shape)
 
     def backward_policy_loss(self, tensordict: TensorDictBase) -> Tensor:
-        """First term of Eq. 2: -log q(a_t | s_{t+1}), reduced."""
+        """Compute the first term of Eq. 2, -log q(a_t | s_{t+1}), reduced."""
         with self._functional_model() as model:
             log_prob = model.backward_policy_log_prob(self._data(tensordict))
         return self._reduce_loss(-log_prob, tensordict)
 
     def state_predictor_loss(self, tensordict: TensorDictBase) -> Tensor:
-        """Second term of Eq. 2: -log q(Δs_t | a_t, s_{t+1}), reduced."""
+        """Compute the second term of Eq. 2, -log q(Δs_t | a_t, s_{t+1}), reduced."""
         with self._functional_model() as model:
             log_prob = model.state_predictor_log_prob(self._data(tensordict))
         return self._reduce_loss(-log_prob, tensordict)
@@ -144,7 +145,7 @@ class BacktrackingLoss(LossModule):
             yield model
 
     def _data(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The transitions under the model's keys, without what the masks leave out."""
+        """Return the transitions under the model's keys, with zeros in place of masked ones."""
         keys, model = self.tensor_keys, self.backtracking_model
         tensordict = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
         if keys.observation == model.observation_key and keys.action == model.action_key:
@@ -159,7 +160,26 @@ class BacktrackingLoss(LossModule):
 def zero_masked(
     tensordict: TensorDictBase, mask_keys: Sequence[NestedKey], keys: Sequence[NestedKey]
 ) -> TensorDictBase:
-    """Zeros in place of masked entries: NaN there would reach the gradient as 0 * NaN."""
+    """Put zeros in place of masked entries, whose NaN would reach the gradient as 0 * NaN.
+
+    Args:
+        tensordict: data of any batch shape.
+        mask_keys: entries with booleans of the batch's shape, where False masks; any may be absent.
+        keys: entries to change; any may be absent.
+
+    Returns:
+        A copy, or ``tensordict`` where there is no mask.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.objectives.backtracking import zero_masked
+        >>> data = TensorDict({
+        ...     "action": torch.tensor([1.0, torch.nan]), "mask": torch.tensor([True, False])
+        ... }, [2])
+        >>> zero_masked(data, ["mask"], ["action"])["action"]
+        tensor([1., 0.])
+    """
     masks = [m for m in (tensordict.get(key, None) for key in mask_keys) if m is not None]
     if not masks:
         return tensordict
@@ -176,7 +196,19 @@ def zero_masked(
 
 
 def check_reduction(reduction: str) -> str:
-    """Return the reduction, or name the ones that exist."""
+    """Return the reduction, or name the ones that exist.
+
+    Args:
+        reduction: of a loss over its batch.
+
+    Raises:
+        ValueError: there is no such reduction.
+
+    Examples:
+        >>> from torchrl_recall.objectives.backtracking import check_reduction
+        >>> check_reduction("mean")
+        'mean'
+    """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
     return reduction

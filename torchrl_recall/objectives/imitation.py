@@ -12,6 +12,7 @@ from torch import Tensor
 from torchrl.data import Composite, TensorSpec
 from torchrl.objectives import LossModule
 
+from torchrl_recall.checks import require
 from torchrl_recall.objectives.backtracking import check_reduction, zero_masked
 
 __all__ = ["ImitationLoss"]
@@ -33,7 +34,7 @@ class ImitationLoss(LossModule):
 
     Keyword Args:
         action_spec: spec whose bounds clamp the actions; the actor's own by default. Actions
-            without bounds, and discrete ones, are left alone.
+            without bounds, and discrete ones, are not clamped.
         action_margin: distance kept from each bound, as a fraction of half the range: 0.01 clamps
             to ±0.99 for bounds of ±1. At 0.99 a tanh-normal policy's loss is about 2.5 per
             dimension, at 0.999999 it is 34.
@@ -68,7 +69,7 @@ class ImitationLoss(LossModule):
 
         Attributes:
             action: a_t.
-            mask: optional booleans of the batch's shape; False leaves a pair out.
+            mask: optional booleans of the batch's shape; False ignores a pair.
         """
 
         action: NestedKey = "action"
@@ -130,13 +131,8 @@ class ImitationLoss(LossModule):
         Raises:
             KeyError: the action is missing.
         """
-        action = tensordict.get(self.tensor_keys.action, None)
-        if action is None:
-            raise KeyError(
-                f"ImitationLoss reads the action at {self.tensor_keys.action!r}, which is not in "
-                f"{sorted(map(str, tensordict.keys(True, True)))}. Rename it with "
-                "loss.set_keys(action=...)."
-            )
+        cure = "Rename it with loss.set_keys(action=...)."
+        action = require(tensordict, self.tensor_keys.action, "ImitationLoss", cure)
         data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
             dist = self.actor_network.get_dist(data)
@@ -147,7 +143,7 @@ class ImitationLoss(LossModule):
         return TensorDict({"loss_imitation": loss}, batch_size=loss.shape)
 
     def _clamp(self, action: Tensor) -> Tensor:
-        if action.dtype is torch.bool:  # argmax, in OneHotCategorical.log_prob, refuses it
+        if action.dtype is torch.bool:  # refused by argmax in OneHotCategorical.log_prob
             action = action.long()
         return (
             action if self.action_low is None else action.clamp(self.action_low, self.action_high)
@@ -155,6 +151,7 @@ class ImitationLoss(LossModule):
 
 
 def _bounds(spec: TensorSpec | None, actor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the bounds of the actor's actions, or None twice where they have none."""
     if isinstance(spec, Composite):
         spec = spec[(0,) * len(spec.shape)] if spec.shape else spec
         keys = getattr(actor, "dist_sample_keys", None) or ["action"]

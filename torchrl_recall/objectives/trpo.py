@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import (
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-    dispatch,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, dispatch
 from torch import Tensor
 from torchrl.objectives import PPOLoss
+
+from torchrl_recall.checks import require
 
 __all__ = ["TRPOLoss"]
 
@@ -24,16 +22,16 @@ class TRPOLoss(PPOLoss):
         \pi_\theta(\cdot \mid s)) \right] \le \delta
 
     (Eq. 14 of Schulman et al., *Trust Region Policy Optimization*, 2015). ``loss_objective`` is
-    :math:`-L`. The constraint belongs to :class:`TrustRegion`, which takes the step; gradient
-    descent on this loss alone is plain policy gradient. Keys, reductions, value estimators and
-    masks are those of :class:`~torchrl.objectives.PPOLoss`.
+    :math:`-L`. :class:`~torchrl_recall.TrustRegion` takes the step on :meth:`actor_loss` and keeps
+    the constraint; gradient descent without it is plain policy gradient. Keys, reductions, value
+    estimators and masks are those of :class:`~torchrl.objectives.PPOLoss`.
 
     Args:
         actor_network: the stochastic policy.
-        critic_network: V(s), without parameters of the actor; None leaves ``loss_critic`` out.
+        critic_network: V(s), without parameters of the actor; None for no ``loss_critic``.
 
     Keyword Args:
-        entropy_bonus: whether the objective holds an entropy bonus.
+        entropy_bonus: add an entropy bonus to the objective.
         kwargs: see :class:`~torchrl.objectives.PPOLoss`.
 
     Raises:
@@ -54,7 +52,8 @@ class TRPOLoss(PPOLoss):
         >>> critic = ValueOperator(torch.nn.Linear(3, 1), ["observation"])
         >>> data = actor(TensorDict({"observation": torch.randn(64, 3)}, [64])).detach()
         >>> data["advantage"] = data["action"].sum(-1, keepdim=True)
-        >>> region = TrustRegion(TRPOLoss(actor, critic), max_kl=0.01)
+        >>> loss = TRPOLoss(actor, critic)
+        >>> region = TrustRegion(loss, loss_fn=loss.actor_loss, max_kl=0.01)
         >>> statistics = region.step(data)
         >>> bool(statistics["accepted"]), bool(statistics["kl"] <= 0.01)
         (True, True)
@@ -86,7 +85,7 @@ class TRPOLoss(PPOLoss):
         self.out_keys = ["loss_objective", "kl_approx", *entropy, *critic]
 
     def actor_loss(self, tensordict: TensorDictBase) -> TensorDict:
-        """The policy's part.
+        """Compute the policy's part.
 
         Args:
             tensordict: observations, actions, ``sample_log_prob`` and ``advantage`` of any batch
@@ -99,13 +98,11 @@ class TRPOLoss(PPOLoss):
         Raises:
             KeyError: the advantage or the log-probability is missing.
         """
-        advantage = tensordict.get(self.tensor_keys.advantage, None)
-        if advantage is None:
-            raise KeyError(
-                f"TRPOLoss reads the advantage at {self.tensor_keys.advantage!r}, which is not in "
-                f"{sorted(map(str, tensordict.keys(True, True)))}. Write it with GAE or "
-                "loss.value_estimator, or rename it with loss.set_keys(advantage=...)."
-            )
+        cure = (
+            "Write it with GAE or loss.value_estimator, or rename it with "
+            "loss.set_keys(advantage=...)."
+        )
+        advantage = require(tensordict, self.tensor_keys.advantage, "TRPOLoss", cure)
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=False)
         shape = advantage.shape[:-1]
         log_weight, dist, kl_approx, correction = self._log_weight(tensordict, adv_shape=shape)
@@ -124,13 +121,13 @@ class TRPOLoss(PPOLoss):
         return out
 
     def critic_loss(self, tensordict: TensorDictBase) -> TensorDict:
-        """The critic's part: ``loss_critic``, the distance of V(s) from ``value_target``."""
+        """Compute the critic's part: the distance of V(s) from ``value_target``."""
         loss, *_ = self.loss_critic(tensordict)
         return TensorDict({"loss_critic": self._reduced(loss, tensordict)})
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """All losses; the advantage is estimated first if it is not there."""
+        """Compute all losses, and the advantage first if it is missing."""
         tensordict = tensordict.clone(False)
         if tensordict.get(self.tensor_keys.advantage, None) is None:
             self.value_estimator(

@@ -1,4 +1,4 @@
-"""Compiled functions that cost little to call and fall back to eager ones."""
+"""Compiled functions that cost little to call, and their eager fallback."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 __all__ = ["compile_function", "with_fallback"]
 
-# What a call checks of objects other than its arguments. That no attribute, hook or submodule was
-# added or replaced would be a thousand checks more for a tensordict module, and take as long as a
-# small network does.
+# Kinds of guards to keep on objects other than the arguments. We skip checks for added or replaced
+# attributes, hooks and submodules: a tensordict module has about a thousand of them, which takes as
+# long as a small network.
 _GUARDS = {
     "CONSTANT_MATCH",
     "DEFAULT_DEVICE",
@@ -29,24 +29,25 @@ _GUARDS = {
 def compile_function(
     function: Callable[..., Any], *, any_size: bool = False, settled: Sequence[int] = ()
 ) -> Callable[..., Any]:
-    """``torch.compile`` as all of this package uses it.
+    """Compile a function with ``torch.compile``, with the settings of this package.
 
-    One graph for each shape, or one for all, but never one that was chosen by the calls before, so
-    that the bits of a result depend on its arguments alone; random numbers are those of eager mode
-    on a CPU (inductor's own generator is slow there). Each call checks everything about its
-    arguments, and tensors, single numbers and flags of the objects behind the function. What those
-    are made of must not change after the first call: their attributes, hooks, submodules, lists and
-    tied parameters.
+    Either every shape gets its own graph or one graph serves all shapes. Dynamo's automatic choice
+    would depend on earlier calls, and so would the rounding. Random numbers are those of eager mode
+    on a CPU; inductor's own generator is slow there.
+
+    Each call checks everything about its arguments. Of the objects behind the function it checks
+    tensors, single numbers and flags. Their attributes, hooks, submodules, lists and tied
+    parameters must not change after the first call.
 
     Args:
-        function: of tensors, or of plain containers of them.
+        function: takes and returns tensors, or plain containers of them.
 
     Keyword Args:
-        any_size: whether sizes of arguments vary freely, and share a graph; if not, each shape
-            takes seconds to compile.
-        settled: positions of arguments that are only checked at the first call, such as
-            parameters and optimiser states: their number, shapes and dtypes must not change. A
-            check of a hundred tensors takes 0.1 ms.
+        any_size: use one graph for arguments of all sizes. By default each shape takes seconds to
+            compile.
+        settled: positions of arguments that only the first call checks, such as parameters and
+            optimiser states: their number, shapes and dtypes must not change. A check of a hundred
+            tensors takes 0.1 ms.
 
     Returns:
         The compiled function.
@@ -62,13 +63,14 @@ def compile_function(
     def call(arguments: tuple) -> Any:
         return function(*arguments)
 
+    # One tuple of arguments, so that guards on them have names: "arguments[0]...".
     unchecked = tuple(f"arguments[{position}]" for position in settled)
     compiled = torch.compile(  # type: ignore[call-overload]  # its stubs lack the isolation
         call,
         fullgraph=True,
         dynamic=any_size,
         recompile_limit=64,
-        isolate_recompiles=True,  # or functions with the same code would take each other's graphs
+        isolate_recompiles=True,  # else functions with the same code take each other's graphs
         options={
             "fallback_random": True,
             "guard_filter_fn": lambda guards: [
@@ -84,12 +86,13 @@ def compile_function(
 def with_fallback(
     fast: Callable[..., Any], eager: Callable[..., Any], name: str
 ) -> Callable[..., Any]:
-    """Call ``fast``; once that fails for a reason of its own, warn and call ``eager`` instead.
+    """Return a function that calls ``fast``, and ``eager`` with a warning once ``fast`` fails.
+
+    If ``eager`` fails on the same arguments too, the caller is at fault and gets its error.
 
     Args:
         fast: a function that calls compiled code.
-        eager: the same function without it; if it fails too, the caller is at fault and gets its
-            error.
+        eager: the same function without compiled code.
         name: what the two do, for the warning.
 
     Returns:
@@ -111,6 +114,7 @@ def with_fallback(
         try:
             return fast(*args)
         except Exception as error:  # the compiler's own errors share no base class
+            # The eager call draws the numbers that the failed one would have drawn.
             torch.set_rng_state(rng)
             out = eager(*args)
             reason = str(error).strip().splitlines()[:1]

@@ -1,4 +1,15 @@
-"""One gradient step as one compiled graph."""
+"""One gradient step as one compiled graph: loss, gradient, Adam and soft target update.
+
+It exists for its speed. With an eager Adam after a compiled gradient, an update takes 1.09 times as
+long for SAC and 1.20 times as long for the backtracking model.
+
+Two bugs of torch 2.14.1 are worked round:
+
+- Compiled graphs may return gradients with transposed strides, which a fused Adam on CPU reads as
+  if they were the parameter's. Gradients that leave the graph are made contiguous.
+- Adam's L2 penalty together with ``torch.func.grad`` compiles wrongly. An Adam with this penalty
+  steps eagerly after the graph.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +28,37 @@ from torchrl_recall.optim.compilation import compile_function
 
 __all__ = ["CompiledStep", "total_loss"]
 
-
 Path = tuple[str, ...]
 
 
 class CompiledStep:
-    """The update as one graph of plain tensors.
+    """Gradient step as one graph of plain tensors, in place of eager loss, backward and optimiser.
 
-    Guards on tensordicts would cost as much as a small network does.
+    The graph takes plain tensors because guards on tensordicts cost as much as a small network.
+    Optimisers other than Adam and AdamW, and updaters other than
+    :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph.
+
+    Args:
+        loss_module: any loss module.
+        optimizer: over parameters of the module.
+        target_updater: of the module's targets, stepped last; None where it has none.
+        loss_fn: function of tensordicts to differentiate; it uses the module's parameters only.
+        max_grad_norm: largest norm of the optimiser's whole gradient; None does not clip.
+
+    Raises:
+        ValueError: at the first call, if the optimiser has parameters that are not the module's.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import BacktrackingLoss, BacktrackingModel
+        >>> from torchrl_recall.optim.compiled_step import CompiledStep
+        >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> loss = BacktrackingLoss(model)
+        >>> step = CompiledStep(loss, torch.optim.Adam(loss.parameters()), None, loss, None)
+        >>> step.whole  # Adam goes into the graph, which the first call compiles
+        True
     """
 
     def __init__(
@@ -40,13 +74,15 @@ class CompiledStep:
         self.target_updater = target_updater
         self.loss_fn = loss_fn
         self.max_grad_norm = max_grad_norm
+        # Tensors go in and out of the graph by position; paths say where each belongs.
         leaves = list(_leaves(loss_module))
         self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
         self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
+        # The whole update is one graph where optimiser and updater are of the kinds written below.
         self.whole = _is_plain_adam(optimizer) and (
             target_updater is None or type(target_updater) is SoftUpdate
         )
-        # Positions of trained, fixed and states; the data are checked, and options are numbers.
+        # Settled are trained, fixed and states; data are checked, and options are numbers.
         self.compiled = (
             compile_function(self._step, settled=(0, 1, 3))
             if self.whole
@@ -55,6 +91,14 @@ class CompiledStep:
         self.initialized = False
 
     def __call__(self, *args: TensorDictBase) -> TensorDictBase:
+        """Update the parameters in place.
+
+        Args:
+            args: arguments of ``loss_fn``.
+
+        Returns:
+            The output of ``loss_fn`` before the step, detached.
+        """
         if not self.initialized:
             self._initialize(args)
         trained = [leaf.detach() for _, leaf in self.trained]
@@ -64,8 +108,7 @@ class CompiledStep:
             return TensorDict(self.compiled(trained, fixed, data, *self._adam_arguments()))
         gradients, losses = self.compiled(trained, fixed, data)
         for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
-            # Contiguous: compiled graphs may return transposed strides, which a fused Adam on CPU
-            # reads as if they were the parameter's.
+            # Contiguous: compiled graphs may return transposed strides, see the module's docstring.
             leaf.grad = gradient.contiguous()
         self.optimizer.step()
         if self.target_updater is not None:
@@ -73,10 +116,14 @@ class CompiledStep:
         return TensorDict(losses)
 
     def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
+        """Settle what the graph assumes: the module's attributes and the optimiser's groups."""
+        # Loss modules make some attributes in their first forward.
         rng = torch.get_rng_state()
-        with torch.no_grad():  # loss modules make some attributes in their first forward
+        with torch.no_grad():
             self.loss_fn(*(arg.copy() for arg in args))
         torch.set_rng_state(rng)
+
+        # The optimiser's groups as positions among the trained tensors.
         indices = {leaf: i for i, (_, leaf) in enumerate(self.trained)}
         groups = self.optimizer.param_groups
         if foreign := sum(p not in indices for group in groups for p in group["params"]):
@@ -85,7 +132,7 @@ class CompiledStep:
         self.initialized = True
 
     def _adam_arguments(self) -> tuple[list, list]:
-        """For each group, its state and what Adam is told."""
+        """Return the state and the options of each of Adam's groups."""
         groups = self.optimizer.param_groups
         options = [
             {
@@ -95,7 +142,7 @@ class CompiledStep:
                 "eps": group["eps"],
                 "maximize": group["maximize"],
                 "decoupled_weight_decay": group["decoupled_weight_decay"],
-                # A tensor: a schedule that changes a number would compile anew each time.
+                # A tensor: a schedule that changes a number would recompile each time.
                 "lr": torch.as_tensor(group["lr"]),
             }
             for group in groups
@@ -103,6 +150,7 @@ class CompiledStep:
         return [self._adam_state(group["params"]) for group in groups], options
 
     def _adam_state(self, parameters: list[Tensor]) -> tuple[list[Tensor], ...]:
+        """Return Adam's means, variances and step counts, made where there are none yet."""
         states = [self.optimizer.state[parameter] for parameter in parameters]
         for parameter, state in zip(parameters, states, strict=True):
             if not state:  # where Adam itself begins
@@ -114,7 +162,10 @@ class CompiledStep:
     def _step(
         self, trained: list[Tensor], fixed: list[Tensor], data: list, states: list, options: list
     ) -> dict[str, Tensor]:
+        """Take one whole step; this is the graph."""
         gradients, losses = self._gradient(trained, fixed, data)
+
+        # Adam, by the functional form of torch's own.
         for group, (mean, variance, step), choices in zip(
             self.groups, states, options, strict=True
         ):
@@ -130,6 +181,8 @@ class CompiledStep:
                 amsgrad=False,
                 **choices,
             )
+
+        # Soft update: target <- eps target + (1 - eps) source, of the same path.
         if self.target_updater is not None:
             index = {path: i for i, (path, _) in enumerate(self.fixed)}
             for (path, _), source in zip(self.trained, trained, strict=True):
@@ -140,6 +193,7 @@ class CompiledStep:
     def _gradient(
         self, trained: list[Tensor], fixed: list[Tensor], data: list
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Compute the gradients of the trained tensors, clipped, and the detached losses."""
         function = torch.func.grad_and_value(self._loss, has_aux=True)
         gradients, (_, losses) = function(trained, fixed, data)
         if self.max_grad_norm is not None:
@@ -152,6 +206,7 @@ class CompiledStep:
     def _loss(
         self, trained: list[Tensor], fixed: list[Tensor], data: list[tuple[dict, torch.Size]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Evaluate ``loss_fn`` with the given tensors in place of the module's parameters."""
         paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
         values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
         attributes = self.loss_module.__dict__
@@ -165,9 +220,9 @@ class CompiledStep:
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:
-    """Whether the optimiser may go into the graph.
+    """Return True if the optimiser may go into the graph.
 
-    Adam's L2 penalty may not: together with ``torch.func.grad`` torch 2.14.1 compiles it wrongly.
+    Adam's L2 penalty may not: torch 2.14.1 compiles it wrongly together with ``torch.func.grad``.
     """
     return type(optimizer) in (Adam, AdamW) and not any(
         group["amsgrad"]
@@ -178,7 +233,7 @@ def _is_plain_adam(optimizer: Optimizer) -> bool:
 
 
 def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
-    """Parameters, targets and buffers of the module's networks, by attribute and key."""
+    """List parameters, targets and buffers of the module's networks, by attribute and key."""
     for name, child in loss_module.named_children():
         if isinstance(child, TensorDictParams):
             for key, leaf in child.items(True, True):
@@ -191,7 +246,7 @@ def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
 def _nested(
     items: Iterable[tuple[Path, Tensor]], loss_module: LossModule
 ) -> dict[str, TensorDict | Tensor]:
-    """Attributes of the module, made of plain tensors."""
+    """Build the module's attributes from plain tensors."""
     values: dict[str, TensorDict | Tensor] = {}
     for (name, *key), tensor in items:
         if not key:
@@ -204,4 +259,20 @@ def _nested(
 
 
 def total_loss(losses: TensorDictBase) -> Tensor:
+    """Sum the losses that a loss module returns: its entries named ``loss_*``.
+
+    Args:
+        losses: output of a loss module.
+
+    Returns:
+        Their sum, with its graph.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.optim.compiled_step import total_loss
+        >>> one = torch.tensor(1.0)
+        >>> total_loss(TensorDict({"loss_actor": one, "loss_alpha": one, "entropy": one}))
+        tensor(2.)
+    """
     return sum(value for key, value in losses.items() if key.startswith("loss_"))

@@ -29,23 +29,23 @@ def make_update(
 ) -> Update:
     """Make the function that takes one gradient step on the sum of a module's losses.
 
-    The compiled step holds loss, gradient, Adam and soft target update in one graph, through the
-    module's functional parameters; ``torch.compile`` around loss and ``backward`` would be slower
-    than eager. Other optimisers and updaters step eagerly after the graph. Both kinds draw the
-    same random numbers on a CPU and agree up to rounding. Compiling takes some ten seconds once; if
-    it fails, a warning says why and steps are eager from then on.
+    The compiled step is a :class:`~torchrl_recall.optim.compiled_step.CompiledStep`: it holds loss,
+    gradient, Adam and soft target update in one graph, through the module's functional parameters.
+    ``torch.compile`` around loss and ``backward`` would be slower than eager. Eager and compiled
+    steps draw the same random numbers on a CPU and agree up to rounding. Compiling takes some ten
+    seconds once; if it fails, a warning says why and steps are eager from then on.
 
     Args:
         loss_module: any loss module.
         optimizer: over its parameters; torchrl's ``group_optimizers`` makes one of several. The
             compiled step keeps the state of an Adam, but does not call its hooks.
-        target_updater: stepped afterwards.
+        target_updater: of the module's targets, stepped last.
 
     Keyword Args:
-        loss_fn: what to differentiate, if it is not the module's ``forward``; it must use the
-            module's parameters only.
-        max_grad_norm: to clip the norm of the optimiser's whole gradient to; None does not clip.
-        compile: whether to compile.
+        loss_fn: function to differentiate, of the module's parameters only; the module's
+            ``forward`` by default.
+        max_grad_norm: largest norm of the optimiser's whole gradient; None does not clip.
+        compile: compile the step.
 
     Returns:
         A function with the arguments of ``loss_fn`` that updates the parameters in place and

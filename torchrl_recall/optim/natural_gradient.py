@@ -1,13 +1,11 @@
-"""Conjugate gradients and divergences, of which a natural gradient step is made."""
+"""Conjugate gradients and divergences: the parts of a natural-gradient step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from tensordict.nn import (
-    CompositeDistribution,
-)
+from tensordict.nn import CompositeDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -21,15 +19,15 @@ def conjugate_gradient(
     iterations: int = 10,
     tolerance: float = 1e-10,
 ) -> tuple[Tensor, Tensor]:
-    """Solve A x = b for a symmetric positive definite A known by its products.
+    """Solve A x = b for a symmetric positive definite A that is given by its products.
 
     Args:
-        product: from x to A x.
-        b: shape ``[n]``.
+        product: function from x to A x.
+        b: right-hand side, shape ``[n]``.
 
     Keyword Args:
-        iterations: at most so many products.
-        tolerance: of the residual's norm, relative to that of b, at which to stop.
+        iterations: largest number of products.
+        tolerance: norm of the residual, relative to that of b, at which to stop.
 
     Returns:
         x, and the norm of b - A x relative to that of b (zero for b = 0).
@@ -42,32 +40,35 @@ def conjugate_gradient(
         >>> torch.allclose(matrix @ x, torch.tensor([1.0, 2.0]).double())
         True
     """
+    # Invariant: residual = b - A x, and directions are conjugate: d_i' A d_j = 0 for i != j.
     x, residual, direction = torch.zeros_like(b), b, b
     start = square = b @ b
     for _ in range(iterations):
         if square <= tolerance**2 * start:
             break
+        # The exact minimum of x' A x / 2 - b' x along the direction.
         image = product(direction)
         length = square / (direction @ image)
         x = x + length * direction
         residual = residual - length * image
+        # The next direction: the new residual, made conjugate to the last one.
         previous, square = square, residual @ residual
         direction = residual + square / previous * direction
     return x, (square / start).sqrt().nan_to_num(0.0)
 
 
 def kl_divergence(p: Distribution, q: Distribution) -> Tensor:
-    """The divergence of q from p for each state, in nats.
+    """Compute the Kullback-Leibler divergence of q from p for each state, in nats.
 
     Args:
         p: a distribution over actions, batch shape ``[num_states]``; composite ones are summed.
-        q: another of the same kind.
+        q: another distribution of the same kind.
 
     Returns:
         Shape ``[num_states]``.
 
     Raises:
-        TypeError: the kind has no divergence in closed form.
+        TypeError: this kind of distribution has no divergence in closed form.
 
     Examples:
         >>> import torch

@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import (
-    ProbabilisticTensorDictSequential,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.objectives import LossModule
 
-from torchrl_recall.objectives.trpo import TRPOLoss
+from torchrl_recall.checks import at_least, positive
 from torchrl_recall.optim.natural_gradient import conjugate_gradient, kl_divergence
 
 __all__ = ["TrustRegion"]
@@ -34,21 +32,22 @@ class TrustRegion:
     :math:`1, c, c^2, \ldots` of that step that lowers the loss and stays within the radius. If none
     does, every parameter keeps its bits, and ``accepted`` is False.
 
-    It bounds any loss of a policy: a :class:`TRPOLoss`, or an
-    :class:`~torchrl_recall.ImitationLoss`, so that recall traces cannot carry the policy away.
+    Any loss of a policy can be bounded so: the surrogate of :class:`~torchrl_recall.TRPOLoss`, with
+    ``loss_fn=loss.actor_loss``, or an :class:`~torchrl_recall.ImitationLoss`, so that recall traces
+    cannot carry the policy away.
 
     Args:
         loss_module: holds the policy as ``actor_network``; reduces to a scalar.
 
     Keyword Args:
-        loss_fn: what is lowered, the sum of its ``loss_*`` entries, if it is not the policy's part
-            of a :class:`TRPOLoss` or the ``forward`` of another module.
+        loss_fn: function of a tensordict whose ``loss_*`` entries are summed and lowered; the
+            module's ``forward`` by default.
         max_kl: :math:`\delta`, the radius, in nats.
-        damping: added to the Fisher matrix's diagonal.
-        cg_iterations: of conjugate gradient.
-        line_search_steps: fractions to try.
+        damping: number added to the Fisher matrix's diagonal.
+        cg_iterations: iterations of conjugate gradient.
+        line_search_steps: number of fractions to try.
         line_search_shrink: c, in (0, 1).
-        fisher_subsampling: the Fisher products see every so manieth state.
+        fisher_subsampling: use every n-th state for the Fisher products; 1 uses all.
 
     Raises:
         TypeError: the module holds no policy.
@@ -91,26 +90,22 @@ class TrustRegion:
         ):
             raise TypeError(
                 f"{type(loss_module).__name__} holds no stochastic policy as actor_network, so no "
-                "divergence can be measured. Use TRPOLoss, ImitationLoss or another loss of a "
-                "ProbabilisticActor."
+                "divergence can be measured. Use a loss of a ProbabilisticActor, such as TRPOLoss "
+                "or ImitationLoss."
             )
-        for name, number in (("max_kl", max_kl), ("damping", damping)):
-            if not (number > 0 or (name == "damping" and number == 0)):
-                least = "positive" if name == "max_kl" else "zero or more"
-                raise ValueError(f"{name} must be {least}, got {number}.")
+        positive(max_kl=max_kl)
+        if not damping >= 0:
+            raise ValueError(f"damping must be zero or more, got {damping}.")
         if not 0 < line_search_shrink < 1:
             raise ValueError(f"line_search_shrink must be in (0, 1), got {line_search_shrink}.")
-        for name, count in (
-            ("cg_iterations", cg_iterations),
-            ("line_search_steps", line_search_steps),
-            ("fisher_subsampling", fisher_subsampling),
-        ):
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {count!r}.")
-        if loss_fn is None:
-            loss_fn = loss_module.actor_loss if isinstance(loss_module, TRPOLoss) else loss_module
+        at_least(
+            1,
+            cg_iterations=cg_iterations,
+            line_search_steps=line_search_steps,
+            fisher_subsampling=fisher_subsampling,
+        )
         self.loss_module = loss_module
-        self.loss_fn = loss_fn
+        self.loss_fn = loss_module if loss_fn is None else loss_fn
         self.max_kl = max_kl
         self.damping = damping
         self.cg_iterations = cg_iterations
@@ -126,12 +121,12 @@ class TrustRegion:
         """Take one step.
 
         Args:
-            tensordict: what the loss reads, any batch shape.
-            states: observations on which the divergence is measured, any batch shape; those of
+            tensordict: data of the loss, any batch shape.
+            states: observations to measure the divergence on, any batch shape; those of
                 ``tensordict`` by default.
 
         Returns:
-            What the loss returned before the step, and ``accepted``, ``kl`` (of the step taken, in
+            The loss's output before the step, and ``accepted``, ``kl`` (of the step taken, in
             nats), ``improvement`` (of the loss, positive), ``step_fraction``, ``gradient_norm`` and
             ``cg_residual``, detached.
 
@@ -139,17 +134,21 @@ class TrustRegion:
             ValueError: the loss is not finite or not a scalar; no parameter was touched.
             TypeError: the policy's distribution has no divergence.
         """
+        # The policy to stay near.
         states = self._rows(tensordict if states is None else states)
         with torch.no_grad():
             old = self._dist(states, frozen=True)
             kl_divergence(old, old)  # refuses distributions that have none
-        rng = torch.get_rng_state()  # a loss that samples shall draw the same at each evaluation
+
+        # Gradient, and the natural direction of it.
+        rng = torch.get_rng_state()  # a loss that samples draws the same at each evaluation
         losses = self.loss_fn(tensordict)
         loss = self._total(losses, tensordict)
         gradient = self._flat(torch.autograd.grad(loss, self.parameters, **_UNUSED_ARE_ZERO))
         statistics = losses.detach().update({"gradient_norm": gradient.norm()})
         direction, residual = self._natural_direction(gradient, states)
 
+        # Line search on the true loss and divergence.
         def evaluate() -> tuple[Tensor, Tensor]:
             torch.set_rng_state(rng)
             after = self._total(self.loss_fn(tensordict), tensordict, check=False)
@@ -162,7 +161,7 @@ class TrustRegion:
         return statistics.update(taken).update({"cg_residual": residual})
 
     def _natural_direction(self, gradient: Tensor, states: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """The step to the radius, to second order, and the residual of its direction."""
+        """Compute the step to the radius, to second order, and the residual of its direction."""
         product = self.fisher_vector_product(states[:: self.fisher_subsampling])
         direction, residual = conjugate_gradient(product, -gradient, iterations=self.cg_iterations)
         curvature = direction @ product(direction)
@@ -171,7 +170,7 @@ class TrustRegion:
         return length * direction, residual
 
     def fisher_vector_product(self, states: TensorDictBase) -> Callable[[Tensor], Tensor]:
-        """The damped Fisher matrix of the policy as it is, as a function.
+        """Return the damped Fisher matrix of the current policy as a function.
 
         Args:
             states: observations, shape ``[num_states]``.
@@ -180,6 +179,7 @@ class TrustRegion:
             A function of flat vectors over the policy's parameters, shape ``[num_parameters]``, in
             double precision.
         """
+        # The Fisher matrix is the Hessian of the divergence from the policy to itself.
         dist = self._dist(states)
         with torch.no_grad():
             old = self._dist(states)
@@ -200,6 +200,7 @@ class TrustRegion:
         self, full_step: Tensor, evaluate: Callable[[], tuple[Tensor, Tensor]]
     ) -> dict[str, Tensor]:
         """Take the longest good fraction of a step, or none."""
+        # Fractions from the longest to the shortest, each from the same weights.
         before = [p.detach().clone() for p in self.parameters]
         parts = self._split(full_step)
         for i in range(self.line_search_steps):
@@ -209,7 +210,7 @@ class TrustRegion:
             improvement, kl = evaluate()
             if improvement > 0 and kl <= self.max_kl:  # False for NaN
                 break
-        else:
+        else:  # none is good: every parameter gets its bits back
             for parameter, start in zip(self.parameters, before, strict=True):
                 parameter.copy_(start)
             fraction, improvement, kl = 0.0, torch.zeros(()), torch.zeros(())
@@ -221,7 +222,7 @@ class TrustRegion:
         }
 
     def _dist(self, states: TensorDictBase, *, frozen: bool = False) -> Distribution:
-        """The policy's distributions; frozen ones do not move with its parameters."""
+        """Return the policy's distributions; frozen ones do not move with its parameters."""
         actor, parameters = self.loss_module.actor_network, self.loss_module.actor_network_params
         if frozen:  # a network may return a view of a parameter
             parameters = parameters.data.clone()
@@ -229,7 +230,7 @@ class TrustRegion:
             return actor.get_dist(states.copy())
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """What the policy reads, as one row for each step that is not padding."""
+        """Select the policy's inputs, as one row for each step that is not padding."""
         keep = torch.ones(tensordict.shape, dtype=torch.bool, device=tensordict.device)
         for key in self.loss_module._loss_mask_keys():
             if (mask := tensordict.get(key, None)) is not None:
@@ -239,6 +240,7 @@ class TrustRegion:
     def _total(
         self, losses: TensorDictBase, tensordict: TensorDictBase, *, check: bool = True
     ) -> Tensor:
+        """Sum the losses, and refuse a sum that no step can be taken on."""
         total = sum(value for key, value in losses.items() if key.startswith("loss_"))
         if check and total.numel() != 1:
             raise ValueError(
@@ -259,14 +261,16 @@ class TrustRegion:
         return total
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Join tensors of the parameters' shapes into one vector."""
         return torch.cat([t.detach().reshape(-1) for t in tensors]).double()
 
     def _split(self, vector: Tensor) -> list[Tensor]:
+        """Undo :meth:`_flat`."""
         parts = vector.split([p.numel() for p in self.parameters])
         return [part.view_as(p).to(p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
 
     def state_dict(self) -> dict:
-        """Radius, damping and counts; the policy belongs to the loss module."""
+        """Return radius, damping and counts; the policy belongs to the loss module."""
         names = ("max_kl", "damping", "num_steps", "num_refused")
         return {name: getattr(self, name) for name in names}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl_recall.seeds import SeedStreams
+from torchrl_recall.checks import at_least
+from torchrl_recall.seeds.streams import SeedStreams
 
 __all__ = ["RecentSuccesses"]
 
@@ -14,15 +17,21 @@ __all__ = ["RecentSuccesses"]
 class RecentSuccesses:
     """The last steps of each seed's most recent rewarded episodes, in forward time.
 
-    What ``TopKTrajectories(..., return_threshold=0)`` is to one buffer, for many seeds at once and
-    without a loop over them. An episode counts when it terminates with a reward.
+    The batched form of ``TopKTrajectories(..., return_threshold=0)``: keeps each seed's own
+    successes, and the states that it has visited. An episode counts when it terminates with a
+    reward. The interface is that of
+    :class:`~torchrl_recall.data.top_trajectories.TopTrajectories`.
 
     Args:
         num_seeds: leading dimension of all data.
         num_envs: environments of each seed.
         num_trajectories: kept of each seed.
         length: steps kept of each, the last ones.
-        streams: where draws come from.
+
+    Keyword Args:
+        num_states: of the task.
+        streams: each seed's own random numbers.
+        num_pairs: successes that :meth:`pairs` draws.
 
     Raises:
         ValueError: a number is below one.
@@ -31,9 +40,11 @@ class RecentSuccesses:
         >>> from torchrl_recall.envs import FourRoomsEnv
         >>> from torchrl_recall.seeds.recent_successes import RecentSuccesses
         >>> from torchrl_recall.seeds import SeedStreams
-        >>> successes = RecentSuccesses(2, 4, 100, 10, streams=SeedStreams([0, 1]))
+        >>> successes = RecentSuccesses(
+        ...     2, 4, 100, 10, num_states=25, streams=SeedStreams([0, 1])
+        ... )
         >>> env = FourRoomsEnv(5, batch_size=[2, 4])
-        >>> successes.extend(env.rollout(200, break_when_any_done=False))
+        >>> _ = successes.extend(env.rollout(200, break_when_any_done=False))
         >>> successes.sample(3).shape
         torch.Size([2, 3, 10])
     """
@@ -47,46 +58,83 @@ class RecentSuccesses:
         num_trajectories: int,
         length: int,
         *,
+        num_states: int,
         streams: SeedStreams,
+        num_pairs: int = 1,
     ) -> None:
-        for name, value in (("num_trajectories", num_trajectories), ("length", length)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        at_least(1, num_trajectories=num_trajectories, length=length, num_states=num_states)
         self.num_seeds, self.num_trajectories, self.length = num_seeds, num_trajectories, length
-        self.streams = streams
+        self.streams, self.num_pairs = streams, num_pairs
         self.count = torch.zeros(num_seeds, dtype=torch.long)  # of successes ever seen
+        self.visited = torch.zeros(num_seeds, num_states, dtype=torch.bool)
         self._kept = self._empty(num_trajectories)
         self._kept["mask"] = torch.zeros(self._kept.shape, dtype=torch.bool)
         self._past = self._empty(num_envs)[..., 1:]
 
     @property
     def seen(self) -> Tensor:
-        """Which seeds have had a success, shape ``[num_seeds]``."""
+        """Say which seeds have had a success, shape ``[num_seeds]``."""
         return self.count > 0
 
-    def extend(self, data: TensorDictBase) -> None:
+    @property
+    def ready(self) -> bool:
+        """Whether to learn: always, since dynamics are learned from all experience."""
+        return True
+
+    @property
+    def buffer(self) -> Any:
+        """Return the store itself, from which batches are drawn."""
+        return self
+
+    def extend(self, data: TensorDictBase) -> int:
         """Take new steps in.
 
         Args:
             data: shape ``[num_seeds, num_envs, time]``, each row going on where it stopped, with
                 ``step_count``, the steps already taken in the episode.
+
+        Returns:
+            The number of each seed's frames.
         """
+        self.visited.scatter_(1, data["next", "observation"].flatten(1), True)
+        self._extend(data)
+        return data.shape[1:].numel()
+
+    def _extend(self, data: TensorDictBase) -> None:
+        # A window of the last steps, so that a success is cut out of it wherever it began.
         window = TensorDict.cat([self._past, data.select(*self.keys)], -1)
         self._past = window[..., data.shape[-1] :].clone()
         success = data["next", "terminated"] & (data["next", "reward"] > 0)
         seed, time, row = success.squeeze(-1).transpose(1, 2).nonzero().unbind(-1)  # as they came
         if not len(seed):
             return
+        # The last steps of each success; those before its episode are masked.
         steps = torch.arange(self.length)
         tails = window[seed.unsqueeze(-1), row.unsqueeze(-1), time.unsqueeze(-1) + steps]
         age = data["step_count"][seed, row, time].unsqueeze(-1)
         tails["mask"] = steps.flip(0) <= age
+        # Each goes into its seed's next slot, and of more than there are slots only the newest.
         new = torch.bincount(seed, minlength=self.num_seeds)
         rank = torch.arange(len(seed)) - (new.cumsum(0) - new)[seed]
         newest = rank >= new[seed] - self.num_trajectories
         slot = (self.count[seed] + rank) % self.num_trajectories
         self._kept[seed[newest], slot[newest]] = tails[newest]
         self.count += new
+
+    def flush(self) -> None:
+        """Do nothing: steps are taken in at once."""
+
+    def drop_unfinished(self) -> None:
+        """Refuse: the environments of a batch of seeds are never cut."""
+        raise NotImplementedError("RecentSuccesses has no open trajectories to drop.")
+
+    def transitions(self) -> RecentSuccesses:
+        """Return the store itself, from which batches are drawn."""
+        return self
+
+    def pairs(self) -> TensorDict:
+        """Draw ``num_pairs`` successes of each seed, ``[num_seeds * num_pairs, length]``."""
+        return self.sample(self.num_pairs).reshape(-1, self.length)
 
     def sample(self, num: int) -> TensorDict:
         """Draw trajectories of each seed, uniformly with replacement.
@@ -109,9 +157,10 @@ class RecentSuccesses:
         return tails[seed, row, step].squeeze(-1)
 
     def state_dict(self) -> dict:
-        """What is kept, and where each stream of steps is."""
+        """Return what is kept and visited, and the last steps of each stream."""
         return {
             "count": self.count.clone(),
+            "visited": self.visited.clone(),
             "kept": self._kept.to_dict(),
             "past": self._past.to_dict(),
         }
@@ -119,6 +168,7 @@ class RecentSuccesses:
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
         self.count = state["count"].clone()
+        self.visited = state["visited"].clone()
         self._kept = TensorDict(state["kept"], batch_size=self._kept.shape)
         self._past = TensorDict(state["past"], batch_size=self._past.shape)
 

@@ -14,18 +14,18 @@ __all__ = ["StackedEmbedding", "StackedLinear", "StackedMLP", "clip_grad_norm_pe
 
 
 class StackedEmbedding(nn.Module):
-    """A linear layer of one-hot vectors for each seed, which looks its weights up.
+    """Linear layers of one-hot vectors, one for each seed, that look their weights up.
 
-    Initialised as an embedding of unit scale, from each seed's own numbers.
+    Initial weights are uniform within ±1, from each seed's own numbers.
 
     Args:
-        num_seeds: how many tables.
-        categories: of each input.
+        num_seeds: number of tables.
+        categories: number of categories of each input.
         num_out: units.
 
     Keyword Args:
-        zero: let the last input's weights begin at zero, so that of a category that training has
-            not seen the other inputs decide alone.
+        zero: start the last input's weights at zero. A category never seen in training then has no
+            effect on the output.
         rand: draws numbers in [0, 1) of a given shape.
 
     Examples:
@@ -51,15 +51,16 @@ class StackedEmbedding(nn.Module):
             nn.init.zeros_(self.weight[:, -self.categories[-1] :])
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Evaluate.
+        """Evaluate the layers.
 
         Args:
-            inputs: indices of shape ``[*batch]``, one for each of the categories; seeds share the
-                batch equally, in order.
+            inputs: indices of shape ``[*batch]``, a tensor for each input; seeds share the batch
+                equally, in order.
 
         Returns:
             Shape ``[*batch, num_out]``.
         """
+        # One table of all seeds' rows; offsets lead to each seed's, and on to each input's.
         table = self.weight.flatten(0, 1)
         x: Tensor = self.bias
         offset = torch.arange(self.num_seeds, device=x.device).unsqueeze(-1) * self.weight.shape[1]
@@ -70,15 +71,21 @@ class StackedEmbedding(nn.Module):
 
 
 class StackedLinear(nn.Module):
-    """A linear layer for each seed.
+    """Linear layers, one for each seed.
 
     Args:
-        num_seeds: how many layers.
+        num_seeds: number of layers.
         num_in: features, in the last dimension; seeds share the others equally, in order.
         num_out: units.
 
     Keyword Args:
         rand: draws numbers in [0, 1) of a given shape.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.seeds import StackedLinear
+        >>> StackedLinear(3, 4, 8)(torch.zeros(3, 5, 4)).shape
+        torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -88,9 +95,10 @@ class StackedLinear(nn.Module):
         self.weight, self.bias = _uniform(num_seeds, num_in, num_out, num_in, rand)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shapes ``[*batch, num_in]`` to ``[*batch, num_out]``."""
+        """Evaluate the layers: shape ``[*batch, num_in]`` to ``[*batch, num_out]``."""
         rows = x.reshape(len(self.weight), -1, x.shape[-1])
-        if self.weight.shape[-1] == 1:  # whose product rounds by how many seeds there are
+        # The product of a single unit would round by the number of seeds, so it is summed here.
+        if self.weight.shape[-1] == 1:
             out = (rows * self.weight.mT).sum(-1, keepdim=True) + self.bias
         else:
             out = torch.baddbmm(self.bias, rows, self.weight)
@@ -98,11 +106,11 @@ class StackedLinear(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """A perceptron of categories, with one hidden layer, for each seed.
+    """Perceptrons of categories with one hidden layer, one for each seed.
 
     Args:
-        num_seeds: how many perceptrons.
-        categories: of each input.
+        num_seeds: number of perceptrons.
+        categories: number of categories of each input.
         hidden: units of the hidden layer.
         num_out: outputs.
 
@@ -133,14 +141,14 @@ class StackedMLP(nn.Module):
         self.linear = StackedLinear(num_seeds, hidden, num_out, rand=rand)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """See :meth:`StackedEmbedding.forward`."""
+        """Evaluate the perceptrons; see :meth:`StackedEmbedding.forward`."""
         return self.linear(self.embedding(*inputs).relu())
 
 
 def _uniform(
     num_seeds: int, num_in: int, num_out: int, fan_in: int, rand: Rand
 ) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight and bias within 1 / sqrt(fan_in)."""
+    """Draw weight and bias uniformly within 1 / sqrt(fan_in), as a linear layer's."""
     numbers = (2 * rand((num_seeds, num_in + 1, num_out)) - 1) / math.sqrt(fan_in)
     return nn.Parameter(numbers[:, :-1].clone()), nn.Parameter(numbers[:, -1:].clone())
 
@@ -149,14 +157,28 @@ def clip_grad_norm_per_seed_(parameters: Iterable[Tensor], max_norm: float) -> T
     """Scale the gradients of each seed so that their norm is at most ``max_norm``.
 
     Args:
-        parameters: stacked ones, seeds first.
-        max_norm: of all the gradients of a seed together.
+        parameters: stacked parameters, whose first dimension is the seeds.
+        max_norm: largest norm of all the gradients of a seed together.
 
     Returns:
         The norms before, shape ``[num_seeds]``.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.seeds import clip_grad_norm_per_seed_
+        >>> weight = torch.nn.Parameter(torch.zeros(2, 1))
+        >>> weight.grad = torch.tensor([[4.0], [0.5]])
+        >>> clip_grad_norm_per_seed_([weight], max_norm=1.0)
+        tensor([4.0000, 0.5000])
+        >>> weight.grad
+        tensor([[1.0000],
+                [0.5000]])
     """
+    # The norm of each seed over all its gradients.
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+
+    # Scale the gradients of those above, in place.
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale.reshape(-1, *[1] * (gradient.ndim - 1)))

@@ -1,8 +1,4 @@
-"""Many seeds in one process: stacked networks, and random numbers of each seed's own.
-
-A run of several seeds has a leading dimension of that size everywhere. Seeds share nothing: a seed
-gets the same numbers, and bit by bit the same weights, as in a run of its own.
-"""
+"""Random numbers of many seeds in one process: a stream for each seed."""
 
 from __future__ import annotations
 
@@ -18,19 +14,21 @@ Rand = Callable[[Sequence[int]], Tensor]
 
 
 class SeedStreams:
-    """A random generator for each seed.
+    """Random generators, one for each seed.
+
+    A seed gets the same numbers in a run of several seeds as in a run of one.
 
     Args:
         seeds: one number for each seed.
 
     Keyword Args:
-        stream: names the purpose. Streams of different names are independent of each other, so
+        stream: name of the purpose. Streams of different names are independent of each other, so
             that drawing from one does not shift another.
 
     Examples:
         >>> from torchrl_recall.seeds import SeedStreams
-        >>> both, alone = SeedStreams([3, 4]), SeedStreams([4])
-        >>> bool((both.rand((2, 5))[1] == alone.rand((1, 5))[0]).all())
+        >>> both, single = SeedStreams([3, 4]), SeedStreams([4])
+        >>> bool((both.rand((2, 5))[1] == single.rand((1, 5))[0]).all())
         True
     """
 
@@ -41,14 +39,17 @@ class SeedStreams:
             self.generators.append(torch.Generator().manual_seed(number))
 
     def rand(self, shape: Sequence[int], *, where: Tensor | None = None) -> Tensor:
-        """Numbers in [0, 1).
+        """Draw numbers in [0, 1).
 
         Args:
-            shape: its first dimension is divided among the seeds.
+            shape: of the result; seeds share its first dimension equally, in order.
 
         Keyword Args:
-            where: booleans of the shape, with any dimensions after it. Seeds that have none true
-                get zeros, and their generators stay where they are, as if not asked.
+            where: booleans of the shape, with any dimensions after it. A seed without any True gets
+                zeros, and its generator does not advance.
+
+        Raises:
+            ValueError: the first dimension is no multiple of the number of seeds.
         """
         num = len(self.generators)
         if shape[0] % num:
@@ -65,7 +66,7 @@ class SeedStreams:
         )
 
     def state_dict(self) -> dict:
-        """Where each generator is."""
+        """Return the state of each generator."""
         return {"generators": torch.stack([g.get_state() for g in self.generators])}
 
     def load_state_dict(self, state: dict) -> None:
@@ -75,7 +76,7 @@ class SeedStreams:
 
 
 class SeededCategorical(torch.distributions.Categorical):
-    """A categorical distribution that samples by inversion from a given source of numbers.
+    """Categorical distribution that samples by inversion from a given source of numbers.
 
     Args:
         logits: shape ``[*batch, n]``.
@@ -96,11 +97,11 @@ class SeededCategorical(torch.distributions.Categorical):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw indices of shape ``[*sample_shape, *batch]``."""
         cumulative = self.logits.exp().cumsum(-1)
-        # Scaled, so that rounding of the sum cannot lead beyond the last possible category.
+        # Scale the draw, so that rounding of the sum cannot lead beyond the last category.
         draw = self.rand((*sample_shape, *self.batch_shape)).unsqueeze(-1) * cumulative[..., -1:]
         return (cumulative <= draw).sum(-1)
 
     @property
     def deterministic_sample(self) -> Tensor:
-        """The likeliest category."""
+        """Return the likeliest category."""
         return self.mode

@@ -1,1 +1,1 @@
-"""High-value states, the traces that end in them, and filters of traces."""
+"""High-value states, recall traces that end in them, and filters of traces."""

@@ -1,7 +1,7 @@
-"""Filters of recall traces: which pairs are worth imitating.
+"""Filters of recall traces: they choose the pairs that are worth imitating.
 
-Each reads traces, narrows their boolean ``"mask"`` and leaves the rest
-alone, so filters compose in any order with :class:`torch.nn.Sequential` or
+Each reads traces, narrows their boolean ``"mask"`` and changes nothing else. Filters therefore
+compose in any order with :class:`torch.nn.Sequential` or
 :class:`~tensordict.nn.TensorDictSequential`. The paper uses none.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import unravel_key
 from torch import Tensor
 
+from torchrl_recall.checks import next_key, positive
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 
 __all__ = [
@@ -29,11 +28,11 @@ __all__ = [
 
 
 class LoopErasure(TensorDictModuleBase):
-    """Keep only the first backward visit of each state.
+    """Filter that keeps only the first backward visit of each state.
 
-    Walking back from the seed, a pair is dropped when its state lies within ``radius`` of the
-    seed or of a state already kept. A long trace of a near-random backward policy walks toward
-    and away from its seed about equally often; imitating both halves teaches nothing.
+    Walking back from the end state, a pair is dropped when its state lies within ``radius`` of the
+    end state or of a state already kept. A long trace of a near-random backward policy walks toward
+    and away from its end state about equally often; imitating both halves teaches nothing.
 
     Args:
         radius: zero drops exact revisits, which is right for discrete states; for continuous
@@ -42,10 +41,10 @@ class LoopErasure(TensorDictModuleBase):
 
     Keyword Args:
         scale: divides the states before distances are taken, shape ``[state_dim]``, so that no
-            dimension dominates; a callable is asked each time, such as a model's running
-            standard deviation.
-        observation_key: where the states are.
-        mask_key: where the mask is.
+            dimension dominates. A callable is asked each time, such as a model's running standard
+            deviation.
+        observation_key: key of the states.
+        mask_key: key of the mask.
 
     Raises:
         ValueError: the radius is negative.
@@ -82,6 +81,7 @@ class LoopErasure(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        # Paths as vectors, shape [num_traces, trace_length + 1, state_dim], the end state last.
         path = _path(tensordict, self.in_keys)
         length = path.shape[1] - 1
         path = path.flatten(2 if path.ndim > 2 else 1)
@@ -89,19 +89,23 @@ class LoopErasure(TensorDictModuleBase):
             path = path.unsqueeze(-1)
         scale = self.scale() if callable(self.scale) else self.scale
         path = path.double() if scale is None else path.double() / scale
-        if not self.radius:  # states are equal or not, so any later one may stand for those kept
+
+        # Radius zero: equality is transitive, so any later state may stand for those kept.
+        if not self.radius:
             equal = (path.unsqueeze(1) == path.unsqueeze(2)).all(-1)
             return _narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
+
+        # Walk back; balls overlap, so each state is compared with those kept.
         near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
         kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
-        kept[:, length] = True  # the seed itself
+        kept[:, length] = True  # the end state itself
         for t in range(length - 1, -1, -1):
             kept[:, t] = ~(near[:, t] & kept).any(-1)
         return _narrow(tensordict, self.mask_key, kept[:, :length])
 
 
 class AdvantageGate(TensorDictModuleBase):
-    r"""Imitate only where the critic agrees: :math:`Q(s_t, a_t) > V(s_t)`.
+    r"""Filter that keeps a pair only where the critic agrees: :math:`Q(s_t, a_t) > V(s_t)`.
 
     It helps hosts with a state-action critic, such as SAC, and hurts PPO.
 
@@ -110,9 +114,9 @@ class AdvantageGate(TensorDictModuleBase):
             :class:`~torchrl_recall.SACCritic`.
 
     Keyword Args:
-        state_action_value_key: what the critic writes as Q(s, a).
-        value_key: what it writes as V(s).
-        mask_key: where the mask is.
+        state_action_value_key: key that the critic writes Q(s, a) to.
+        value_key: key that it writes V(s) to.
+        mask_key: key of the mask.
 
     Examples:
         >>> import torch
@@ -161,19 +165,20 @@ class AdvantageGate(TensorDictModuleBase):
 
 
 class WithinSupport(TensorDictModuleBase):
-    """Cut each trace where it leaves the states that were seen, walking back from its seed.
+    """Filter that cuts each trace where it leaves the range of seen states.
 
-    A model that is rolled out on its own predictions drifts; far from the data its states grow
-    without bound, and a policy's likelihood there means nothing. Traces fail by leaving the
-    support rather than by their one-step error.
+    It walks back from the end state. A model that is rolled out on its own predictions drifts: far
+    from the data its states grow without bound, and a policy's likelihood there means nothing.
+    Traces fail by leaving the support rather than by their one-step error.
 
     Args:
         normalize: maps states to standardised ones, such as ``model.observations.normalize``.
-        max_deviation: standard deviations from the mean that count as seen, in every dimension.
+        max_deviation: largest distance from the mean that counts as seen, in standard deviations of
+            each dimension.
 
     Keyword Args:
-        observation_key: where the states are.
-        mask_key: where the mask is.
+        observation_key: key of the states.
+        mask_key: key of the mask.
 
     Raises:
         ValueError: ``max_deviation`` is not positive.
@@ -196,8 +201,7 @@ class WithinSupport(TensorDictModuleBase):
         mask_key: NestedKey = "mask",
     ) -> None:
         super().__init__()
-        if not max_deviation > 0:
-            raise ValueError(f"max_deviation must be positive, got {max_deviation}.")
+        positive(max_deviation=max_deviation)
         self.normalize = normalize
         self.max_deviation = max_deviation
         self.mask_key = mask_key
@@ -212,22 +216,23 @@ class WithinSupport(TensorDictModuleBase):
 
 
 class NearVisited(TensorDictModuleBase):
-    """Cut each trace where no visited state is near, walking back from its seed.
+    """Filter that cuts each trace where no visited state is near.
 
-    A learned model knows no walls: where no experience is, it walks through them. Unlike
-    :class:`WithinSupport`, which bounds each dimension, this one sees holes in what was visited. A
-    seed that is far from all visited states is left out with its whole trace.
+    It walks back from the end state. A learned model knows no walls: where there is no experience,
+    it walks through them. :class:`WithinSupport` bounds each dimension; this filter sees holes in
+    what was visited. An end state that is far from all visited states loses its whole trace.
 
     Args:
-        visited: called each time, gives visited states, shape ``[num_visited, state_dim]``, such
+        visited: called each time; returns visited states, shape ``[num_visited, state_dim]``, such
             as a draw from the replay buffer.
         radius: Euclidean distance at which a visited state is near, in units of ``project``.
 
     Keyword Args:
-        project: what of states to compare, such as positions, from ``[*batch, state_dim]`` to
-            ``[*batch, dim]``; everything by default. In many dimensions no state is near another.
-        observation_key: where the states are.
-        mask_key: where the mask is.
+        project: maps states to the part to compare, such as positions, from ``[*batch, state_dim]``
+            to ``[*batch, dim]``; the identity by default. In many dimensions no state is near
+            another.
+        observation_key: key of the states.
+        mask_key: key of the mask.
 
     Raises:
         ValueError: the radius is not positive.
@@ -254,8 +259,7 @@ class NearVisited(TensorDictModuleBase):
         mask_key: NestedKey = "mask",
     ) -> None:
         super().__init__()
-        if not radius > 0:
-            raise ValueError(f"radius must be positive, got {radius}.")
+        positive(radius=radius)
         self.visited = visited
         self.radius = radius
         self.project = project
@@ -275,18 +279,19 @@ class NearVisited(TensorDictModuleBase):
 
 
 class ConfidentSteps(TensorDictModuleBase):
-    r"""Cut each trace where a discrete state predictor is unsure, walking back from its seed.
+    r"""Filter that cuts each trace where a discrete state predictor is unsure.
 
-    A pair is kept while :math:`q(s_t \mid a_t, s_{t+1})` of it and of all pairs nearer to the seed
-    is at least ``min_probability``: what a learned model says of an action that it never saw lead
-    into a state is a guess, and so is everything before it.
+    It walks back from the end state, and keeps a pair while :math:`q(s_t \mid a_t, s_{t+1})` of it
+    and of all pairs after it is at least ``min_probability``. A learned model can only guess the
+    predecessor of a state by an action that it never saw lead there, and everything before a guess
+    is a guess too.
 
     Args:
         model: a backtracking model of categorical states.
-        min_probability: in (0, 1].
+        min_probability: least probability of a kept pair, in (0, 1].
 
     Keyword Args:
-        mask_key: where the mask is.
+        mask_key: key of the mask.
 
     Raises:
         ValueError: the probability is out of range, or states are continuous.
@@ -329,20 +334,21 @@ class ConfidentSteps(TensorDictModuleBase):
 
 
 def _path_keys(observation_key: NestedKey) -> list[NestedKey]:
-    return [observation_key, cast(NestedKey, unravel_key(("next", observation_key)))]
+    return [observation_key, next_key(observation_key)]
 
 
 def _path(tensordict: TensorDictBase, keys: list[NestedKey]) -> Tensor:
-    """The states of traces and their seeds, ``[num_traces, trace_length + 1, *state_shape]``."""
+    """Join traces and their end states, ``[num_traces, trace_length + 1, *state_shape]``."""
     states, next_states = (tensordict.get(key) for key in keys)
     return torch.cat([states, next_states[:, -1:]], 1)
 
 
 def _unbroken(keep: Tensor) -> Tensor:
-    """True from the end back to where it is False for the first time."""
+    """Keep the run of True at the end: False from the last False backwards."""
     return keep.flip(-1).long().cumprod(-1).flip(-1).bool()
 
 
 def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
+    """Write the mask, or what is left of the one that is there."""
     mask = tensordict.get(mask_key, None)
     return tensordict.set(mask_key, keep if mask is None else mask & keep)

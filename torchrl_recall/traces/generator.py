@@ -9,25 +9,30 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.envs import ExplorationType, set_exploration_type
 
+from torchrl_recall.checks import at_least, require
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 
 __all__ = ["RecallTraceGenerator"]
 
-
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+# Numbers of traces that are multiples of this get a compiled graph of their own, a tenth faster
+# than the one that the others share. Settings are round and recur; odd numbers vary from call to
+# call, and a graph for each would take seconds to compile.
+_ROUND = 32
 
 
 class RecallTraceGenerator(nn.Module):
-    r"""Rolls a backtracking model out from high-value states.
+    r"""Generator of recall traces: it rolls a backtracking model out from high-value states.
 
-    From each seed :math:`s_T`, ``num_traces`` times and for ``trace_length`` steps,
+    From each end state :math:`s_T`, ``num_traces`` times and for ``trace_length`` steps, it draws
 
     .. math:: a_t \sim q(a_t \mid s_{t+1}), \qquad s_t \sim q(s_t \mid a_t, s_{t+1})
 
-    and the steps are returned in forward time, so that the last ``("next", "observation")`` of
-    every trace is its seed.
+    and returns the steps in forward time, so that the last ``("next", "observation")`` of every
+    trace is its end state.
 
     From Goyal et al., *Recall Traces*, ICLR 2019.
 
@@ -36,9 +41,9 @@ class RecallTraceGenerator(nn.Module):
 
     Keyword Args:
         trace_length: steps of each trace. Tables 1 and 2 use 10 to 50; long traces drift.
-        num_traces: traces from each seed, N in Alg. 1.
-        compile: whether to compile one backward step, which is worth it from some hundred calls
-            on. If compilation fails, a warning says why and the eager step is used.
+        num_traces: traces to each end state, N in Alg. 1.
+        compile: compile one backward step, which is worth it from some hundred calls on. If
+            compilation fails, a warning says why and the eager step is used.
 
     Raises:
         ValueError: ``trace_length`` or ``num_traces`` is below one.
@@ -55,11 +60,11 @@ class RecallTraceGenerator(nn.Module):
         ...     "next": {"observation": torch.randn(64, 3)},
         ... }, [64]))
         >>> generate = RecallTraceGenerator(model, trace_length=20, num_traces=4)
-        >>> seeds = TensorDict({"observation": torch.randn(5, 3)}, [5])
-        >>> traces = generate(seeds)
+        >>> end_states = TensorDict({"observation": torch.randn(5, 3)}, [5])
+        >>> traces = generate(end_states)
         >>> traces.shape
         torch.Size([20, 20])
-        >>> bool((traces["next", "observation"][:4, -1] == seeds["observation"][0]).all())
+        >>> bool((traces["next", "observation"][:4, -1] == end_states["observation"][0]).all())
         True
     """
 
@@ -72,9 +77,7 @@ class RecallTraceGenerator(nn.Module):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("trace_length", trace_length), ("num_traces", num_traces)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        at_least(1, trace_length=trace_length, num_traces=num_traces)
         self.model = model
         self.trace_length = trace_length
         self.num_traces = num_traces
@@ -83,25 +86,25 @@ class RecallTraceGenerator(nn.Module):
             self._step = _compile_step(self._eager_step)
 
     @torch.no_grad()
-    def forward(self, seeds: TensorDictBase) -> TensorDict:
+    def forward(self, end_states: TensorDictBase) -> TensorDict:
         """Generate traces step by step, the fast path of :meth:`rollout`.
 
         Args:
-            seeds: high-value states under the model's ``observation_key``, any batch shape,
+            end_states: high-value states under the model's ``observation_key``, any batch shape,
                 environment units. Other entries are ignored.
 
         Returns:
-            Traces of shape ``[seeds.numel() * num_traces, trace_length]`` in forward time, with
-            the observation, the action and ``("next", observation)``; the traces of one seed are
-            contiguous.
+            Traces of shape ``[end_states.numel() * num_traces, trace_length]`` in forward time,
+            with the observation, the action and ``("next", observation)``; the traces to one end
+            state are contiguous.
 
         Raises:
-            KeyError: the seeds have no observation.
+            KeyError: the end states have no observation.
             ValueError: they are empty, not finite, or of another shape, dtype or device than the
                 model.
         """
         model = self.model
-        states = [self._seed_states(seeds)]
+        states = [self._repeated(end_states)]
         actions: list[Tensor] = []
         with set_exploration_type(ExplorationType.RANDOM):
             for _ in range(self.trace_length):
@@ -115,22 +118,22 @@ class RecallTraceGenerator(nn.Module):
         return traces.set(model.next_observation_key, path[:, 1:].clone())
 
     @torch.no_grad()
-    def rollout(self, seeds: TensorDictBase) -> TensorDictBase:
+    def rollout(self, end_states: TensorDictBase) -> TensorDictBase:
         """Generate the same traces by rolling out a :class:`~torchrl_recall.BacktrackingEnv`.
 
-        This is what :meth:`forward` means, with the entries that TorchRL adds to a rollout; from
-        the same random state the two agree. See :meth:`forward` for arguments and errors.
+        The rollout defines :meth:`forward`: from the same random state the two agree. It has the
+        entries that TorchRL adds to a rollout too. See :meth:`forward` for arguments and errors.
         """
         model = self.model
-        states = self._seed_states(seeds)
-        start = TensorDict({}, batch_size=states.shape[:1])
-        start.set(model.observation_key, states)
+        states = self._repeated(end_states)
+        first = TensorDict({}, batch_size=states.shape[:1])
+        first.set(model.observation_key, states)
         env = BacktrackingEnv(model)
         with set_exploration_type(ExplorationType.RANDOM):
             rollout = env.rollout(
                 self.trace_length,
                 env.backward_policy,
-                tensordict=env.reset(start, set_state=True),
+                tensordict=env.reset(first, set_state=True),
                 auto_reset=False,
                 break_when_any_done=False,
             )
@@ -140,47 +143,44 @@ class RecallTraceGenerator(nn.Module):
         action = self.model.sample_action(next_observation)
         return action, self.model.sample_observation(action, next_observation)
 
-    def _seed_states(self, seeds: TensorDictBase) -> Tensor:
+    def _repeated(self, end_states: TensorDictBase) -> Tensor:
+        """Check end states, and return each ``num_traces`` times."""
         model, spec = self.model, self.model.observation_spec
         model._check_statistics()  # a compiled step cannot
-        states = seeds.get(model.observation_key, None)
-        if states is None:
-            raise KeyError(
-                f"the seeds have no {model.observation_key!r}, only "
-                f"{sorted(map(str, seeds.keys(True, True)))}. Give the states to trace back from "
-                "under the model's observation_key."
-            )
-        if states.shape[seeds.ndim :] != spec.shape:
+        cure = "Put the end states under the model's observation_key."
+        states = require(end_states, model.observation_key, "RecallTraceGenerator", cure)
+        if states.shape[end_states.ndim :] != spec.shape:
             raise ValueError(
-                f"the seeds' {model.observation_key!r} has shape {tuple(states.shape)} with batch "
-                f"shape {tuple(seeds.shape)}; expected the batch shape followed by "
+                f"the end states' {model.observation_key!r} has shape {tuple(states.shape)} with "
+                f"batch shape {tuple(end_states.shape)}; expected the batch shape followed by "
                 f"{tuple(spec.shape)}."
             )
         if states.dtype != spec.dtype:
             raise ValueError(
-                f"the seeds are {states.dtype}, but the model's observations are {spec.dtype}. "
-                f"Convert them with seeds.to({spec.dtype}), or use torchrl's DoubleToFloat."
+                f"the end states are {states.dtype}, but the model's observations are "
+                f"{spec.dtype}. Convert them with end_states.to({spec.dtype}), or use torchrl's "
+                "DoubleToFloat."
             )
         device = next((p.device for p in model.parameters()), states.device)
         if states.device != device:
             raise ValueError(
-                f"the seeds are on {states.device}, but the model is on {device}. Move one with "
-                ".to(device)."
+                f"the end states are on {states.device}, but the model is on {device}. Move one "
+                "with .to(device)."
             )
-        if not seeds.batch_size.numel():
-            raise ValueError("there are no seeds; give at least one high-value state.")
+        if not end_states.batch_size.numel():
+            raise ValueError("there are no end states; give at least one high-value state.")
         if states.dtype.is_floating_point and not states.isfinite().all():
             raise ValueError(
-                f"the seeds' {model.observation_key!r} holds NaN or infinity; drop those states."
+                f"the end states' {model.observation_key!r} holds NaN or infinity; drop those."
             )
         states = states.reshape(-1, *spec.shape)
         return states.repeat_interleave(self.num_traces, 0)
 
 
 def _compile_step(step: Step) -> Step:
-    """A graph of its own for each round number of traces, and one, a tenth slower, for the rest."""
+    """Compile a step: a graph for each round number of traces, and one for all others."""
     graphs = [
         with_fallback(compile_function(step, any_size=any_size), step, "the backward step")
         for any_size in (False, True)
     ]
-    return lambda next_observation: graphs[len(next_observation) % 32 > 0](next_observation)
+    return lambda next_observation: graphs[len(next_observation) % _ROUND > 0](next_observation)

@@ -1,29 +1,29 @@
-"""Sources of high-value states, from which recall traces start (Alg. 2)."""
+"""Sources of high-value states, the end states of recall traces (Alg. 1, line 10, and Alg. 2)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import cast
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import unravel_key
 from torch import Tensor, nn
+
+from torchrl_recall.checks import at_least, next_key, positive
 
 __all__ = ["CriticStates", "GoalStates", "HighValueStates", "RewardStates"]
 
 
 class HighValueStates(nn.Module, ABC):
-    """Chooses the states that recall traces end in (Alg. 1, line 10, and Alg. 2).
+    """Source of end states for recall traces (Alg. 1, line 10, and Alg. 2).
 
-    A subclass implements :meth:`forward`: experience in, ``num_states`` seeds out.
+    A subclass implements :meth:`forward`: experience in, ``num_states`` end states out.
 
     Args:
-        num_states: how many seeds to return.
+        num_states: number of end states to return.
 
     Keyword Args:
-        observation_key: where the state is, in the experience and in the seeds.
+        observation_key: key of the state, in the experience and in the output.
 
     Raises:
         ValueError: ``num_states`` is below one.
@@ -31,30 +31,30 @@ class HighValueStates(nn.Module, ABC):
 
     def __init__(self, num_states: int, *, observation_key: NestedKey = "observation") -> None:
         super().__init__()
-        if not isinstance(num_states, int) or num_states < 1:
-            raise ValueError(f"num_states must be an integer of at least 1, got {num_states!r}.")
+        at_least(1, num_states=num_states)
         self.num_states = num_states
         self.observation_key = observation_key
 
     @abstractmethod
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Choose seeds from experience.
+        """Choose end states from experience.
 
         Args:
             tensordict: transitions in forward time, any batch shape.
 
         Returns:
-            Seeds of shape ``[num_states]`` or fewer, holding the observation only: no done flag
-            or reward of a terminal state follows them.
+            End states of shape ``[num_states]`` or fewer. They hold the observation only, without
+            the done flag or reward of a terminal state.
         """
 
-    def _seeds(self, states: Tensor) -> TensorDict:
-        seeds = TensorDict({}, batch_size=states.shape[:1])
-        return seeds.set(self.observation_key, states)
+    def _end_states(self, states: Tensor) -> TensorDict:
+        """Put states under the observation key."""
+        end_states = TensorDict({}, batch_size=states.shape[:1])
+        return end_states.set(self.observation_key, states)
 
 
 class CriticStates(HighValueStates):
-    r"""The states of highest value under a critic (off-policy; Alg. 2, line 6).
+    r"""Source of the states of highest value under a critic (off-policy; Alg. 2, line 6).
 
     .. math:: \arg\max_{s \in \mathcal{B}} V(s)
         \quad\text{or}\quad s \sim e^{V(s) / \text{temperature}}
@@ -64,13 +64,13 @@ class CriticStates(HighValueStates):
     Args:
         critic: module that writes ``value_key``, such as a value operator or
             :class:`~torchrl_recall.SACCritic`.
-        num_states: how many of the given states to return.
+        num_states: number of states to return.
 
     Keyword Args:
         temperature: None takes the best states; a positive number draws states without
             replacement with Boltzmann probabilities, in units of value.
-        value_key: what the critic writes, of shape ``[*batch, 1]`` or ``[*batch]``.
-        observation_key: where the state is.
+        value_key: key that the critic writes, of shape ``[*batch, 1]`` or ``[*batch]``.
+        observation_key: key of the state.
 
     Raises:
         ValueError: the temperature is not positive, or no state has a finite value.
@@ -97,10 +97,8 @@ class CriticStates(HighValueStates):
         observation_key: NestedKey = "observation",
     ) -> None:
         super().__init__(num_states, observation_key=observation_key)
-        if temperature is not None and not temperature > 0:
-            raise ValueError(
-                f"temperature must be positive, or None for the argmax, got {temperature}."
-            )
+        if temperature is not None:
+            positive(temperature=temperature)
         self.critic = critic
         self.temperature = temperature
         self.value_key = value_key
@@ -109,29 +107,29 @@ class CriticStates(HighValueStates):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Choose among the given states; see the class."""
         states = tensordict.reshape(-1).get(self.observation_key)
-        return self._seeds(states[self.rank(tensordict)])
+        return self._end_states(states[self.rank(tensordict)])
 
     @torch.no_grad()
     def rank(self, tensordict: TensorDictBase) -> Tensor:
-        """Indices of the chosen states among the given ones, flattened."""
+        """Return the indices of the chosen states among the given ones, flattened."""
         data = tensordict.select(self.observation_key).reshape(-1)
         scores = self.critic(data).get(self.value_key).reshape(data.numel(), -1).squeeze(-1)
         return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
 
 
 class RewardStates(HighValueStates):
-    """The states that were entered with the highest reward (on-policy; E.1).
+    """Source of the states that were entered with the highest reward (on-policy; App. E.1).
 
     NaN is never the highest reward.
 
     Args:
-        num_states: how many of the given states to return.
+        num_states: number of states to return.
 
     Keyword Args:
-        threshold: only rewards above it count; without one, all do. If none is above it, no seed
+        threshold: only rewards above it count; without one, all do. If none is above it, no state
             is returned: before the first reward there is nothing to recall.
-        observation_key: where the state is; its reward is the one received on entering it.
-        reward_key: where the reward is, under ``"next"``.
+        observation_key: key of the state; its reward is the one received on entering it.
+        reward_key: key of the reward, under ``"next"``.
 
     Raises:
         ValueError: no reward is finite.
@@ -164,25 +162,25 @@ class RewardStates(HighValueStates):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Rank the next states of the given transitions by their reward; see the class."""
         data = tensordict.reshape(-1)
-        rewards = data.get(cast(NestedKey, unravel_key(("next", self.reward_key)))).reshape(-1)
-        states = data.get(cast(NestedKey, unravel_key(("next", self.observation_key))))
+        rewards = data.get(next_key(self.reward_key)).reshape(-1)
+        states = data.get(next_key(self.observation_key))
         if self.threshold is not None:
             above = rewards > self.threshold
             rewards, states = rewards[above], states[above]
             if not len(rewards):
-                return self._seeds(states)
-        return self._seeds(states[best_indices(rewards, self.num_states, name="rewards")])
+                return self._end_states(states)
+        return self._end_states(states[best_indices(rewards, self.num_states, name="rewards")])
 
 
 class GoalStates(HighValueStates):
-    """States known to be good in advance (Sec. 4).
+    """Source of states that are known to be good in advance (Sec. 4).
 
     Args:
         goals: the states, shape ``[num_goals, *state_shape]``, environment units.
-        num_states: how many seeds to draw, uniformly with replacement; every goal once by default.
+        num_states: number of goals to draw, uniformly with replacement; every goal once by default.
 
     Keyword Args:
-        observation_key: where to put them.
+        observation_key: key to put them under.
 
     Raises:
         ValueError: there are no goals, or they are not finite.
@@ -214,25 +212,30 @@ class GoalStates(HighValueStates):
         self.register_buffer("goals", goals)
 
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
-        """Return goals; experience is not looked at."""
+        """Return goals; experience is ignored."""
         if not self.draw:
-            return self._seeds(self.goals.clone())
+            return self._end_states(self.goals.clone())
         index = torch.randint(len(self.goals), (self.num_states,), device=self.goals.device)
-        return self._seeds(self.goals[index])
+        return self._end_states(self.goals[index])
 
 
 def best_indices(
     scores: Tensor, k: int, *, temperature: float | None = None, name: str = "scores"
 ) -> Tensor:
-    """Indices of the k best scores, best first, or a Boltzmann draw of k; NaN never wins.
+    """Return the indices of the k best scores, best first, or a Boltzmann draw of k.
+
+    NaN never wins.
 
     Args:
         scores: shape ``[n]``; fewer than k finite ones give fewer indices.
-        k: how many.
+        k: number of indices.
 
     Keyword Args:
-        temperature: None for the argmax, else of the Boltzmann distribution.
+        temperature: of the Boltzmann distribution, in units of the scores; None takes the best.
         name: what the scores are, for the error.
+
+    Returns:
+        Indices of shape ``[k]`` or fewer.
 
     Raises:
         ValueError: none of the scores is finite.

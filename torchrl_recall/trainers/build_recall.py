@@ -1,103 +1,118 @@
-"""Recall, or one of its controls, wired to the host of a recipe."""
+"""Recall, or the control that ``recall=`` names, from a configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import torch
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
-from torchrl.envs import EnvBase
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer
 
-from torchrl_recall import (
-    BacktrackingModel,
-    ForwardModelImitation,
-    HighValueStates,
-    ImitationLoss,
-    LoopErasure,
-    Recall,
-    SelfImitation,
-    WithinSupport,
+from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.recall import Recall
+from torchrl_recall.traces.filters import LoopErasure, WithinSupport
+from torchrl_recall.traces.high_value_states import HighValueStates
+from torchrl_recall.trainers.schema import (
+    ConfigError,
+    GoalGANRecallConfig,
+    OnPolicyRecallConfig,
+    SACRecallConfig,
 )
-from torchrl_recall.self_imitation import ImitationOfGoodPairs
-from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
-from torchrl_recall.trainers.schema.on_policy import OnPolicyRecallConfig
-from torchrl_recall.trainers.schema.parts import ConfigError
-from torchrl_recall.trainers.schema.sac import SACRecallConfig
 
-__all__ = ["wire_recall"]
+__all__ = ["RecallLike", "build_recall"]
 
 
-def wire_recall(
-    env: EnvBase,
+class RecallLike(Protocol):
+    """Recall or a control of it, as a recipe's loop sees it."""
+
+    def extend(self, data: TensorDictBase) -> None:
+        """Offer new experience (Alg. 1, line 5)."""
+
+    def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
+        """Learn, as often as a round is due (Alg. 1, lines 8 to 13)."""
+
+    def drop_unfinished(self) -> None:
+        """Forget open trajectories."""
+
+    def state_dict(self) -> dict:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict, /) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+def build_recall(
     config: SACRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig,
-    actor: ProbabilisticTensorDictSequential,
-    device: torch.device,
+    make_model: Callable[..., BacktrackingModel],
+    imitation_loss: ImitationLoss,
     *,
     high_value_states: HighValueStates,
     critic: TensorDictModuleBase,
     interval: int,
     longest_episode: int | None,
-    gate: Sequence[TensorDictModuleBase] = (),
     relabel: Sequence[TensorDictModuleBase] = (),
+    gate: Sequence[TensorDictModuleBase] = (),
     start_frames: int = 0,
-) -> ImitationOfGoodPairs:
-    """Wire recall, or its control, to the host.
+) -> RecallLike:
+    """Build recall, or the control that ``config.recall.method`` names.
 
     Args:
-        env: gives the specs.
         config: ``recall`` and ``backtracking``.
-        actor: the host's policy.
-        device: where the model is.
+        make_model: builds the model (Eq. 1) where one is needed, such as
+            ``partial(BacktrackingModel.from_specs, observation_spec, action_spec)``.
+        imitation_loss: Eq. 3, holding the host's policy.
 
     Keyword Args:
-        high_value_states: where traces end.
+        high_value_states: chooses the states that traces end in.
         critic: V(s).
         interval: frames between rounds.
         longest_episode: in steps, if it is known.
+        relabel: transforms that complete generated traces, such as their goal.
         gate: filters that the controls share.
-        relabel: what completes generated traces, such as their goal.
         start_frames: frames before the first round.
 
     Raises:
         ConfigError: an episode does not fit into the backtracking buffer.
     """
     recall, backtracking = config.recall, config.backtracking
+    if recall.method == "none":
+        return NoRecall()
     if longest_episode is not None and backtracking.buffer_size < longest_episode:
         raise ConfigError(
             f"backtracking.buffer_size={backtracking.buffer_size} is less than one episode of "
             f"{config.env.name}, {longest_episode} steps; give it room for "
             "backtracking.num_trajectories."
         )
-    imitation_loss = ImitationLoss(actor)
-    schedule: dict[str, Any] = {
+    rounds: dict[str, Any] = {
+        "interval": interval,
+        "start_frames": start_frames,
+        "anneal_frames": recall.anneal_frames,
         "num_trajectories": backtracking.num_trajectories,
         "buffer_size": backtracking.buffer_size,
         "return_threshold": backtracking.return_threshold,
-        "lr": recall.lr,
-        "max_kl": recall.max_kl,
-        "interval": interval,
-        "start_frames": start_frames,
         "num_updates": recall.num_updates,
         "batch_size": recall.batch_size,
-        "anneal_frames": recall.anneal_frames,
+        "lr": recall.lr,
+        "max_kl": recall.max_kl,
         "compile": config.compile,
     }
     if recall.method == "self_imitation":
-        return SelfImitation(imitation_loss, filters=gate, **schedule)
-    model = BacktrackingModel.from_specs(
-        env.observation_spec_unbatched,
-        env.action_spec_unbatched,
+        return SelfImitation(imitation_loss, filters=gate, **rounds)
+    model = make_model(
         num_cells=backtracking.num_cells,
         action_scale=backtracking.action_scale,
         clamp_actions=backtracking.clamp_actions,
-    ).to(device)
+    ).to(next(imitation_loss.parameters()).device)
     filters = list(relabel)
     if recall.max_deviation is not None:
         filters.append(WithinSupport(model.observations.normalize, recall.max_deviation))
     if recall.loop_erasure is not None:
         filters.append(LoopErasure(recall.loop_erasure, scale=model.observations.scale))
-    schedule |= {
+    rounds |= {
         "filters": [*filters, *gate],
         "trace_length": recall.trace_length,
         "num_traces": recall.num_traces,
@@ -110,7 +125,5 @@ def wire_recall(
     }
     if recall.method == "forward_model":
         num_states = recall.num_high_value_states
-        return ForwardModelImitation(
-            model, imitation_loss, critic, num_states=num_states, **schedule
-        )
-    return Recall(model, imitation_loss, high_value_states, critic=critic, **schedule)
+        return ForwardModelImitation(model, imitation_loss, critic, num_states=num_states, **rounds)
+    return Recall(model, imitation_loss, high_value_states, critic=critic, **rounds)

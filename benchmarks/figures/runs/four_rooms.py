@@ -19,6 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
 from runs.evidence import (
     Interval,
     interval,
@@ -28,9 +32,6 @@ from runs.evidence import (
     save,
     write_rows,
 )
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[3]
 DEFAULTS = {

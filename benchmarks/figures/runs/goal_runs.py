@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from runs.evidence import interval, options, run_missing, save, write_rows
-from runs.four_rooms import Runs, table
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
+from runs.evidence import interval, options, run_missing, save, write_rows
+from runs.four_rooms import Runs, table
 from torchrl_recall.trainers.tasks.coverage_maps import draw_map
 
 __all__ = ["coverage_table", "curves", "experiment", "maps", "table"]

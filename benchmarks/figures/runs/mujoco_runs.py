@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
 from runs.evidence import (
     Interval,
     geometric_mean_ratio,
@@ -29,8 +32,6 @@ from runs.evidence import (
     save,
     write_rows,
 )
-from matplotlib.figure import Figure
-from omegaconf import DictConfig
 
 __all__ = ["MUJOCO", "experiment"]
 

@@ -9,25 +9,17 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from recipe_fixtures import (
     RECALLS,
-    RECIPES,
     SCRIPT,
     command,
     compose_config,
-    configure,
     process_state_kept,
     shell,
 )
 from tensordict import TensorDict
 
-from torchrl_recall.trainers.hosts.sac import make_recall, make_sac
-from torchrl_recall.trainers.runs.run import settle_compilation
-from torchrl_recall.trainers.schema.parts import ConfigError
-from torchrl_recall.trainers.schema.sac import SACRecallConfig
-from torchrl_recall.trainers.schema.validation import validate
-from torchrl_recall.trainers.tasks.gym import make_env
-
-CONFIG = RECIPES / "config"
-GROUPS = sorted(CONFIG.glob("recall/*.yaml"))
+from torchrl_recall import NoRecall
+from torchrl_recall.trainers.runs.run import Run
+from torchrl_recall.trainers.schema import ConfigError, SACRecallConfig, validate
 
 # What a user gets wrong, and the words that the answer must hold.
 REFUSED = [
@@ -95,6 +87,7 @@ REFUSED_BY_HYDRA = [
     ("recall.trace_lenght=5", "trace_lenght"),
     ("recall=none_such", "none_such"),
     ("recal=none", "recal"),
+    ("recall=base", "recall/base"),  # a shared file is no choice
 ]
 
 
@@ -107,26 +100,16 @@ def run_main(monkeypatch, tmp_path, *overrides):
     return exit.value.code
 
 
+def configure(overrides):
+    return validate(compose_config(overrides), SACRecallConfig)
+
+
 def test_there_are_configurations():
     assert "backtracking" in RECALLS
 
 
-@pytest.mark.parametrize("path", GROUPS, ids=lambda p: f"{p.parent.name}={p.stem}")
-def test_every_group_composes_and_validates(path):
-    config = configure([f"{path.parent.name}={path.stem}"])
-    assert isinstance(config, SACRecallConfig)
-    assert config.recall.name == path.stem
-
-
 def test_defaults_compose_without_any_override():
     assert configure([]).recall.name == "backtracking"
-
-
-@pytest.mark.parametrize("recall", RECALLS)
-def test_a_validated_configuration_validates_again(recall):
-    config = configure([f"recall={recall}"])
-    again = validate(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(config))))
-    assert again == config
 
 
 @pytest.mark.parametrize(("override", "words"), REFUSED)
@@ -134,6 +117,80 @@ def test_a_mistake_is_named(override, words):
     with pytest.raises(ConfigError, match=words) as error:
         configure([override])
     assert "\n" not in str(error.value)
+
+
+def test_all_mistakes_are_named_at_once():
+    mistakes = [
+        "collector.total_frames=-5", "recall.method=x", "optim.lr=nan", "+recall.lenght=3",
+        "env.name=???", "checkpoint.keep='${nope}'", "backtracking.num_cells=[16,0,a]",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        configure(mistakes)
+    first, *lines = str(error.value).splitlines()
+    assert first == "7 faults in the configuration:"
+    assert sorted(lines) == [
+        "  backtracking.num_cells must be positive, got 0.",
+        "  collector.total_frames must be positive, got -5.",
+        "  configuration key 'checkpoint.keep': Interpolation key 'nope' not found.",
+        "  configuration key 'env.name': a value is missing.",
+        "  configuration key 'recall.lenght': unknown; did you mean recall.trace_length?",
+        "  optim.lr must be a finite number, got nan.",
+        "  recall.method must be one of recall, none, self_imitation; got 'x'.",
+    ]
+
+
+def test_all_contradictions_between_values_are_named_at_once():
+    with pytest.raises(ConfigError) as error:
+        configure(["collector.init_random_frames=2000000", "collector.num_envs=3"])
+    assert str(error.value) == (
+        "2 faults in the configuration:\n"
+        "  collector.frames_per_batch=1 frames cannot be shared by collector.num_envs=3 "
+        "environments; make it a multiple.\n"
+        "  collector.init_random_frames=2000000 leaves nothing to learn from within "
+        "collector.total_frames=1000000."
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("+sac.gama=0.9", "configuration key 'sac.gama': unknown; did you mean sac.gamma?"),
+        ("+colector.num_envs=5", "configuration key 'colector': unknown; did you mean collector?"),
+        ("+sac.xyz=5", "configuration key 'sac.xyz': unknown."),
+        ("~sac.gamma", "configuration key 'sac.gamma': a value is missing."),
+        ("env=5", "env must be a group of keys, got 5."),
+        ("sac.num_cells=256", "sac.num_cells must be a list, got 256."),
+        ("sac.num_cells=[a,b]", "sac.num_cells must be an integer, got 'a'."),
+        ("sac.gamma=null", "sac.gamma must be a number, got null."),
+        ("seed=true", "seed must be an integer, got true."),
+        ("profile=perhaps", "profile must be true or false, got 'perhaps'."),
+        ("run_dir=[1]", "run_dir must be text, got [1]."),
+    ],
+)
+def test_a_sentence_says_what_came_and_what_was_expected(override, sentence):
+    with pytest.raises(ConfigError) as error:
+        configure([override])
+    assert str(error.value) == sentence
+
+
+def test_a_list_is_no_configuration():
+    with pytest.raises(ConfigError, match=r"the configuration must be a group of keys, got \[1\]"):
+        validate(OmegaConf.create([1]), SACRecallConfig)
+
+
+def test_values_of_other_types_that_mean_the_same_are_accepted():
+    config = configure(["collector.total_frames=1e4", "run_dir=2024", "optim.lr=1"])
+    assert (config.collector.total_frames, config.run_dir, config.optim.lr) == (10_000, "2024", 1.0)
+    assert config.recall.anneal_frames == 10_000
+    assert isinstance(config.collector.total_frames, int)
+
+
+def test_the_module_finds_shared_files_from_another_folder(tmp_path):
+    words = [sys.executable, "-m", "torchrl_recall.recipes.sac_recall", "--cfg", "job"]
+    done = shell(words, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert OmegaConf.create(done.stdout) == compose_config([])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("override", "words"), REFUSED)
@@ -265,17 +322,16 @@ def test_paper_has_the_published_schedule():
     assert nothing == (None, None, None)
 
 
-def built(recall, *overrides):
-    config = configure([f"recall={recall}", "compile=false", *overrides])
-    env = make_env("Hopper-v5")
-    cpu = torch.device("cpu")
-    return make_recall(env, config, make_sac(env, config, cpu), cpu)
+def built(recall):
+    from torchrl_recall.recipes.sac_recall import build
+
+    return build(configure([f"recall={recall}", "compile=false"]), torch.device("cpu")).recall
 
 
 def test_paper_builds_unit_variance_and_no_filter():
     paper, ours = built("paper"), built("backtracking")
-    assert paper.filters == []
-    assert [type(f).__name__ for f in ours.filters] == [
+    assert list(paper.imitate.transforms) == []
+    assert [type(f).__name__ for f in ours.imitate.transforms] == [
         "WithinSupport", "LoopErasure", "AdvantageGate",
     ]  # fmt: skip
     data = TensorDict({"next": {"observation": torch.randn(64, 11)}}, [64])
@@ -299,17 +355,22 @@ def test_paper_builds_unit_variance_and_no_filter():
 
 
 def test_none_builds_nothing():
-    assert built("none") is None
+    assert isinstance(built("none"), NoRecall)
 
 
 def test_random_model_is_never_trained():
     recall = built("random_model")
-    assert recall.num_model_updates == 0
-    assert math.isclose(recall.lr, 3e-4)
+    assert recall.train_model.num_updates == 0
+    assert math.isclose(recall.imitate.steps.lr, 3e-4)
 
 
 def test_self_imitation_has_no_model():
     assert not hasattr(built("self_imitation"), "model")
+
+
+def compiles_in_a_run(config):
+    with process_state_kept(), Run(config):
+        return config.compile
 
 
 @pytest.mark.parametrize(
@@ -318,17 +379,13 @@ def test_self_imitation_has_no_model():
 )  # fmt: skip
 def test_short_runs_stay_eager(frames, given, compiles, tmp_path):
     words = [f"collector.total_frames={frames}", f"compile={given}", f"run_dir={tmp_path}"]
-    config = configure(words)
-    settle_compilation(config)
-    assert config.compile is compiles
+    assert compiles_in_a_run(configure(words)) is compiles
 
 
 @pytest.mark.parametrize(("first", "then"), [(9_000, 20_000), (20_000, 9_000)])
 def test_a_prolonged_run_keeps_its_kind_of_update(first, then, tmp_path):
     config = configure([f"collector.total_frames={first}", f"run_dir={tmp_path}"])
-    settle_compilation(config)
-    OmegaConf.save(OmegaConf.structured(config), tmp_path / "config.yaml")
+    assert compiles_in_a_run(config) is (first > 10_000)
+    OmegaConf.save(config.model_dump(), tmp_path / "config.yaml")
     words = [f"collector.total_frames={then}", f"run_dir={tmp_path}", "resume=auto"]
-    again = configure(words)
-    settle_compilation(again)
-    assert again.compile is config.compile is (first > 10_000)
+    assert compiles_in_a_run(configure(words)) is config.compile

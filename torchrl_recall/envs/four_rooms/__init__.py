@@ -1,4 +1,4 @@
-"""The four-room grid world (Sec. 6.1): its dynamics, exact reverse dynamics and exact values."""
+"""Four-room grid world (Sec. 6.1): its dynamics, exact reverse dynamics and exact values."""
 
 from torchrl_recall.envs.four_rooms.env import FourRoomsEnv
 from torchrl_recall.envs.four_rooms.exact_model import (

@@ -18,6 +18,30 @@ def draw(
     traces: Tensor | None = None,
     pixels: int = 16,
 ) -> np.ndarray:
+    """Draw a grid: walls black, the goal green, agents orange, traces as red dots.
+
+    Args:
+        layout: of the grid.
+
+    Keyword Args:
+        agents: cells of agents, any shape.
+        values: a number for each cell, shape ``[size**2]``, drawn from white to blue; NaN is white.
+        traces: cells of traces, any shape.
+        pixels: side of a cell.
+
+    Returns:
+        An image, uint8, shape ``[size * pixels, size * pixels, 3]``.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs import FourRoomsLayout
+        >>> from torchrl_recall.envs.four_rooms.drawing import draw
+        >>> layout = FourRoomsLayout(5)
+        >>> image = draw(layout, agents=torch.tensor([layout.index((1, 1))]), pixels=8)
+        >>> image.shape, image[12, 12].tolist()
+        ((40, 40, 3), [240, 140, 30])
+    """
+    # Cells: values, then walls and the goal on top of them.
     colors = np.full((layout.num_cells, 3), 255.0)
     if values is not None:
         share = values.detach().flatten().double().numpy()
@@ -25,6 +49,8 @@ def draw(
         colors = (1 - share) * colors + share * np.array([33.0, 82.0, 165.0])
     colors[layout.walls.flatten().numpy()] = 0
     colors[layout.goal] = (60, 170, 90)
+
+    # Pixels, with a square in the middle of each occupied cell.
     size = layout.size
     image = colors.reshape(size, size, 3).repeat(pixels, 0).repeat(pixels, 1).astype(np.uint8)
     for cells, color, inset in (

@@ -1,4 +1,4 @@
-"""The four-room grid world (Sec. 6.1), batched."""
+"""Four-room grid world (Sec. 6.1), batched."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Binary, Categorical, Composite, Unbounded
+from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues
 from torchrl_recall.envs.four_rooms.drawing import draw
-from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start
+from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start, step_limit
 from torchrl_recall.seeds import SeedStreams
 
 __all__ = ["FourRoomsEnv"]
 
 
 class FourRoomsEnv(EnvBase):
-    """A four-room grid world as a batched TorchRL environment.
+    """Four-room grid world as a batched TorchRL environment.
 
     - *Seen*: ``observation``, the number of the agent's cell, categorical of ``size**2``.
     - *Done*: ``action`` is a direction: 0 up, 1 right, 2 down, 3 left. A move into a wall leaves
@@ -38,16 +39,17 @@ class FourRoomsEnv(EnvBase):
 
     Keyword Args:
         start: where episodes begin.
-        goal: its cell.
+        goal: cell of the goal (row, column).
         slip: probability of a random direction.
         blocked: further wall cells.
         max_steps: steps of an episode at most; ``10 * size`` by default.
         batch_size: of the environments.
-        streams: random numbers of each seed, whose shares of the batch are equal and in order;
-            torch's generator by default.
+        streams: random numbers of each seed; seeds share the batch equally, in order. Torch's
+            generator by default.
 
     Raises:
-        ValueError: as the layout, or ``max_steps`` is below one, or an action is out of range.
+        ValueError: the layout is impossible, ``max_steps`` is below one, or an action is out of
+            range.
 
     Examples:
         >>> import torch
@@ -73,7 +75,7 @@ class FourRoomsEnv(EnvBase):
     ) -> None:
         super().__init__(batch_size=torch.Size(batch_size))
         self.layout = FourRoomsLayout(size, start=start, goal=goal, slip=slip, blocked=blocked)
-        self.max_steps = _steps(size, max_steps)
+        self.max_steps = step_limit(size, max_steps)
         self.streams = streams
         shape, num_cells = self.batch_size, self.layout.num_cells
         self.observation_spec = Composite(
@@ -85,19 +87,14 @@ class FourRoomsEnv(EnvBase):
         self.observation_spec["step_count"] = Unbounded(shape=shape, dtype=torch.int64)
         self.action_spec = Categorical(4, shape=shape)
         self.reward_spec = Unbounded(shape=(*shape, 1))
-        flag = Binary(1, shape=(*shape, 1), dtype=torch.bool)
-        self.done_spec = Composite(
-            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=shape
-        )
+        self.done_spec = done_spec(shape)
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDict:
-        starts = self.layout.starts  # for all; TorchRL keeps those that a partial reset asks for
+        # For the whole batch; TorchRL takes the rows that a partial reset asks for.
+        starts = self.layout.starts
         where = None if tensordict is None else tensordict.get("_reset", None)
         index = (self._rand(where) * len(starts)).long()
-        count = torch.zeros(self.batch_size, dtype=torch.int64)
-        false = torch.zeros(*self.batch_size, 1, dtype=torch.bool)
-        out = {"observation": starts[index], "step_count": count}
-        out |= {key: false.clone() for key in ("done", "terminated", "truncated")}
+        out = {"observation": starts[index]} | episode_begins(self.batch_size)
         return TensorDict(out, batch_size=self.batch_size)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
@@ -112,20 +109,13 @@ class FourRoomsEnv(EnvBase):
             direction = (draw / layout.slip * 4).long().clamp(max=3)  # uniform if it slips
             action = torch.where(draw < layout.slip, direction, action)
         cell = layout.next_cell[tensordict.get("observation"), action]
-        count = tensordict.get("step_count") + 1
-        terminated = (cell == layout.goal).unsqueeze(-1)
-        truncated = (count >= self.max_steps).unsqueeze(-1) & ~terminated
-        out = {
-            "observation": cell,
-            "step_count": count,
-            "reward": terminated.float(),
-            "terminated": terminated,
-            "truncated": truncated,
-            "done": terminated | truncated,
-        }
+        reached = (cell == layout.goal).unsqueeze(-1)
+        out = {"observation": cell}
+        out |= episode_continues(tensordict.get("step_count"), reached, self.max_steps)
         return TensorDict(out, batch_size=self.batch_size)
 
     def _rand(self, where: Tensor | None = None) -> Tensor:
+        """Draw a number in [0, 1) for each environment; see :meth:`SeedStreams.rand`."""
         if self.streams is None:
             return torch.rand(self.batch_size)
         return self.streams.rand(self.batch_size, where=where)
@@ -145,23 +135,16 @@ class FourRoomsEnv(EnvBase):
         """Draw the grid: walls black, goal green, agents orange.
 
         Args:
-            tensordict: what the environment returned, to show its agents.
+            tensordict: output of the environment, to show its agents; None shows no agents.
 
         Keyword Args:
             values: a number for each cell, such as state values or visitation counts, shape
                 ``[size**2]``; drawn from white to blue.
             traces: cells of traces, any shape; drawn as dots.
-            pixels: of a cell.
+            pixels: side of a cell.
 
         Returns:
             An image, uint8, shape ``[size * pixels, size * pixels, 3]``.
         """
         agents = None if tensordict is None else tensordict.get("observation")
         return draw(self.layout, agents=agents, values=values, traces=traces, pixels=pixels)
-
-
-def _steps(size: int, max_steps: int | None) -> int:
-    max_steps = 10 * size if max_steps is None else max_steps
-    if not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"max_steps must be an integer of at least 1, got {max_steps!r}.")
-    return max_steps

@@ -30,15 +30,15 @@ Rand = Callable[[Sequence[int]], Tensor]
 
 
 class ExactPredecessors(nn.Module):
-    r"""Which cells an action leads from into a cell, and with which probability.
+    r"""Table of the cells from which an action leads into a cell, with their probabilities.
 
     .. math:: q(s_t \mid a_t, s_{t+1}) \propto p(s_{t+1} \mid s_t, a_t)
 
-    which without slipping is uniform over the valid predecessors: the cell behind, and the cell
-    itself where the action bumps into a wall.
+    Without slipping it is uniform over the valid predecessors: the cell behind, and the cell itself
+    where the action bumps into a wall.
 
     Args:
-        layout: gives the dynamics.
+        layout: of the grid.
 
     Examples:
         >>> from torchrl_recall.envs import ExactPredecessors, FourRoomsLayout
@@ -53,12 +53,16 @@ class ExactPredecessors(nn.Module):
     def __init__(self, layout: FourRoomsLayout) -> None:
         super().__init__()
         self.layout = layout
+
+        # Group the transitions by (following cell, action); slot numbers those of one group.
         source, action, following, probability = layout.transitions()
         pair = following * 4 + action
         order = pair.argsort(stable=True)
         counts = torch.bincount(pair, minlength=4 * layout.num_cells)
         first = counts.cumsum(0) - counts
         slot = torch.arange(len(pair)) - first[pair[order]]
+
+        # A row for each group, padded with weight zero to the largest one.
         width = int(counts.max())
         cells = torch.zeros(len(counts), width, dtype=torch.long)
         weights = torch.zeros(len(counts), width, dtype=torch.float64)
@@ -71,25 +75,31 @@ class ExactPredecessors(nn.Module):
         self.register_buffer("log_weights", weights.log().float())
 
     def forward(self, action: Tensor, next_observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Predecessors of cells by actions.
+        """Look up the predecessors of cells by actions.
 
         Args:
             action: shape ``[*batch]``.
             next_observation: following cells, shape ``[*batch]``.
 
         Returns:
-            Cells and their log-probabilities, shape ``[*batch, width]``; all of the latter are
-            minus infinity where the action is impossible.
+            Cells and their log-probabilities, shape ``[*batch, width]``. Where the action is
+            impossible, all log-probabilities are minus infinity.
         """
         pair = next_observation * 4 + action
         return self.cells[pair], self.log_weights[pair]
 
     def possible(self) -> Tensor:
-        """Which actions can lead into each cell, shape ``[num_cells, 4]``."""
+        """Return True for actions that can lead into a cell, shape ``[num_cells, 4]``."""
         return self.log_weights.isfinite().any(-1).reshape(-1, 4)
 
     def of(self, next_cell: int, *, action: int) -> dict[int, float]:
-        """Predecessors of a cell by an action, with their probabilities.
+        """Look up the predecessors of a cell by an action, with their probabilities.
+
+        Args:
+            next_cell: number of the following cell.
+
+        Keyword Args:
+            action: 0, 1, 2 or 3.
 
         Raises:
             ValueError: the cell is a wall or outside the grid, or there is no such action.
@@ -109,12 +119,20 @@ class ExactPredecessors(nn.Module):
 
 
 class PredecessorDistribution(torch.distributions.Distribution):
-    """A categorical distribution over a short list of cells.
+    """Categorical distribution over a short list of cells.
 
     Args:
         cells: shape ``[*batch, width]``.
         logits: their log-probabilities, same shape.
         rand: draws numbers in [0, 1) of a given shape.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs.four_rooms.exact_model import PredecessorDistribution
+        >>> half = torch.tensor([[0.5, 0.5]]).log()
+        >>> dist = PredecessorDistribution(torch.tensor([[7, 8]]), half)
+        >>> dist.log_prob(torch.tensor([8])).exp()
+        tensor([0.5000])
     """
 
     arg_constraints = {}  # noqa: RUF012
@@ -135,33 +153,41 @@ class PredecessorDistribution(torch.distributions.Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest cell."""
+        """Return the cell of highest probability."""
         return self.cells.gather(-1, self.logits.argmax(-1, keepdim=True)).squeeze(-1)
 
     @property
     def deterministic_sample(self) -> Tensor:
-        """The likeliest cell."""
+        """Return the cell of highest probability."""
         return self.mode
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Minus infinity for a cell that is not in the list."""
+        """Return log-probabilities of cells, minus infinity for those that are not in the list."""
         here = torch.where(self.cells == value.unsqueeze(-1), self.logits, -torch.inf)
         return here.logsumexp(-1)
 
 
 class PossibleActions(nn.Module):
-    """Logits of a backward policy, without the actions that cannot lead into the cell.
+    """Backward policy's logits, minus infinity for actions that cannot lead into the cell.
 
     Args:
-        network: following cells, shape ``[*batch]``, to logits.
-        possible: which actions can, shape ``[num_cells, 4]``, or ``[num_seeds, num_cells, 4]`` for
-            stacked networks, which share the batch equally, in order. It is kept as it is, so it
-            may be changed in place. Where it allows none, it forbids none.
+        network: from following cells, shape ``[*batch]``, to logits, shape ``[*batch, 4]``.
+        possible: True for actions that can lead into a cell, shape ``[num_cells, 4]``, or
+            ``[num_seeds, num_cells, 4]`` for stacked networks, which share the batch equally, in
+            order. The tensor is not copied: change it in place to update the mask. A row without
+            any allowed action is ignored.
 
     Keyword Args:
-        smoothing: probability of drawing uniformly from the possible actions instead. Few
-            successes make a backward policy that walks back and forth among few cells; this leads
-            out of them.
+        smoothing: probability of drawing uniformly from the possible actions instead. A backward
+            policy that was trained on few successes walks back and forth among few cells; this
+            leads out of them.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs.four_rooms.exact_model import PossibleActions
+        >>> possible = torch.tensor([[True, True, False, False]])
+        >>> PossibleActions(torch.nn.Embedding(1, 4), possible)(torch.tensor([0])).isfinite()
+        tensor([[ True,  True, False, False]])
     """
 
     def __init__(self, network: nn.Module, possible: Tensor, *, smoothing: float = 0.0) -> None:
@@ -172,29 +198,35 @@ class PossibleActions(nn.Module):
         self.register_buffer("possible", possible, persistent=False)
 
     def forward(self, next_observation: Tensor) -> Tensor:
-        """Logits of shape ``[*batch, 4]``."""
+        """Return masked logits of shape ``[*batch, 4]``."""
+        # Each seed's cells by its own table.
         table = self.possible.reshape(-1, self.possible.shape[-2], 4)
         rows = next_observation.reshape(len(table), -1)
         seeds = torch.arange(len(table), device=rows.device).unsqueeze(-1)
         possible = table[seeds, rows].reshape(*next_observation.shape, 4)
+
+        # Mask, except where nothing would be left.
         allowed = possible | ~possible.any(-1, keepdim=True)
         logits = torch.where(allowed, self.network(next_observation), -torch.inf)
         if not self.smoothing:
             return logits
+
+        # Mix with the uniform distribution over the allowed actions.
         share = self.smoothing / allowed.sum(-1, keepdim=True)
         mixed = (1 - self.smoothing) * logits.softmax(-1) + share
         return torch.where(allowed, mixed.log(), -torch.inf)
 
 
 class DisplacementPredictor(nn.Module):
-    r"""A discrete state predictor of :math:`\Delta s_t = s_t - s_{t+1}` (Sec. 2.1).
+    r"""Discrete state predictor of :math:`\Delta s_t = s_t - s_{t+1}` (Sec. 2.1).
 
     .. math:: q(s_t \mid a_t, s_{t+1}) = q(\Delta s_t = s_t - s_{t+1} \bmod n \mid a_t, s_{t+1})
 
-    What an action does to one cell, it then does to others that were not seen yet.
+    Predicting the displacement generalises: what an action does in one cell carries over to unseen
+    cells.
 
     Args:
-        network: indices :math:`a_t` and :math:`s_{t+1}` to logits of the n displacements.
+        network: from indices :math:`a_t` and :math:`s_{t+1}` to logits of the n displacements.
         num_cells: n.
 
     Examples:
@@ -213,7 +245,7 @@ class DisplacementPredictor(nn.Module):
         self.register_buffer("cells", torch.arange(num_cells), persistent=False)
 
     def forward(self, action: Tensor, next_observation: Tensor) -> Tensor:
-        """Logits of cells, shape ``[*batch, num_cells]``."""
+        """Return logits of cells, shape ``[*batch, num_cells]``."""
         displacement = (self.cells - next_observation.unsqueeze(-1)) % len(self.cells)
         return self.network(action, next_observation).gather(-1, displacement)
 
@@ -227,7 +259,7 @@ def four_rooms_model(
     smoothing: float = 0.0,
     rand: Rand = torch.rand,
 ) -> BacktrackingModel:
-    r"""A backtracking model of the grid from networks, with exact or learned dynamics.
+    r"""Build a backtracking model of the grid from networks, with exact or learned dynamics.
 
     Args:
         layout: of the grid.
@@ -236,8 +268,8 @@ def four_rooms_model(
             logit for each cell; None takes the exact reverse dynamics.
 
     Keyword Args:
-        possible: the backward policy takes no other actions, see :class:`PossibleActions`; by
-            default those that are possible by the exact dynamics, and all with learned ones.
+        possible: actions that the backward policy may take, see :class:`PossibleActions`. By
+            default those that the exact dynamics allow, and all actions with learned dynamics.
         smoothing: see :class:`PossibleActions`; without ``possible`` it needs the exact dynamics.
         rand: draws numbers in [0, 1) of a given shape.
 
@@ -256,22 +288,27 @@ def four_rooms_model(
         torch.Size([8, 20])
     """
     exact = ExactPredecessors(layout)
-    next_key = ("next", "observation")
+    next_observation_key = ("next", "observation")
+
+    # Backward policy, q(a_t | s_{t+1}).
     if possible is None and state_predictor is None:
         possible = exact.possible()
     if possible is not None:
         backward_policy = PossibleActions(backward_policy, possible, smoothing=smoothing)
+    policy = TensorDictModule(backward_policy, [next_observation_key], ["logits"])
+
+    # State predictor, q(s_t | a_t, s_{t+1}).
     if state_predictor is None:
         predictor = _sequential(
-            TensorDictModule(exact, ["action", next_key], ["cells", "logits"]),
+            TensorDictModule(exact, ["action", next_observation_key], ["cells", "logits"]),
             PredecessorDistribution,
             "observation",
             rand,
         )
     else:
-        module = TensorDictModule(state_predictor, ["action", next_key], ["logits"])
+        module = TensorDictModule(state_predictor, ["action", next_observation_key], ["logits"])
         predictor = _sequential(module, SeededCategorical, "observation", rand)
-    policy = TensorDictModule(backward_policy, [next_key], ["logits"])
+
     return BacktrackingModel(
         _sequential(policy, SeededCategorical, "action", rand),
         predictor,
@@ -284,6 +321,7 @@ def four_rooms_model(
 def _sequential(
     module: TensorDictModule, distribution: type, out_key: str, rand: Rand
 ) -> ProbabilisticTensorDictSequential:
+    """Let a module's outputs be the parameters of a distribution that draws from ``rand``."""
     return ProbabilisticTensorDictSequential(
         module,
         ProbabilisticTensorDictModule(

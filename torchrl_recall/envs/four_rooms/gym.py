@@ -1,4 +1,4 @@
-"""The four-room grid world for Gymnasium."""
+"""Four-room grid world for Gymnasium."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ import numpy as np
 import torch
 
 from torchrl_recall.envs.four_rooms.drawing import draw
-from torchrl_recall.envs.four_rooms.env import _steps
-from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start
+from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start, step_limit
 
 __all__ = ["FourRoomsGymEnv"]
 
 
 class FourRoomsGymEnv(gymnasium.Env):
-    """The same task for Gymnasium, registered as ``torchrl_recall/FourRooms-v0``.
+    """Four-room grid world as a Gymnasium environment, ``torchrl_recall/FourRooms-v0``.
 
-    See :class:`FourRoomsEnv` for what is seen, done and rewarded, and for the arguments.
+    - *Seen*: the number of the agent's cell, below ``size**2``.
+    - *Done*: a direction: 0 up, 1 right, 2 down, 3 left. A move into a wall leaves the agent where
+      it is. With probability ``slip`` the direction is drawn at random instead.
+    - *Rewarded*: 1 on entering the goal, else 0.
+    - *Ends*: terminated at the goal, truncated after ``max_steps`` steps.
+
+    It is the task of :class:`FourRoomsEnv`, one environment at a time. See
+    :class:`FourRoomsLayout` for ``size``, ``start``, ``goal`` and ``slip``.
 
     Args:
         size: cells along each side, walls included.
         start: where episodes begin.
-        goal: its cell.
+        goal: cell of the goal (row, column).
         slip: probability of a random direction.
         max_steps: steps of an episode at most; ``10 * size`` by default.
         render_mode: ``"rgb_array"`` or None.
+
+    Raises:
+        ValueError: the layout is impossible, ``max_steps`` is below one, or an action is out of
+            range.
 
     Examples:
         >>> import gymnasium
@@ -47,7 +57,7 @@ class FourRoomsGymEnv(gymnasium.Env):
         render_mode: str | None = None,
     ) -> None:
         self.layout = FourRoomsLayout(size, start=start, goal=goal, slip=slip)
-        self.max_steps = _steps(size, max_steps)
+        self.max_steps = step_limit(size, max_steps)
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Discrete(self.layout.num_cells)
         self.action_space = gymnasium.spaces.Discrete(4)

@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FourRoomsLayout"]
+from torchrl_recall.checks import at_least
 
+__all__ = ["Cell", "FourRoomsLayout", "Start", "step_limit"]
 
 Cell = tuple[int, int]
-
-
 Start = Literal["opposite", "uniform"] | Cell
-
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
 
@@ -34,7 +32,7 @@ class FourRoomsLayout:
     Keyword Args:
         start: where episodes begin: ``"opposite"``, uniformly in the room diagonally opposite the
             goal's; ``"uniform"``, in any free cell but the goal; or a cell (row, column).
-        goal: its cell (row, column); the bottom right corner by default.
+        goal: cell of the goal (row, column); the bottom right corner by default.
         slip: probability in [0, 1) that a step goes in a direction drawn uniformly from all four.
         blocked: further wall cells, such as a door to close.
 
@@ -80,21 +78,27 @@ class FourRoomsLayout:
         self._check_reachable()
 
     def index(self, cell: Cell) -> int:
-        """The number of a cell (row, column)."""
+        """Return the number of a cell (row, column)."""
         return cell[0] * self.size + cell[1]
 
     def transitions(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All transitions as columns: cell, action, next cell, probability.
+        """List all transitions as columns: cell, action, next cell, probability.
 
-        They leave every free cell but the goal; transitions between the same cells by the same
+        They leave every free cell but the goal. Transitions between the same cells by the same
         action are joined.
+
+        Returns:
+            Four columns of shape ``[num_transitions]``: three of indices, and float64.
         """
+        # Every intended action with every move that it can become.
         cells = self.free[self.free != self.goal]
         source, action, move = (
             axis.flatten() for axis in torch.meshgrid(cells, *[torch.arange(4)] * 2, indexing="ij")
         )
         probability = self.slip / 4 + (1 - self.slip) * (action == move)
         following = self.next_cell[source, move]
+
+        # Join the moves that lead to the same cell.
         rows, inverse = torch.stack([source, action, following], 1)[probability > 0].unique(
             dim=0, return_inverse=True
         )
@@ -103,7 +107,7 @@ class FourRoomsLayout:
         return (*rows.unbind(1), joined)
 
     def distances(self) -> Tensor:
-        """Least number of moves to the goal from each cell, infinite where there is no way."""
+        """Return the least number of moves to the goal from each cell; infinite without a way."""
         distance = torch.full((self.num_cells,), float("inf"))
         distance[self.goal] = 0
         for _ in range(self.num_cells):
@@ -178,7 +182,28 @@ class FourRoomsLayout:
             )
 
 
+def step_limit(size: int, max_steps: int | None = None) -> int:
+    """Return the number of steps that an episode takes at most.
+
+    Args:
+        size: cells along each side of the grid.
+        max_steps: the limit; ``10 * size`` by default.
+
+    Raises:
+        ValueError: ``max_steps`` is below one.
+
+    Examples:
+        >>> from torchrl_recall.envs.four_rooms.layout import step_limit
+        >>> step_limit(11), step_limit(11, 30)
+        (110, 30)
+    """
+    max_steps = 10 * size if max_steps is None else max_steps
+    at_least(1, max_steps=max_steps)
+    return max_steps
+
+
 def _walls(size: int) -> Tensor:
+    """Return the outer walls and the cross with its four doors, shape ``[size, size]``."""
     middle, near, far = size // 2, size // 4, (3 * size) // 4
     walls = torch.zeros(size, size, dtype=torch.bool)
     for edge in (0, middle, size - 1):

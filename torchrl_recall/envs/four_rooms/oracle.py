@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_recall.envs.four_rooms.layout import FourRoomsLayout
+from torchrl_recall.envs.four_rooms.layout import FourRoomsLayout, step_limit
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 
 __all__ = ["Oracle", "Posterior"]
@@ -17,7 +17,7 @@ __all__ = ["Oracle", "Posterior"]
 
 @dataclass
 class Posterior:
-    r"""Trajectories whose return exceeds a threshold, :math:`p(\tau \mid R > L)`.
+    r"""Distribution of trajectories whose return exceeds a threshold, :math:`p(\tau \mid R > L)`.
 
     Args:
         log_evidence: :math:`\log p(R > L)`, shape ``[*batch]``.
@@ -34,14 +34,14 @@ class Posterior:
 
 
 class Oracle:
-    r"""What sampling would only estimate, for a policy table of a four-room grid.
+    r"""Exact values, posteriors and bounds of policies on a four-room grid.
 
     A policy table holds :math:`\pi(a \mid s)`, shape ``[*batch, num_cells, 4]``. A backtracking
     model is given by its log-probability of each transition of the grid,
     :math:`\log q(a_t \mid s_{t+1}) + \log q(s_t \mid a_t, s_{t+1})`, see
     :meth:`log_prob_of`. The return of an episode that reaches the goal in :math:`T` steps is
-    :math:`\gamma^{T-1}`, so :math:`R > L` means that it takes few enough of them. Everything is
-    in float64 and differentiable.
+    :math:`\gamma^{T-1}`, so :math:`R > L` bounds the number of steps, see :meth:`horizon`.
+    Everything is in float64 and differentiable.
 
     Args:
         layout: the grid.
@@ -49,6 +49,9 @@ class Oracle:
     Keyword Args:
         max_steps: steps of an episode at most; ``10 * size`` by default.
         gamma: discount.
+
+    Raises:
+        ValueError: ``max_steps`` is below one.
 
     Examples:
         >>> import torch
@@ -65,7 +68,7 @@ class Oracle:
         self, layout: FourRoomsLayout, *, max_steps: int | None = None, gamma: float = 0.99
     ) -> None:
         self.layout = layout
-        self.max_steps = 10 * layout.size if max_steps is None else max_steps
+        self.max_steps = step_limit(layout.size, max_steps)
         self.gamma = gamma
         self.source, self.action, self.following, self.probability = layout.transitions()
         self.starts = torch.zeros(layout.num_cells, dtype=torch.float64)
@@ -73,10 +76,10 @@ class Oracle:
 
     @property
     def optimum(self) -> float:
-        """The best expected discounted return from the starts within ``max_steps``."""
+        """Return the best expected discounted return from the starts within ``max_steps``."""
         layout = self.layout
         value = torch.zeros(layout.num_cells, dtype=torch.float64)
-        for _ in range(self.max_steps):
+        for _ in range(self.max_steps):  # value iteration, one more step to go each time
             gain = self.probability * self._reward_to_go(value)
             action_value = torch.zeros(layout.num_cells * 4, dtype=torch.float64)
             action_value.index_add_(0, self.source * 4 + self.action, gain)
@@ -84,7 +87,7 @@ class Oracle:
         return float(value @ self.starts)
 
     def value(self, policy: Tensor) -> Tensor:
-        """Expected discounted return from each cell within ``max_steps``.
+        """Compute the expected discounted return from each cell within ``max_steps``.
 
         Args:
             policy: table, shape ``[*batch, num_cells, 4]``.
@@ -99,19 +102,27 @@ class Oracle:
         return value
 
     def expected_return(self, policy: Tensor) -> Tensor:
-        """:meth:`value`, averaged over the starts, shape ``[*batch]``."""
+        """Average :meth:`value` over the starts, shape ``[*batch]``."""
         return self.value(policy) @ self.starts
 
     def success(self, policy: Tensor, steps: int | None = None) -> Tensor:
-        """Probability of reaching the goal from the starts, within ``max_steps`` by default."""
+        """Compute the probability of reaching the goal from the starts, shape ``[*batch]``.
+
+        Args:
+            policy: table, shape ``[*batch, num_cells, 4]``.
+            steps: within this number of steps; ``max_steps`` by default.
+        """
         horizon = self.max_steps if steps is None else steps
         return self._reach(self._weights(policy), horizon)[-1] @ self.starts
 
     def horizon(self, threshold: float) -> int:
-        """The largest number of steps with which a return exceeds the threshold L.
+        """Return the largest number of steps with which a return exceeds the threshold L.
+
+        Args:
+            threshold: L, in [0, 1).
 
         Raises:
-            ValueError: no episode can have such a return, or all have.
+            ValueError: the threshold is out of its range.
         """
         if not 0 <= threshold < 1:
             raise ValueError(
@@ -120,21 +131,30 @@ class Oracle:
             )
         if threshold == 0:
             return self.max_steps
+        # gamma^(T - 1) > L solved for T, then corrected for rounding.
         steps = math.ceil(1 + math.log(threshold) / math.log(self.gamma)) - 1
-        steps += self.gamma**steps > threshold  # rounding
+        steps += self.gamma**steps > threshold
         steps -= self.gamma ** (steps - 1) <= threshold
         return min(steps, self.max_steps)
 
     def probability_above(self, policy: Tensor, threshold: float) -> Tensor:
-        """p(R > L), shape ``[*batch]``."""
+        """Compute p(R > L), shape ``[*batch]``."""
         return self.success(policy, self.horizon(threshold))
 
     def posterior(self, policy: Tensor, threshold: float = 0.0) -> Posterior:
-        r"""The exact :math:`p(\tau \mid R > L)`, by forward and backward messages."""
+        r"""Compute the exact :math:`p(\tau \mid R > L)`, by forward and backward messages.
+
+        Args:
+            policy: table, shape ``[*batch, num_cells, 4]``.
+            threshold: L, in [0, 1).
+        """
+        # Backward messages: reach[n], of reaching the goal within n steps.
         weights, horizon = self._weights(policy), self.horizon(threshold)
         reach = self._reach(weights, horizon)
         here = self.starts.expand(*policy.shape[:-1])
         evidence = (here * reach[horizon]).sum(-1)
+
+        # Forward messages: here, of being in a cell after each number of steps.
         starts = here * reach[horizon] / evidence.unsqueeze(-1)
         counts = torch.zeros_like(weights)
         lengths = [torch.zeros_like(evidence)]
@@ -143,6 +163,7 @@ class Oracle:
             counts = counts + flow * reach[horizon - step - 1][..., self.following]
             here = self._sum(self.following, flow)
             lengths.append(here[..., self.layout.goal])
+
         return Posterior(
             log_evidence=evidence.log(),
             starts=starts,
@@ -151,10 +172,13 @@ class Oracle:
         )
 
     def posterior_policy(self, posterior: Posterior) -> Tensor:
-        r"""The best backward policy, :math:`p(a_t \mid s_{t+1}, R > L)`.
+        r"""Compute the best backward policy, :math:`p(a_t \mid s_{t+1}, R > L)`.
 
-        Of all backward policies that know the state alone it has the least
+        Among the backward policies that depend on the state only, it has the least
         :math:`\mathrm{KL}(p(\tau \mid R > L) \,\|\, q(\tau))`.
+
+        Args:
+            posterior: from :meth:`posterior`.
 
         Returns:
             Shape ``[*batch, num_cells, 4]``; zeros for cells that no such trajectory enters.
@@ -163,7 +187,7 @@ class Oracle:
         return visits / visits.sum(-1, keepdim=True).clamp_min(1e-300)
 
     def backward_policy_kl(self, posterior: Posterior, backward_policy: Tensor) -> Tensor:
-        r"""Mean over steps of :math:`\mathrm{KL}(p(a_t \mid s_{t+1}, R > L) \,\|\, q)`, in nats.
+        r"""Average :math:`\mathrm{KL}(p(a_t \mid s_{t+1}, R > L) \,\|\, q)` over steps, in nats.
 
         Args:
             posterior: from :meth:`posterior`.
@@ -178,16 +202,20 @@ class Oracle:
         return kl.sum((-2, -1)) / visits.sum((-2, -1))
 
     def forward_kl(self, policy: Tensor, posterior: Posterior, log_q: Tensor) -> Tensor:
-        r""":math:`\mathrm{KL}(p(\tau \mid R > L) \,\|\, q(\tau))`, what training q minimises.
+        r"""Compute :math:`\mathrm{KL}(p(\tau \mid R > L) \,\|\, q(\tau))`, which Eq. 2 minimises.
 
         Here and below :math:`q(\tau) = q(T) \prod_t q(s_t, a_t \mid s_{t+1})` from the goal
         backwards, with the posterior's lengths as :math:`q(T)`.
 
         Args:
-            policy: table.
+            policy: table, shape ``[*batch, num_cells, 4]``.
             posterior: its posterior.
             log_q: log-probabilities of the transitions under the model, see :meth:`log_prob_of`.
+
+        Returns:
+            Nats, shape ``[*batch]``.
         """
+        # E_p[log p - log q], term by term: policy, starts and evidence, lengths, model.
         log_p = _dot(posterior.counts, self._weights(policy).log())
         log_p = log_p + _dot(posterior.starts, self.starts.log()) - posterior.log_evidence
         lengths = _dot(posterior.lengths, posterior.lengths.log())
@@ -196,7 +224,7 @@ class Oracle:
     def elbo(
         self, policy: Tensor, log_q: Tensor, lengths: Tensor, threshold: float = 0.0
     ) -> Tensor:
-        r"""The evidence lower bound (Eq. 5).
+        r"""Compute the evidence lower bound (Eq. 5).
 
         .. math:: \mathcal{L} = \sum_\tau q(\tau) \log \frac{p(R > L \mid \tau) \, p(\tau)}{q(\tau)}
 
@@ -204,10 +232,13 @@ class Oracle:
         :math:`R > L` allows.
 
         Args:
-            policy: table.
+            policy: table, shape ``[*batch, num_cells, 4]``.
             log_q: log-probabilities of the transitions under the model.
             lengths: :math:`q(T)`, probabilities of 0, 1, 2, ... steps.
-            threshold: L.
+            threshold: L, in [0, 1).
+
+        Returns:
+            Nats, shape ``[*batch]``.
         """
         counts, starts = self.trace_counts(log_q, lengths)
         if (lengths[..., self.horizon(threshold) + 1 :] > 0).any():
@@ -218,20 +249,26 @@ class Oracle:
     def reverse_kl(
         self, policy: Tensor, log_q: Tensor, lengths: Tensor, threshold: float = 0.0
     ) -> Tensor:
-        r""":math:`\mathrm{KL}(q(\tau) \,\|\, p(\tau \mid R > L))`, the gap of the bound (Eq. 4)."""
+        r"""Compute :math:`\mathrm{KL}(q(\tau) \,\|\, p(\tau \mid R > L))`, the bound's gap (Eq. 4).
+
+        Arguments and result are those of :meth:`elbo`.
+        """
         evidence = self.probability_above(policy, threshold).log()
         return evidence - self.elbo(policy, log_q, lengths, threshold)
 
     def trace_counts(self, log_q: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What recall traces from the goal hold, in expectation.
+        """Compute the expected content of recall traces to the goal.
 
         Args:
             log_q: log-probabilities of the transitions under the model.
             lengths: probabilities of traces of 0, 1, 2, ... steps.
 
         Returns:
-            How often each transition occurs in a trace, and the distribution of its first cell.
+            The expected number of times that a trace takes each transition, shape
+            ``[*batch, num_transitions]``, and the distribution of a trace's first cell, shape
+            ``[*batch, num_cells]``.
         """
+        # Backwards from the goal: here is the distribution after each number of backward steps.
         chance = log_q.double().exp()
         here = torch.zeros(*log_q.shape[:-1], self.layout.num_cells, dtype=torch.float64)
         here[..., self.layout.goal] = 1
@@ -244,11 +281,11 @@ class Oracle:
         return counts, starts
 
     def log_prob_of(self, model: BacktrackingModel, num_seeds: int | None = None) -> Tensor:
-        """The model's log-probability of each transition of the grid.
+        """Return the model's log-probability of each transition of the grid.
 
         Args:
             model: of the grid.
-            num_seeds: stacked models that it holds, if it holds several.
+            num_seeds: number of stacked models that it holds; None for a single model.
 
         Returns:
             Shape ``[num_transitions]`` or ``[num_seeds, num_transitions]``.
@@ -266,15 +303,16 @@ class Oracle:
             return model.log_prob(data.expand(*shape, *data.shape)).double()
 
     def _weights(self, policy: Tensor) -> Tensor:
-        """π(a|s) p(s'|s,a) of each transition."""
+        """Compute π(a|s) p(s'|s,a) of each transition."""
         return policy.double()[..., self.source, self.action] * self.probability
 
     def _reward_to_go(self, value: Tensor) -> Tensor:
+        """Return 1 for transitions into the goal, and the discounted value after all others."""
         goal = self.following == self.layout.goal
         return torch.where(goal, 1.0, self.gamma * value[..., self.following])
 
     def _reach(self, weights: Tensor, horizon: int) -> list[Tensor]:
-        """Probabilities of having reached the goal within 0, 1, ..., horizon steps."""
+        """Compute the probabilities of reaching the goal within 0, 1, ..., horizon steps."""
         goal = torch.zeros(self.layout.num_cells, dtype=torch.float64)
         goal[self.layout.goal] = 1
         reach = [goal.expand(*weights.shape[:-1], -1)]
@@ -283,24 +321,24 @@ class Oracle:
         return reach
 
     def _sum(self, cells: Tensor, values: Tensor) -> Tensor:
-        """Sums of the transitions' values at the given cells."""
+        """Sum the transitions' values by the given cells."""
         zeros = values.new_zeros(*values.shape[:-1], self.layout.num_cells)
         return zeros.index_add(-1, cells, values)
 
     def _pairs(self, counts: Tensor) -> Tensor:
-        """Counts of (following cell, action), shape ``[*batch, num_cells, 4]``."""
+        """Sum counts by (following cell, action), shape ``[*batch, num_cells, 4]``."""
         zeros = counts.new_zeros(*counts.shape[:-1], self.layout.num_cells * 4)
         pairs = zeros.index_add(-1, self.following * 4 + self.action, counts)
         return pairs.reshape(*counts.shape[:-1], -1, 4)
 
 
 def _times_log(weight: Tensor, value: Tensor) -> Tensor:
-    """The product weight * log(value), zero where the weight is."""
+    """Multiply weight and log(value), zero where the weight is zero."""
     safe = torch.where(weight > 0, value, torch.ones_like(value))
     return weight * safe.log()
 
 
 def _dot(weight: Tensor, log_value: Tensor) -> Tensor:
-    """Sum of weight * log_value, in which zero weights count nothing."""
+    """Sum weight * log_value, ignoring zero weights."""
     log_value = log_value.double()
     return (weight * torch.where(weight > 0, log_value, torch.zeros_like(log_value))).sum(-1)

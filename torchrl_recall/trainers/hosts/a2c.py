@@ -1,8 +1,8 @@
-"""The host of the four-room recipe, for many seeds at once."""
+"""Actor-critic of many seeds at once: the host of the four-room recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -14,6 +14,7 @@ from torchrl.objectives import A2CLoss
 from torchrl.objectives.value import GAE
 
 from torchrl_recall.envs import FourRoomsEnv
+from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.seeds import (
     SeededCategorical,
     SeedStreams,
@@ -21,22 +22,14 @@ from torchrl_recall.seeds import (
     StackedLinear,
     clip_grad_norm_per_seed_,
 )
-from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
+from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.trainers.schema import A2CRecallConfig
 
-__all__ = ["A2C", "adam"]
-
-
-def adam(params: Iterable, lr: float) -> torch.optim.Adam:
-    """Adam for stacked seeds.
-
-    Its fused step rounds the last few entries of a tensor in another way than those before them,
-    so that a seed would depend on its company.
-    """
-    return torch.optim.Adam(params, lr=lr, foreach=True)
+__all__ = ["A2C"]
 
 
-class A2C:
-    """Actor-critic of stacked seeds; ``update`` is lines 6 and 7 of Alg. 1.
+class A2C(Stateful):
+    """Actor-critic of stacked seeds, after TorchRL's ``A2CLoss``.
 
     Args:
         env: of shape ``[num_seeds, num_envs]``.
@@ -78,7 +71,8 @@ class A2C:
             reduction="none",
         )
         self.parameters = list(self.loss_module.parameters())
-        self.optimizer = adam(self.parameters, config.optim.lr)
+        # Not fused, which would round by how many seeds there are.
+        self.optimizer = make_adam(self.loss_module, config.optim.lr, foreach=True)
 
     @torch.no_grad()
     def evaluate(self, data: TensorDictBase) -> None:
@@ -86,13 +80,18 @@ class A2C:
         self.critic(data)
         self.critic(data["next"])
 
-    def update(self, data: TensorDictBase) -> None:
-        """One step on new experience of shape ``[num_seeds, num_envs, time]``."""
+    def update(self, data: TensorDictBase) -> dict[str, Tensor]:
+        """Take one step on new experience ``[num_seeds, num_envs, time]`` (Alg. 1, lines 6 and 7).
+
+        Returns:
+            No metrics: the exact evaluation says more.
+        """
         self.evaluate(data)
         self.step(self.gae(data))
+        return {}
 
     def step(self, data: TensorDictBase, weight: Tensor | None = None) -> None:
-        """One gradient step on data with advantages, each seed on the mean of its own.
+        """Take one gradient step on data with advantages, each seed on the mean of its own.
 
         Args:
             data: shape ``[num_seeds, ...]``.
@@ -107,30 +106,20 @@ class A2C:
         self.optimizer.step()
 
     def every_cell(self) -> TensorDict:
-        """All cells, shape ``[num_seeds, num_cells]``."""
+        """Return all cells, shape ``[num_seeds, num_cells]``."""
         cells = torch.arange(self.num_cells).expand(self.num_seeds, -1)
         return TensorDict({"observation": cells}, batch_size=cells.shape)
 
     @torch.no_grad()
     def policy_table(self) -> Tensor:
-        """π(a|s), shape ``[num_seeds, num_cells, 4]``."""
+        """Return π(a|s), shape ``[num_seeds, num_cells, 4]``."""
         return self.actor.get_dist(self.every_cell()).probs
 
     @torch.no_grad()
     def value_table(self) -> Tensor:
-        """V(s), shape ``[num_seeds, num_cells]``."""
+        """Return V(s), shape ``[num_seeds, num_cells]``."""
         return self.critic(self.every_cell())["state_value"].squeeze(-1)
 
-    def state_dict(self) -> dict:
-        """Weights, optimiser and the policy's random numbers."""
-        return {
-            "loss": self.loss_module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "streams": self.streams.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        self.loss_module.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.streams.load_state_dict(state["streams"])
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name weights, optimiser and the policy's random numbers."""
+        return {"loss": self.loss_module, "optimizer": self.optimizer, "streams": self.streams}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -9,8 +11,10 @@ from torchrl.data import HERReplayBuffer, LazyTensorStorage, Storage
 
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.envs import GoalEnv
-from torchrl_recall.trainers.hosts.sac import make_sac
-from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
+from torchrl_recall.modules.sac_critic import SACCritic
+from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.trainers.hosts.sac import SAC
+from torchrl_recall.trainers.schema import GoalGANRecallConfig
 
 __all__ = ["HindsightSAC"]
 
@@ -24,7 +28,7 @@ class _Buffer(HERReplayBuffer):
         return (self.write_count,)
 
 
-class HindsightSAC:
+class HindsightSAC(Stateful):
     """SAC on experience whose goals are those that were reached later in the same episode.
 
     After Andrychowicz et al., *Hindsight Experience Replay*, 2017, by TorchRL's buffer. A step that
@@ -38,8 +42,9 @@ class HindsightSAC:
 
     def __init__(self, env: GoalEnv, config: GoalGANRecallConfig, device: torch.device) -> None:
         self.env, self.num_updates = env, config.sac.num_updates
-        self.sac = make_sac(env, config, device)
+        self.sac = SAC(env, config, device)
         self.actor, self.loss_module = self.sac.actor, self.sac.loss_module
+        self.critic = SACCritic(self.loss_module)
         batch = config.frames_per_batch
         # Whole batches, so that the oldest episode that is left is whole too.
         size = max(1, config.hindsight.buffer_size // batch) * batch
@@ -52,10 +57,10 @@ class HindsightSAC:
         )
 
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
-        """Take a batch of shape ``[num_envs, time]`` in, then some steps of SAC.
+        """Take a batch of shape ``[num_envs, time]`` in, then take some steps of SAC.
 
         Returns:
-            What to log.
+            Losses of the last step.
         """
         data = data.clone().set(_ACHIEVED, self.env.goal_of_state(data["next", "observation"]))
         data["next", "done"][:, -1] = True  # the rows that follow are another environment's
@@ -70,12 +75,6 @@ class HindsightSAC:
         relabelled.set_(("next", "terminated"), reached)
         return reached.float()
 
-    def state_dict(self) -> dict:
-        """Weights, optimiser and experience."""
-        experience = BufferState(self.replay_buffer).state_dict()
-        return {"sac": self.sac.state_dict(), "experience": experience}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        self.sac.load_state_dict(state["sac"])
-        BufferState(self.replay_buffer).load_state_dict(state["experience"])
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name weights, optimiser and experience."""
+        return {"sac": self.sac, "experience": BufferState(self.replay_buffer)}

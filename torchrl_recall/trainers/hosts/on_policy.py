@@ -1,9 +1,9 @@
-"""The hosts of the on-policy recipes, from TorchRL's parts, and recall wired to them."""
+"""TRPO and PPO, from TorchRL's parts and our TRPO."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 
 import torch
 from tensordict import TensorDictBase
@@ -20,26 +20,27 @@ from torchrl.modules import (
 from torchrl.objectives import ClipPPOLoss, PPOLoss
 from torchrl.objectives.value import GAE
 
-from torchrl_recall import RewardStates, TRPOLoss, TrustRegion
+from torchrl_recall.objectives.trpo import TRPOLoss
+from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
-from torchrl_recall.self_imitation import ImitationOfGoodPairs
-from torchrl_recall.trainers.build_recall import wire_recall
-from torchrl_recall.trainers.hosts.networks import Joined, inputs_of
-from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
-from torchrl_recall.trainers.schema.on_policy import (
+from torchrl_recall.optim.natural_gradient import kl_divergence
+from torchrl_recall.optim.trust_region import TrustRegion
+from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.trainers.hosts.networks import ConcatInputs, policy_inputs
+from torchrl_recall.trainers.schema import (
+    GoalGANRecallConfig,
     OnPolicyRecallConfig,
     PPORecallConfig,
     TRPORecallConfig,
 )
-from torchrl_recall.trainers.tasks.gym import longest_episode
 
-__all__ = ["PPO", "TRPO", "OnPolicy", "make_host", "make_recall"]
+__all__ = ["PPO", "TRPO", "OnPolicy", "minibatches"]
 
 _ADAM_EPS = 1e-5  # as Stable-Baselines3
 
 
-class OnPolicy(ABC):
-    """A Gaussian policy, a critic and generalised advantages; both see the goal if there is one.
+class OnPolicy(Stateful):
+    """A Gaussian policy, a critic and generalised advantages; both see a goal that a task has.
 
     ``update`` is lines 6 and 7 of Alg. 1.
 
@@ -59,13 +60,13 @@ class OnPolicy(ABC):
         device: torch.device,
     ) -> None:
         action_spec = env.action_spec_unbatched.to(device)
-        self.in_keys, in_features = inputs_of(env)
+        self.in_keys, in_features = policy_inputs(env)
         action_dim = action_spec.shape[-1]
         cells = config.policy.num_cells
         scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
         self.actor = ProbabilisticActor(
             TensorDictModule(
-                Joined(_mlp(in_features, cells, action_dim, 0.01, device), scale),
+                ConcatInputs(_mlp(in_features, cells, action_dim, 0.01, device), scale),
                 in_keys=self.in_keys,
                 out_keys=["loc", "scale"],
             ),
@@ -82,12 +83,12 @@ class OnPolicy(ABC):
         """Learn from the policy's newest experience, shape ``[time]`` or ``[num_envs, time]``.
 
         Returns:
-            What to log.
+            Metrics for the log.
         """
 
     @torch.no_grad()
     def with_advantages(self, data: TensorDictBase) -> TensorDictBase:
-        """Values, advantages and log-probabilities, a whole batch at a time: ``[num_frames]``."""
+        """Add values, advantages and log-probabilities of a whole batch; ``[num_frames]``."""
         data = data.select("action", "next", *self.in_keys)
         data["action_log_prob"] = self.actor.get_dist(data).log_prob(data["action"])
         self.critic(data)
@@ -96,17 +97,22 @@ class OnPolicy(ABC):
 
     @torch.no_grad()
     def policy_on(self, data: TensorDictBase) -> Distribution:
-        """The policy's distributions on the states of a batch, one row for each."""
+        """Return the policy's distributions on the states of a batch, one row for each."""
         return self.actor.get_dist(data.select(*self.in_keys).reshape(-1))
 
-    def state_dict(self) -> dict:
-        """Weights and optimiser."""
-        return {"loss": self.loss_module.state_dict(), "optimizer": self.optimizer.state_dict()}
+    @torch.no_grad()
+    def moved(self, before: Distribution, data: TensorDictBase) -> Tensor:
+        """Return how far the policy has moved on the states of a batch, in nats.
 
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        self.loss_module.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        Args:
+            before: :meth:`policy_on` the batch, before.
+            data: the batch.
+        """
+        return kl_divergence(before, self.policy_on(data)).mean()
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name weights and optimiser."""
+        return {"loss": self.loss_module, "optimizer": self.optimizer}
 
 
 class TRPO(OnPolicy):
@@ -126,6 +132,7 @@ class TRPO(OnPolicy):
         ).to(device)
         self.region = TrustRegion(
             self.loss_module,
+            loss_fn=self.loss_module.actor_loss,
             max_kl=config.trpo.max_kl,
             damping=config.trpo.damping,
             cg_iterations=config.trpo.cg_iterations,
@@ -133,8 +140,7 @@ class TRPO(OnPolicy):
             line_search_shrink=config.trpo.line_search_shrink,
             fisher_subsampling=config.trpo.fisher_subsampling,
         )
-        parameters = list(self.critic.parameters())
-        self.optimizer = torch.optim.Adam(parameters, config.optim.lr, eps=_ADAM_EPS, fused=True)
+        self.optimizer = make_adam(self.critic, config.optim.lr, eps=_ADAM_EPS)
         self.update_critic = make_update(
             self.loss_module,
             self.optimizer,
@@ -143,7 +149,7 @@ class TRPO(OnPolicy):
         )
 
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
-        """See :class:`OnPolicy`."""
+        """Take one step of the policy, then some of the critic; see :class:`OnPolicy`."""
         data = self.with_advantages(data)
         statistics = self.region.step(data)
         data = data.select("value_target", *self.in_keys)
@@ -169,8 +175,7 @@ class PPO(OnPolicy):
             normalize_advantage=True,
             log_explained_variance=False,
         ).to(device)
-        parameters = [p for p in self.loss_module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, config.optim.lr, eps=_ADAM_EPS, fused=True)
+        self.optimizer = make_adam(self.loss_module, config.optim.lr, eps=_ADAM_EPS)
         self.update_once = make_update(
             self.loss_module,
             self.optimizer,
@@ -179,7 +184,7 @@ class PPO(OnPolicy):
         )
 
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
-        """See :class:`OnPolicy`."""
+        """Take some steps of policy and critic together; see :class:`OnPolicy`."""
         keys = "action", "action_log_prob", "advantage", "value_target"
         data = self.with_advantages(data).select(*keys, *self.in_keys)
         for batch in minibatches(data, self.config.num_epochs, self.config.batch_size):
@@ -187,34 +192,8 @@ class PPO(OnPolicy):
         return {f"ppo/{key}": value for key, value in losses.items()}
 
 
-def make_host(env: EnvBase, config: OnPolicyRecallConfig, device: torch.device) -> OnPolicy:
-    """The host that the configuration is of."""
-    if isinstance(config, TRPORecallConfig):
-        return TRPO(env, config, device)
-    assert isinstance(config, PPORecallConfig)
-    return PPO(env, config, device)
-
-
-def make_recall(
-    env: EnvBase, config: OnPolicyRecallConfig, host: OnPolicy, device: torch.device
-) -> ImitationOfGoodPairs | None:
-    """Recall from states of high reward (E.1), or its control; None for ``recall.method=none``."""
-    if config.recall.method == "none":
-        return None
-    return wire_recall(
-        env,
-        config,
-        host.actor,
-        device,
-        high_value_states=RewardStates(config.recall.num_high_value_states),
-        critic=host.critic,
-        interval=config.recall.interval,
-        longest_episode=longest_episode(config.env.name),
-    )
-
-
 def minibatches(data: TensorDictBase, num_epochs: int, batch_size: int) -> Iterator[TensorDictBase]:
-    """All rows in a new order in each epoch."""
+    """Split all rows into batches, in a new order in each epoch."""
     for _ in range(num_epochs):
         yield from data[torch.randperm(len(data))].split(batch_size)
 
@@ -222,7 +201,7 @@ def minibatches(data: TensorDictBase, num_epochs: int, batch_size: int) -> Itera
 def _mlp(
     in_features: int, num_cells: list[int], out_features: int, gain: float, device: torch.device
 ) -> MLP:
-    """Hyperbolic tangents and orthogonal weights, as TRPO and PPO are usually run."""
+    """Build a perceptron with hyperbolic tangents and orthogonal weights, as is usual for both."""
     mlp = MLP(
         in_features=in_features,
         out_features=out_features,

@@ -19,7 +19,7 @@ from tensordict import TensorDict, TensorDictBase
 
 __all__ = ["CheckpointError", "load_latest", "save"]
 
-_FORMAT = "torchrl_recall checkpoint 1"
+_FORMAT = "torchrl_recall checkpoint 2"
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -126,7 +126,7 @@ def _load(folder: Path) -> tuple[int, dict]:
     if not known:
         raise CheckpointError(
             f"checkpoint {folder} is refused: its format is {manifest['format']!r}, "
-            f"not {_FORMAT!r}."
+            f"not {_FORMAT!r}. Finish that run with the version of torchrl_recall that began it."
         )
     if frames != int(folder.name):
         raise CheckpointError(

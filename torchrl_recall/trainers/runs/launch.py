@@ -1,33 +1,34 @@
-"""How every recipe starts and ends."""
+"""Start and end of every recipe."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from omegaconf import DictConfig
+from pydantic import BaseModel
 
 from torchrl_recall.trainers.runs.checkpoints import CheckpointError
-from torchrl_recall.trainers.schema.parts import ConfigError
-from torchrl_recall.trainers.schema.validation import validate
+from torchrl_recall.trainers.schema import ConfigError, validate
 
 __all__ = ["launch"]
 
-T = TypeVar("T")
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
-def launch(train: Callable[[T], int], cfg: DictConfig, schema: type[T]) -> int | str:
-    """Check the configuration and train.
+def launch(train: Callable[[ConfigT], int], cfg: DictConfig, schema: type[ConfigT]) -> None:
+    """Check the configuration and train; a user's mistake ends in one line, not in a traceback.
 
     Args:
-        train: the recipe.
+        train: the recipe; returns the exit status.
         cfg: what Hydra composed.
-        schema: the recipe's dataclass.
+        schema: the recipe's configuration.
 
-    Returns:
-        The exit status, or a line that says what the user can mend.
+    Raises:
+        SystemExit: with the status, or with a line that says what the user can mend.
     """
     try:
-        return train(validate(cfg, schema))
+        sys.exit(train(validate(cfg, schema)))
     except (ConfigError, CheckpointError, FloatingPointError) as error:
-        return f"{type(error).__name__}: {error}"
+        sys.exit(f"{type(error).__name__}: {error}")

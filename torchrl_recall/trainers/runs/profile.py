@@ -1,97 +1,71 @@
-"""Where a step's time goes."""
+"""Time that the parts of a run take."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from torchrl.data import ReplayBuffer
+from torchrl_recall.recall import Recall
+from torchrl_recall.trainers.runs.parts import Parts
 
-from torchrl_recall import Recall
-from torchrl_recall.trainers.tasks.collectors import ParallelCollector, StepCollector
-from torchrl_recall.trainers.runs.run import Run
-from torchrl_recall.trainers.hosts.sac import SAC
-from torchrl_recall.self_imitation import ImitationOfGoodPairs
-
-__all__ = ["StepProfile", "profile_run"]
+__all__ = ["Profile"]
 
 
-def profile_run(
-    run: Run,
-    collector: StepCollector | ParallelCollector,
-    replay_buffer: ReplayBuffer,
-    sac: SAC,
-    recall: ImitationOfGoodPairs | None,
-) -> StepProfile:
-    """Time the parts of a SAC run that a frame or a round of recall goes through."""
-    one_frame = run.config.collector.frames_per_batch == 1  # see collection.write
-    parts: dict[str, tuple[Any, str]] = {
-        "collect": (collector, "collect")
-        if isinstance(collector, StepCollector)
-        else (collector.collector, "rollout"),
-        "write": (replay_buffer, "add" if one_frame else "extend"),
-        "sample": (replay_buffer, "sample"),
-        "update": (sac, "update"),
-    }
-    if recall is not None:
-        parts["recall: write"] = recall, "take_in"
-        if isinstance(recall, Recall):
-            parts["recall: model"] = recall, "_train_model"
-        parts["recall: pairs"] = recall, "_pairs"
-        parts["recall: imitate"] = recall, "_imitate"
-    parts["checkpoint"] = run, "save"
-    return StepProfile((run, "advance"), parts)
-
-
-class StepProfile:
-    """Times methods of the recipe's objects, from outside its loop.
+class Profile:
+    """Times of the parts that each frame and each round of recall pass, as ``profile=true`` prints.
 
     Medians are reported, so compilation and other first calls do not count.
 
     Args:
-        advance: the object and the name of its method that ends every pass of the loop and is
-            given the number of its frames.
-        parts: the same for each part, by the part's name.
+        run: whose checkpoints are timed too.
+        parts: of a recipe with a host that updates on batches of its replay buffer.
     """
 
-    def __init__(self, advance: tuple[Any, str], parts: Mapping[str, tuple[Any, str]]) -> None:
+    def __init__(self, run: Any, parts: Parts) -> None:
         self.frames = 0
         self._rests: list[float] = []  # of each pass, what no part took
         self._taken = 0.0
-        self._calls: dict[str, list[float]] = {name: [] for name in parts}
+        self._calls: dict[str, list[float]] = {}
         self._last = time.perf_counter()
-        for name, (owner, method) in parts.items():
-            setattr(owner, method, self._timed(getattr(owner, method), self._calls[name]))
-        owner, method = advance
-        setattr(owner, method, self._counted(getattr(owner, method)))
 
-    def _timed(self, function: Callable, seconds: list[float]) -> Callable:
-        @wraps(function)
-        def timed(*args, **kwargs):
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                seconds.append(time.perf_counter() - start)
-                self._taken += seconds[-1]
+        collector, buffer, recall = parts.collector, parts.replay_buffer, parts.recall
+        self._time("collect", collector, "collect")
+        self._time("write", parts, "add_frames")
+        self._time("sample", buffer, "sample")
+        self._time("update", parts.host, "update")
+        if hasattr(recall, "trajectories"):
+            self._time("recall: write", recall.trajectories, "flush")
+            self._time("recall: imitate", recall, "imitate")
+        if isinstance(recall, Recall):
+            self._time("recall: model", recall, "train_model")
+            self._time("recall: states", recall, "high_value_states")
+            self._time("recall: traces", recall, "generate")
+        self._time("checkpoint", run, "save")
 
-        return timed
+    def _time(self, name: str, owner: Any, part: str) -> None:
+        """Replace a public part of its owner by the same part with a clock."""
+        setattr(
+            owner, part, _Timed(getattr(owner, part), self._add(self._calls.setdefault(name, [])))
+        )
 
-    def _counted(self, advance: Callable[[int], None]) -> Callable[[int], None]:
-        def counted(num_frames: int) -> None:
-            now = time.perf_counter()
-            self._rests.append(now - self._last - self._taken)
-            self._last, self._taken = now, 0.0
-            self.frames += num_frames
-            advance(num_frames)
+    def _add(self, calls: list[float]) -> Callable[[float], None]:
+        def add(seconds: float) -> None:
+            calls.append(seconds)
+            self._taken += seconds
 
-        return counted
+        return add
+
+    def end_pass(self, num_frames: int) -> None:
+        """End a pass of the loop; what no part took of it is its rest."""
+        now = time.perf_counter()
+        self._rests.append(now - self._last - self._taken)
+        self._last, self._taken = now, 0.0
+        self.frames += num_frames
 
     def table(self) -> str:
-        """Milliseconds per call and per frame; ``rest`` is what a usual pass spends elsewhere."""
+        """Show milliseconds per call and per frame, and what a usual pass spends elsewhere."""
         if not self._rests:
             return "no step was taken, so there is nothing to show"
         rows = [
@@ -107,3 +81,20 @@ class StepProfile:
         ]
         lines.append(f"{'together':<16} {self.frames:>9,} {'':>9} {1e3 * total:>9.3f} {1:>6.0%}")
         return "\n".join(lines)
+
+
+class _Timed:
+    """A part with a clock: calling it reports the seconds, all else is the part's own."""
+
+    def __init__(self, part: Callable, report: Callable[[float], None]) -> None:
+        self._part, self._report = part, report
+
+    def __call__(self, *args, **kwargs):
+        start = time.perf_counter()
+        try:
+            return self._part(*args, **kwargs)
+        finally:
+            self._report(time.perf_counter() - start)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)

@@ -1,125 +1,125 @@
-"""One run in its folder: resumption, checkpoints, log and summary."""
+"""One run in its folder: the loop's bookkeeping, resumption, checkpoints, log and summary."""
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from tensordict import TensorDictBase
+from torch import Tensor
 
 from torchrl_recall.trainers.runs import checkpoints, process
 from torchrl_recall.trainers.runs.log import RunLog
-from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
-from torchrl_recall.trainers.schema.parts import ConfigError
-from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
-from torchrl_recall.trainers.schema.on_policy import OnPolicyRecallConfig
-from torchrl_recall.trainers.schema.sac import SACRecallConfig
+from torchrl_recall.trainers.runs.parts import Parts
+from torchrl_recall.trainers.runs.profile import Profile
+from torchrl_recall.trainers.schema import (
+    A2CRecallConfig,
+    ConfigError,
+    GoalGANRecallConfig,
+    OnPolicyRecallConfig,
+    SACRecallConfig,
+)
+from torchrl_recall.trainers.tasks.gym import check_finite
 
-__all__ = ["Run", "settle_compilation"]
+__all__ = ["Run"]
 
-# What a resumed run may change: none of it decides a weight of the frames already taken. Annealing
-# follows total_frames by default, so a prolonged run anneals anew over the longer span.
+Config = SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig | GoalGANRecallConfig
+PartsT = TypeVar("PartsT", bound=Parts)
+
+# Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
+# follows total_frames by default, so a prolonged run anneals over the longer span.
 _MAY_CHANGE = (
-    "resume", "run_dir", "collector.total_frames", "recall.anneal_frames", "eval", "checkpoint",
-    "logger", "profile",
-)  # fmt: skip
-
-
-def settle_compilation(
-    config: SACRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig,
-    *,
-    worth_frames: int = 10_000,
-) -> None:
-    """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
-
-    A prolonged run must not change its kind of update, since the two differ by rounding.
-
-    Args:
-        config: changed in place.
-
-    Keyword Args:
-        worth_frames: frames that pay back the 20 to 60 s that compilation takes.
-    """
-    if config.compile is not None:
-        return
-    saved = Path(config.run_dir) / "config.yaml"
-    if config.resume == "auto" and saved.exists():
-        config.compile = OmegaConf.select(OmegaConf.load(saved), "compile")
-    if config.compile is None:
-        config.compile = config.collector.total_frames >= worth_frames
-
-
-class Part(Protocol):
-    """Something whose state a resumed run needs."""
-
-    def state_dict(self) -> dict: ...
-
-    def load_state_dict(self, state: dict, /) -> Any: ...
-
-
-class Source(Protocol):
-    """Where frames come from."""
-
-    def state_dict(self) -> dict: ...
-
-    def load_state_dict(self, state: dict | None, frames: int) -> bool: ...
-
-    def shutdown(self) -> None: ...
+    "resume",
+    "run_dir",
+    "collector.total_frames",
+    "recall.anneal_frames",
+    "eval",
+    "checkpoint",
+    "logger",
+    "profile",
+)
 
 
 class Run:
-    """Context of a recipe's loop: holds the folder, resumes, saves, logs and sums up.
+    """Context of a recipe's loop.
+
+    Use it as a recipe does::
+
+        with Run(config) as run:
+            parts = run.resume(build(config, run.device))
+            for data in run.frames_from(parts.collector):
+                run.metrics |= learn(parts, data, config, run.frames)
+        return run.status
+
+    Entering it sets threads, seed and precision of the process. :meth:`resume` takes hold of the
+    folder and restores the parts. :meth:`frames_from` checks and counts frames. After the loop's
+    body it evaluates, logs, saves and stops. At the end it sums up.
 
     Args:
-        run_dir: the run's folder.
-        config: the whole configuration.
+        config: the recipe's configuration; a ``compile`` of None is decided here.
 
-    Keyword Args:
-        collector: where frames come from.
-        parts: what else is saved, by name; None where there is none. A part with
-            ``drop_unfinished()`` is told when its episodes do not go on.
-        modules: whose weights the summary's hash covers.
-        about: what the summary says of the run.
+    Attributes:
+        device: where networks are to be built.
+        frames: taken so far.
+        metrics: the latest of each, for the log.
+        status: zero, or 128 + n when stopped by signal n.
     """
 
-    def __init__(
-        self,
-        run_dir: Path,
-        config: SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig | GoalGANRecallConfig,
-        *,
-        collector: Source,
-        parts: Mapping[str, Part | None],
-        modules: Sequence[nn.Module],
-        about: Mapping[str, Any],
-    ) -> None:
-        self.run_dir = run_dir
-        self.config = config
-        self.collector = collector
-        self.parts = {name: part for name, part in parts.items() if part is not None}
-        self.modules = modules
-        self.about = about
-        self.frames = 0
-        self._previous_frames = 0
-        self.metrics: dict[str, float | Tensor] = {}  # the latest of each
+    def __init__(self, config: Config) -> None:
+        self.config, self.run_dir = config, Path(config.run_dir)
+        self.num_seeds = len(config.seeds) if isinstance(config, A2CRecallConfig) else 1
+        self.device = torch.device("cpu")
+        self.frames = self._previous_frames = self.status = 0
+        self.metrics: dict[str, float | Tensor] = {}
+        self.profile: Profile | None = None
         self._stack = ExitStack()
         self._episode_is_good = True
 
     def __enter__(self) -> Run:
+        process.quiet()
+        torch.set_num_threads(self.config.torch_threads)
+        if not isinstance(self.config, A2CRecallConfig):  # whose seeds have generators of their own
+            self._decide_compile(self.config)
+            self.device = process.resolve_device(self.config.device)
+            torch.manual_seed(self.config.seed)
+        if isinstance(self.config, SACRecallConfig):
+            torch.set_float32_matmul_precision(self.config.matmul_precision)
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        with self._stack:
+            if kind is FloatingPointError:  # bad data came after the state, which is still good
+                self._episode_is_good = False
+                self.save()
+
+    def resume(self, parts: PartsT) -> PartsT:
+        """Take hold of the run's folder, and restore the parts from its newest good checkpoint.
+
+        Args:
+            parts: as they were built.
+
+        Returns:
+            The same parts.
+
+        Raises:
+            ConfigError: the folder is in use, holds another run or cannot be written.
+        """
+        self.parts = parts
         with ExitStack() as stack:  # undone if anything below fails, else kept until __exit__
-            stack.callback(self.collector.shutdown)
+            stack.callback(parts.collector.shutdown)
             stack.enter_context(process.lock(self.run_dir))
             self._signal = process.StopSignal()
             stack.callback(self._signal.restore)
-            wall_seconds = self._resume()
-            OmegaConf.save(OmegaConf.structured(self.config), self.run_dir / "config.yaml")
+            wall_seconds = self._restore()
+            OmegaConf.save(self.config.model_dump(), self.run_dir / "config.yaml")
             self.log_file = RunLog(
                 self.run_dir,
                 self.config.collector.total_frames,
@@ -129,89 +129,116 @@ class Run:
             )
             stack.callback(self.log_file.close)
             self._stack = stack.pop_all()
-        return self
+        if getattr(self.config, "profile", False):
+            self.profile = Profile(self, parts)
+        return parts
 
-    def __exit__(self, kind, error, traceback) -> None:
-        with self._stack:
-            if kind is FloatingPointError:  # bad data came after the state, which is still good
-                self._episode_is_good = False
+    def frames_from(self, collector: Iterable[TensorDictBase]) -> Iterator[TensorDictBase]:
+        """Yield batches of frames (Alg. 1, line 4) and keep the run's books after each.
+
+        Args:
+            collector: where frames come from.
+        """
+        for data in collector:
+            check_finite(data, env_name=self.parts.name, frames=self.frames)
+            yield data
+            self.advance(data.numel() // self.num_seeds)
+            if self._due(self.config.eval.interval):
+                self._evaluate()
+                if self.parts.evaluation.reached_target:
+                    self.save()
+                    break
+            if self._signal.received is not None:
+                return self._save_and_stop()
+            if self._due(self.config.checkpoint.interval):
                 self.save()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether SIGTERM or SIGINT came."""
-        return self._signal.received is not None
+        self._finish()
 
     def advance(self, num_frames: int) -> None:
         """Count frames."""
         self._previous_frames = self.frames
         self.frames += num_frames
         self.log_file.progress(num_frames)
+        if self.profile is not None:
+            self.profile.end_pass(num_frames)
 
-    def due(self, interval: int) -> bool:
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state = {
+            "config": self.config.model_dump(),
+            "versions": process.versions(),
+            "frames": self.frames,
+            "wall_seconds": self.log_file.wall_seconds,
+            "metrics": {k: float(v) for k, v in self.metrics.items()},
+            **{name: part.state_dict() for name, part in self.parts.stateful().items()},
+            "collector": self.parts.collector.state_dict() if self._episode_is_good else None,
+            "rng": process.rng_state_dict(),
+        }
+        keep = self.config.checkpoint.keep
+        checkpoints.save(self.run_dir / "checkpoints", self.frames, state, keep=keep)
+
+    def _decide_compile(
+        self, config: SACRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig
+    ) -> None:
+        """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
+
+        A prolonged run must not change its kind of update, since the two differ by rounding.
+        """
+        if config.compile is not None:
+            return
+        saved = self.run_dir / "config.yaml"
+        if config.resume == "auto" and saved.exists():
+            config.compile = OmegaConf.select(OmegaConf.load(saved), "compile")
+        if config.compile is None:
+            config.compile = config.collector.total_frames >= config.compile_from_frames
+
+    def _due(self, interval: int) -> bool:
         """Whether a multiple of the interval was just passed, or the run is at its end."""
         if self.frames >= self.config.collector.total_frames:
             return True
         return interval > 0 and self.frames // interval > self._previous_frames // interval
 
-    def log(self, returns: list[float]) -> None:
-        """Write a row: the mean return of an evaluation, then the latest metrics."""
-        row = {"eval_return": float(np.mean(returns)), "eval_return_std": float(np.std(returns))}
-        self.log_file.write(self.frames, row | {k: float(v) for k, v in self.metrics.items()})
+    def _evaluate(self) -> None:
+        """Evaluate, and write a row: mean return, spread, then the latest metrics."""
+        returns = self.parts.evaluation(self.frames)
+        if self._due(self.config.log_interval):
+            self.metrics |= self.parts.evaluation.metrics()
+            array = returns.double().numpy()
+            statistics = {"eval_return": np.mean(array), "eval_return_std": np.std(array)}
+            row = {**statistics, **self.metrics}
+            self.log_file.write(self.frames, {k: float(v) for k, v in row.items()})
 
-    def save(self) -> None:
-        """Write a checkpoint."""
-        checkpoints.save(
-            self.run_dir / "checkpoints",
-            self.frames,
-            self._state_dict(),
-            keep=self.config.checkpoint.keep,
-        )
-
-    def save_and_stop(self) -> int:
-        """Save after a signal; returns the exit status."""
+    def _save_and_stop(self) -> None:
         self.save()
         received = self._signal.received
         assert received is not None
         print(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:")
         print(self._command(self.config.collector.total_frames))
-        return 128 + received
+        self.status = 128 + received
 
-    def end(self) -> None:
-        """Finish before the last frame: write a last checkpoint."""
-        self.save()
-
-    def finish(self, **more: Any) -> None:
-        """Sum up, with more to say in the summary."""
-        rows = self.log_file.rows
+    def _finish(self) -> None:
+        """Write the summary and the picture, and print the table."""
+        more = self.parts.evaluation.finish(self.run_dir)
+        rows, config = self.log_file.rows, self.config
         summary = {
-            **self.about,
-            "recall": self.config.recall.name,
+            "env": self.parts.name,
+            "seed": config.seeds if isinstance(config, A2CRecallConfig) else config.seed,
+            "recall": config.recall.name,
             "frames": self.frames,
             **more,
             "final_eval_return": float(rows[-1]["eval_return"]) if rows else None,
             "steps_per_second": round(self.log_file.steps_per_second(self.frames), 2),
             "wall_seconds": round(self.log_file.wall_seconds, 2),
             "versions": process.versions(),
-            "weights_sha256": process.weights_sha256(*(m.state_dict() for m in self.modules)),
+            "weights_sha256": process.weights_sha256(*(m.state_dict() for m in self.parts.weights)),
         }
         self.log_file.finish(summary)
         print(f"to go on: {self._command(2 * self.frames)}")
+        if self.profile is not None:
+            print(f"\n{self.profile.table()}")
 
-    def _state_dict(self) -> dict:
-        return {
-            "config": dataclasses.asdict(self.config),
-            "versions": process.versions(),
-            "frames": self.frames,
-            "wall_seconds": self.log_file.wall_seconds,
-            "metrics": {k: float(v) for k, v in self.metrics.items()},
-            **{name: part.state_dict() for name, part in self.parts.items()},
-            "collector": self.collector.state_dict() if self._episode_is_good else None,
-            "rng": process.rng_state_dict(),
-        }
-
-    def _resume(self) -> float:
-        """Load the newest good checkpoint if asked to; returns the seconds already spent."""
+    def _restore(self) -> float:
+        """Load the newest good checkpoint if asked to; return the seconds already spent."""
         directory = self.run_dir / "checkpoints"
         if self.config.resume == "never":
             if directory.exists() or (self.run_dir / "metrics.csv").exists():
@@ -232,18 +259,17 @@ class Run:
                 "resumed run is not bitwise the uninterrupted one.",
                 stacklevel=2,
             )
-        for name, part in self.parts.items():
+        for name, part in self.parts.stateful().items():
             part.load_state_dict(state[name])
         self.metrics = dict(state["metrics"])
-        if not self.collector.load_state_dict(state["collector"], self.frames):
-            for part in self.parts.values():
-                getattr(part, "drop_unfinished", lambda: None)()
+        if not self.parts.collector.load_state_dict(state["collector"], self.frames):
+            self.parts.recall.drop_unfinished()
         process.set_rng_state_dict(state["rng"])
         print(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]
 
     def _check_config(self, saved: dict) -> None:
-        ours, theirs = _flat(dataclasses.asdict(self.config)), _flat(saved)
+        ours, theirs = _flat(self.config.model_dump()), _flat(saved)
         differ = [
             f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
             for key in sorted({*ours, *theirs})

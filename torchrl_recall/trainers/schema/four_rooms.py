@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from torchrl_recall.trainers.schema.parts import (
-    CheckpointConfig,
-    ConfigError,
-    OptimConfig,
+from pydantic import Discriminator, Strict, Tag
+
+from torchrl_recall.trainers.schema.group import Group
+from torchrl_recall.trainers.schema.parts import Backend, CheckpointConfig, OptimConfig, Resume
+from torchrl_recall.trainers.schema.ranges import (
+    AtLeastZero,
+    Count,
+    CountOrZero,
+    Fraction,
+    FractionOrZero,
+    Positive,
+    Text,
 )
 
 __all__ = [
@@ -16,122 +24,128 @@ __all__ = [
 ]
 
 
-@dataclass
-class FourRoomsConfig:
+def _kind_of_start(value: Any) -> str:
+    return "cell" if isinstance(value, list) else "room"
+
+
+Start = Annotated[
+    Annotated[Text, Strict(), Tag("room")] | Annotated[list[CountOrZero], Tag("cell")],
+    Discriminator(_kind_of_start),
+]
+
+
+class FourRoomsConfig(Group):
     """The four-room task."""
 
-    size: int
-    start: Any
-    goal: list[int] | None
-    slip: float
-    max_steps: int | None
+    size: Count
+    start: Start
+    goal: list[CountOrZero] | None
+    slip: AtLeastZero
+    max_steps: Count | None
 
 
-@dataclass
-class A2CCollectorConfig:
+class A2CCollectorConfig(Group):
     """Collection; frames are counted for each seed."""
 
-    total_frames: int
-    num_envs: int
-    frames_per_env: int
+    total_frames: Count
+    num_envs: Count
+    frames_per_env: Count
 
 
-@dataclass
-class A2CConfig:
-    """The host."""
+class A2CConfig(Group):
+    """Settings of actor-critic."""
 
-    num_cells: int
-    gamma: float
-    lmbda: float
-    entropy_coeff: float
-    critic_coeff: float
-    max_grad_norm: float
+    num_cells: Count
+    gamma: Fraction
+    lmbda: Fraction
+    entropy_coeff: AtLeastZero
+    critic_coeff: Positive
+    max_grad_norm: Positive
 
 
-@dataclass
-class A2CLoggerConfig:
+class A2CLoggerConfig(Group):
     """Logging beside returns.csv."""
 
-    backend: str
-    interval: int
+    backend: Backend
+    interval: Count
 
 
-@dataclass
-class A2CEvalConfig:
+class A2CEvalConfig(Group):
     """Exact evaluation."""
 
-    interval: int
-    target: float
-    patience: int
+    interval: Count
+    target: Fraction
+    patience: Count
     stop_at_target: bool
 
 
-@dataclass
-class FourRoomsRecallConfig:
+class FourRoomsRecallConfig(Group):
     """Traces and their imitation."""
 
-    name: str
-    method: str
-    interval: int
-    num_updates: int
-    batch_size: int
-    lr: float
-    num_traces: int
-    trace_length: int
-    high_value_states: str
+    name: Text
+    method: Literal["recall", "none", "self_imitation", "prioritized_replay"]
+    interval: Count
+    num_updates: CountOrZero
+    batch_size: Count
+    lr: Positive
+    num_traces: Count
+    trace_length: Count
+    high_value_states: Literal["rewarded", "value"]
     gate: bool
     loop_erasure: bool
-    min_probability: float | None
-    anneal_frames: int | None
+    min_probability: Fraction | None
+    anneal_frames: Count | None
 
 
-@dataclass
-class FourRoomsBacktrackingConfig:
+class FourRoomsBacktrackingConfig(Group):
     """The backtracking model and its data."""
 
-    dynamics: str
-    num_updates: int
-    batch_size: int
-    state_batch_size: int
-    lr: float
-    state_lr: float
-    smoothing: float
-    num_cells: int
-    num_trajectories: int
-    trajectory_length: int
-    buffer_size: int
+    dynamics: Literal["exact", "learned"]
+    num_updates: CountOrZero
+    batch_size: Count
+    state_batch_size: Count
+    lr: Positive
+    state_lr: Positive
+    smoothing: FractionOrZero
+    num_cells: Count
+    num_trajectories: Count
+    trajectory_length: Count
+    buffer_size: Count
 
 
-@dataclass
-class PrioritizedReplayConfig:
+class PrioritizedReplayConfig(Group):
     """Prioritised replay."""
 
-    size: int
-    batch_size: int
-    alpha: float
-    beta: float
-    interval: int
-    num_updates: int
+    size: Count
+    batch_size: Count
+    alpha: Positive
+    beta: AtLeastZero
+    interval: Count
+    num_updates: Count
+
+    def faults(self) -> Iterator[str]:
+        """Refuse a batch that is larger than the buffer."""
+        if self.size < self.batch_size:
+            yield (
+                f"prioritized_replay.size={self.size} is smaller than its batch_size="
+                f"{self.batch_size}; raise one or lower the other."
+            )
 
 
-@dataclass
-class Table3Config:
-    """What Table 3 gives for a size."""
+class Table3Config(Group):
+    """A row of Table 3."""
 
-    batch_size: int
-    alpha: float
+    batch_size: Count
+    alpha: Positive
 
 
-@dataclass
-class A2CRecallConfig:
+class A2CRecallConfig(Group):
     """Configuration of ``recipes/a2c_recall.py``."""
 
-    METHODS: ClassVar = ("recall", "none", "self_imitation", "prioritized_replay")
-
-    seeds: list[int]
-    torch_threads: int
-    run_dir: str
-    resume: str
+    seeds: list[CountOrZero]
+    torch_threads: Count
+    run_dir: Text
+    resume: Resume
     env: FourRoomsConfig
     collector: A2CCollectorConfig
     a2c: A2CConfig
@@ -144,29 +158,32 @@ class A2CRecallConfig:
     prioritized_replay: PrioritizedReplayConfig
     table_3: dict[str, Table3Config]
 
-    def check(self) -> None:
-        """What holds between values; a ConfigError otherwise."""
+    @property
+    def log_interval(self) -> int:
+        """Frames between rows of metrics.csv."""
+        return self.logger.interval
+
+    def faults(self) -> Iterator[str]:
+        """Refuse repeated seeds, and intervals that end between updates or evaluations."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds} must name one seed or several different ones.")
+            yield f"seeds={self.seeds} must name one seed or several different ones."
         batch = self.collector.num_envs * self.collector.frames_per_env
-        for key, interval in (
-            ("eval.interval", self.eval.interval),
-            ("logger.interval", self.logger.interval),
-            ("collector.total_frames", self.collector.total_frames),
-        ):
-            if interval % batch:
-                raise ConfigError(
-                    f"{key}={interval} must be a multiple of the {batch} frames between updates, "
-                    "collector.num_envs * collector.frames_per_env."
-                )
-        if self.logger.interval % self.eval.interval:
-            raise ConfigError(
+        uneven = [
+            f"{key}={frames}"
+            for key, frames in (
+                ("eval.interval", self.eval.interval),
+                ("logger.interval", self.logger.interval),
+                ("collector.total_frames", self.collector.total_frames),
+            )
+            if frames % batch
+        ]
+        if uneven:
+            yield (
+                f"{', '.join(uneven)} must be a multiple of the {batch} frames between updates, "
+                "collector.num_envs * collector.frames_per_env."
+            )
+        elif self.logger.interval % self.eval.interval:
+            yield (
                 f"logger.interval={self.logger.interval} must be a multiple of "
                 f"eval.interval={self.eval.interval}."
-            )
-        replay = self.prioritized_replay
-        if replay.size < replay.batch_size:
-            raise ConfigError(
-                f"prioritized_replay.size={replay.size} is smaller than its batch_size="
-                f"{replay.batch_size}; raise one or lower the other."
             )

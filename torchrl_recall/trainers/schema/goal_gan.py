@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
+from torchrl_recall.trainers.schema.group import Group
 from torchrl_recall.trainers.schema.parts import (
     BacktrackingConfig,
-    ConfigError,
     ExperienceConfig,
     GAEConfig,
     OptimConfig,
@@ -17,83 +17,94 @@ from torchrl_recall.trainers.schema.parts import (
     SACConfig,
     TRPOConfig,
 )
+from torchrl_recall.trainers.schema.ranges import (
+    AtLeastZero,
+    Count,
+    CountOrZero,
+    Fraction,
+    FractionOrZero,
+    Positive,
+    Text,
+)
 
 __all__ = [
     "GoalGANRecallConfig",
 ]
 
 
-@dataclass
-class GoalTaskConfig:
-    """The task; what is null is the task's own."""
+class GoalTaskConfig(Group):
+    """The task; null leaves a value to the task."""
 
-    name: str
-    task: str
-    dim: int | None
-    maze: str | None
-    step_size: float | None
-    goal_radius: float | None
-    max_steps: int
-    trace_length: int
-
-
-@dataclass
-class GoalCollectorConfig:
-    """Collection."""
-
-    total_frames: int
-    num_rollouts: int
-    num_batches: int
+    name: Text
+    task: Text
+    dim: Count | None
+    maze: Literal["free", "u"] | None
+    step_size: Positive | None
+    goal_radius: Positive | None
+    max_steps: Count
+    trace_length: Count
 
 
-@dataclass
-class GoalGANConfig:
-    """The goals."""
+class GoalCollectorConfig(Group):
+    """Collection for each set of goals."""
 
-    num_new: int
-    num_old: int
-    min_success: float
-    max_success: float
-    goal_noise: float
-    num_updates: int
-    batch_size: int
-    lr: float
-    generator_lr: float
+    total_frames: Count
+    num_rollouts: Count
+    num_batches: Count
 
 
-@dataclass
-class HindsightConfig:
-    """Experience with other goals, for the host that uses it."""
+class GoalGANConfig(Group):
+    """The Goal GAN and its sets of goals."""
 
-    buffer_size: int
-    batch_size: int
-    ratio: float
+    num_new: Count
+    num_old: CountOrZero
+    min_success: FractionOrZero
+    max_success: Fraction
+    goal_noise: AtLeastZero
+    num_updates: Count
+    batch_size: Count
+    lr: Positive
+    generator_lr: Positive
+
+    def faults(self) -> Iterator[str]:
+        """Refuse bounds between which no goal is of intermediate difficulty."""
+        if self.min_success >= self.max_success:
+            yield (
+                f"goal_gan.min_success={self.min_success} must be below "
+                f"goal_gan.max_success={self.max_success}."
+            )
 
 
-@dataclass
-class CoverageConfig:
-    """Evaluation."""
+class HindsightConfig(Group):
+    """Experience with other goals, for ``host=hindsight_sac``."""
 
-    interval: int
-    num_goals: int
-    target: float
+    buffer_size: Count
+    batch_size: Count
+    ratio: FractionOrZero
+
+
+class CoverageConfig(Group):
+    """Evaluation by the share of goals that are reached."""
+
+    interval: Count
+    num_goals: Count
+    target: Fraction
     stop_at_target: bool
 
 
-@dataclass
 class GoalTracesConfig(RecallConfig):
-    """And where they may lead."""
+    """Traces with a limit on where they may lead."""
 
-    support_radius: float | None
+    method: Literal["recall", "none", "self_imitation"]
+    support_radius: Positive | None
 
 
-@dataclass
 class GoalGANRecallConfig(RunConfig):
     """Configuration of ``recipes/goal_gan_recall.py``."""
 
-    METHODS: ClassVar = ("recall", "none", "self_imitation")
+    compile_from_frames: ClassVar[int] = 5_000_000
 
-    host: str
+    host: Literal["trpo", "hindsight_sac"]
     env: GoalTaskConfig
     collector: GoalCollectorConfig
     replay_buffer: ExperienceConfig
@@ -109,6 +120,11 @@ class GoalGANRecallConfig(RunConfig):
     backtracking: BacktrackingConfig
 
     @property
+    def log_interval(self) -> int:
+        """Frames between rows of metrics.csv."""
+        return self.eval.interval
+
+    @property
     def num_goals(self) -> int:
         """Goals tried at a time."""
         return self.goal_gan.num_new + self.goal_gan.num_old
@@ -118,16 +134,10 @@ class GoalGANRecallConfig(RunConfig):
         """Frames between two updates of the policy."""
         return self.num_goals * self.collector.num_rollouts * self.env.max_steps
 
-    def check(self) -> None:
-        """What holds between values; a ConfigError otherwise."""
-        if self.goal_gan.min_success >= self.goal_gan.max_success:
-            raise ConfigError(
-                f"goal_gan.min_success={self.goal_gan.min_success} must be below "
-                f"goal_gan.max_success={self.goal_gan.max_success}."
-            )
+    def faults(self) -> Iterator[str]:
+        """Refuse recall for a host that does without."""
         if self.host == "hindsight_sac" and self.recall.method != "none":
-            raise ConfigError(
-                f"host=hindsight_sac is a control of its own and takes recall=none, not "
+            yield (
+                "host=hindsight_sac is a control of its own and takes recall=none, not "
                 f"recall={self.recall.name}; recall goes with host=trpo."
             )
-        self.trpo.check()

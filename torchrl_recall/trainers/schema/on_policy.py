@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
+from torchrl_recall.trainers.schema.group import Group
 from torchrl_recall.trainers.schema.parts import (
     BacktrackingConfig,
-    ConfigError,
     EnvConfig,
     EvalConfig,
     ExperienceConfig,
     GAEConfig,
     OptimConfig,
     PolicyConfig,
-    RoundsConfig,
+    RecallConfig,
     RunConfig,
+    SharedBatchConfig,
     TRPOConfig,
-    check_envs,
 )
+from torchrl_recall.trainers.schema.ranges import AtLeastZero, Count, Fraction, Positive
 
 __all__ = [
     "OnPolicyRecallConfig",
@@ -27,32 +29,42 @@ __all__ = [
 ]
 
 
-@dataclass
-class OnPolicyCollectorConfig:
-    """Collection."""
+class OnPolicyCollectorConfig(SharedBatchConfig):
+    """Collection of the batch for each update."""
 
-    total_frames: int
-    num_envs: int
-    frames_per_batch: int
-
-
-@dataclass
-class PPOConfig:
-    """The host."""
-
-    clip_epsilon: float
-    entropy_coeff: float
-    critic_coeff: float
-    max_grad_norm: float
-    num_epochs: int
-    batch_size: int
+    def faults(self) -> Iterator[str]:
+        """Refuse a run that ends within a batch, and a batch that cannot be shared."""
+        yield from super().faults()
+        if self.total_frames % self.frames_per_batch:
+            yield (
+                f"collector.total_frames={self.total_frames} must be a multiple of "
+                f"collector.frames_per_batch={self.frames_per_batch}, the frames between two "
+                "updates."
+            )
 
 
-@dataclass
+class PPOConfig(Group):
+    """Settings of PPO."""
+
+    clip_epsilon: Fraction
+    entropy_coeff: AtLeastZero
+    critic_coeff: Positive
+    max_grad_norm: Positive
+    num_epochs: Count
+    batch_size: Count
+
+
+class OnPolicyTracesConfig(RecallConfig):
+    """Traces, their imitation, and the frames between rounds."""
+
+    method: Literal["recall", "none", "self_imitation", "forward_model"]
+    interval: Count
+
+
 class OnPolicyRecallConfig(RunConfig):
-    """What ``recipes/trpo_recall.py`` and ``recipes/ppo_recall.py`` share."""
+    """Keys shared by ``recipes/trpo_recall.py`` and ``recipes/ppo_recall.py``."""
 
-    METHODS: ClassVar = ("recall", "none", "self_imitation", "forward_model")
+    compile_from_frames: ClassVar[int] = 50_000
 
     env: EnvConfig
     collector: OnPolicyCollectorConfig
@@ -61,47 +73,48 @@ class OnPolicyRecallConfig(RunConfig):
     gae: GAEConfig
     optim: OptimConfig
     eval: EvalConfig
-    recall: RoundsConfig
+    recall: OnPolicyTracesConfig
     backtracking: BacktrackingConfig
-    table_1: dict[str, int]
+    table_1: dict[str, Count]
 
-    def check(self) -> None:
-        """What holds between values; a ConfigError otherwise."""
-        check_envs(self.collector)
+    @property
+    def log_interval(self) -> int:
+        """Frames between rows of metrics.csv."""
+        return self.eval.interval
+
+    @abstractmethod
+    def _minibatch(self) -> tuple[str, int]:
+        """Return the key and the value of the host's batch size."""
+
+    def faults(self) -> Iterator[str]:
+        """Refuse sizes that do not fit the batch between two updates."""
         batch = self.collector.frames_per_batch
-        if self.collector.total_frames % batch:
-            raise ConfigError(
-                f"collector.total_frames={self.collector.total_frames} must be a multiple of "
-                f"collector.frames_per_batch={batch}, the frames between two updates."
+        key, size = self._minibatch()
+        if batch % size:
+            yield (
+                f"{key}={size} must divide collector.frames_per_batch={batch}, or an epoch ends "
+                "in a smaller batch."
             )
-        for name in ("trpo", "ppo"):
-            host = getattr(self, name, None)
-            if host is not None and batch % host.batch_size:
-                raise ConfigError(
-                    f"{name}.batch_size={host.batch_size} must divide "
-                    f"collector.frames_per_batch={batch}, or an epoch ends in a smaller batch."
-                )
         if self.replay_buffer.size < batch:
-            raise ConfigError(
+            yield (
                 f"replay_buffer.size={self.replay_buffer.size} is smaller than one batch, "
                 f"collector.frames_per_batch={batch}."
             )
 
 
-@dataclass
 class TRPORecallConfig(OnPolicyRecallConfig):
     """Configuration of ``recipes/trpo_recall.py``."""
 
     trpo: TRPOConfig
 
-    def check(self) -> None:
-        """What holds between values; a ConfigError otherwise."""
-        super().check()
-        self.trpo.check()
+    def _minibatch(self) -> tuple[str, int]:
+        return "trpo.batch_size", self.trpo.batch_size
 
 
-@dataclass
 class PPORecallConfig(OnPolicyRecallConfig):
     """Configuration of ``recipes/ppo_recall.py``."""
 
     ppo: PPOConfig
+
+    def _minibatch(self) -> tuple[str, int]:
+        return "ppo.batch_size", self.ppo.batch_size

@@ -1,11 +1,26 @@
-"""What several recipes share."""
+"""Groups of keys that several recipes share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from torchrl_recall.trainers.schema.group import ConfigError, Group
+from torchrl_recall.trainers.schema.ranges import (
+    AtLeastZero,
+    Count,
+    CountOrZero,
+    Fraction,
+    Number,
+    Positive,
+    Text,
+)
 
 __all__ = [
+    "Backend",
     "BacktrackingConfig",
     "CheckpointConfig",
     "ConfigError",
@@ -17,174 +32,161 @@ __all__ = [
     "OptimConfig",
     "PolicyConfig",
     "RecallConfig",
-    "RoundsConfig",
+    "Resume",
     "RunConfig",
     "SACConfig",
+    "SharedBatchConfig",
     "TRPOConfig",
-    "check_envs",
 ]
 
+Backend = Literal["auto", "none", "tensorboard", "wandb", "mlflow", "trackio"]
+Resume = Literal["never", "auto"]
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run; its message names the key and the cure."""
 
-
-@dataclass
-class OptimConfig:
+class OptimConfig(Group):
     """The host's optimiser."""
 
-    lr: float
+    lr: Positive
 
 
-@dataclass
-class EvalConfig:
-    """Evaluation."""
+class EvalConfig(Group):
+    """Evaluation by whole episodes."""
 
-    interval: int
-    num_episodes: int
-
-
-@dataclass
-class CheckpointConfig:
-    """Checkpoints."""
-
-    interval: int
-    keep: int
+    interval: Count
+    num_episodes: Count
 
 
-@dataclass
-class LoggerConfig:
+class CheckpointConfig(Group):
+    """When checkpoints are written, and how many are kept."""
+
+    interval: CountOrZero
+    keep: Count
+
+
+class LoggerConfig(Group):
     """Logging beside metrics.csv."""
 
-    backend: str
+    backend: Backend
 
 
-@dataclass
-class RunConfig:
-    """Of any recipe that trains one seed on a device."""
+class RunConfig(Group):
+    """Settings shared by recipes that train one seed on one device.
 
-    seed: int
-    device: str
-    torch_threads: int
+    Attributes:
+        compile_from_frames: frames from which ``compile: null`` compiles, since they pay back the 20
+            to 60 s that it takes.
+    """
+
+    compile_from_frames: ClassVar[int]
+
+    seed: CountOrZero
+    device: Literal["auto", "cpu", "cuda"]
+    torch_threads: Count
     compile: bool | None
-    run_dir: str
-    resume: str
+    run_dir: Text
+    resume: Resume
     checkpoint: CheckpointConfig
     logger: LoggerConfig
 
+    @property
+    @abstractmethod
+    def log_interval(self) -> int:
+        """Frames between rows of metrics.csv."""
 
-@dataclass
-class EnvConfig:
+
+class EnvConfig(Group):
     """The task."""
 
-    name: str
-    trace_length: int
+    name: Text
+    trace_length: Count
 
 
-@dataclass
-class SACConfig:
-    """The host."""
+class SharedBatchConfig(Group):
+    """Collection of batches by several environments."""
 
-    num_cells: list[int]
-    gamma: float
-    target_update_tau: float
-    alpha_init: float
-    num_updates: int
+    total_frames: Count
+    num_envs: Count
+    frames_per_batch: Count
 
-
-@dataclass
-class RecallConfig:
-    """Traces and their imitation."""
-
-    name: str
-    method: str
-    num_updates: int
-    batch_size: int
-    lr: float
-    max_kl: float | None
-    num_high_value_states: int
-    num_traces: int
-    trace_length: int
-    state_batch_size: int
-    max_deviation: float | None
-    loop_erasure: float | None
-    anneal_frames: int | None
+    def faults(self) -> Iterator[str]:
+        """Refuse a batch that the environments cannot share."""
+        if self.frames_per_batch % self.num_envs:
+            yield (
+                f"collector.frames_per_batch={self.frames_per_batch} frames cannot be shared by "
+                f"collector.num_envs={self.num_envs} environments; make it a multiple."
+            )
 
 
-@dataclass
-class RoundsConfig(RecallConfig):
-    """And how often."""
+class SACConfig(Group):
+    """Settings of soft actor-critic."""
 
-    interval: int
+    num_cells: list[Count]
+    gamma: Fraction
+    target_update_tau: Fraction
+    alpha_init: Positive
+    num_updates: Count
 
 
-@dataclass
-class BacktrackingConfig:
+class RecallConfig(Group):
+    """Settings of traces and their imitation that all continuous recipes share."""
+
+    name: Text
+    num_updates: CountOrZero
+    batch_size: Count
+    lr: Positive
+    max_kl: Positive | None
+    num_high_value_states: Count
+    num_traces: Count
+    trace_length: Count
+    state_batch_size: Count
+    max_deviation: Positive | None
+    loop_erasure: AtLeastZero | None
+    anneal_frames: Count | None
+
+
+class BacktrackingConfig(Group):
     """The backtracking model and its data."""
 
-    num_updates: int
-    batch_size: int
-    lr: float
-    num_cells: list[int]
-    num_trajectories: int
-    return_threshold: float | None
-    buffer_size: int
-    state_fraction: float
-    state_predictor_data: str
-    action_scale: str
+    num_updates: CountOrZero
+    batch_size: Count
+    lr: Positive
+    num_cells: list[Count]
+    num_trajectories: Count
+    return_threshold: Number | None
+    buffer_size: Count
+    state_fraction: Fraction
+    state_predictor_data: Literal["all", "top"]
+    action_scale: Literal["unit", "learned"]
     clamp_actions: bool
 
 
-@dataclass
-class ExperienceConfig:
+class ExperienceConfig(Group):
     """Room for experience."""
 
-    size: int
+    size: Count
 
 
-@dataclass
-class PolicyConfig:
+class PolicyConfig(Group):
     """Policy and critic."""
 
-    num_cells: list[int]
+    num_cells: list[Count]
 
 
-@dataclass
-class GAEConfig:
+class GAEConfig(Group):
     """Generalised advantage estimation."""
 
-    gamma: float
-    lmbda: float
+    gamma: Fraction
+    lmbda: Fraction
 
 
-@dataclass
-class TRPOConfig:
-    """The host."""
+class TRPOConfig(Group):
+    """Settings of TRPO and its critic."""
 
-    max_kl: float
-    damping: float
-    cg_iterations: int
-    line_search_steps: int
-    line_search_shrink: float
-    fisher_subsampling: int
-    num_epochs: int
-    batch_size: int
-
-    def check(self) -> None:
-        """What holds of its values besides their ranges."""
-        if self.line_search_shrink >= 1:
-            raise ConfigError(f"trpo.line_search_shrink={self.line_search_shrink} must be below 1.")
-
-
-class _Collector(Protocol):
-    frames_per_batch: int
-    num_envs: int
-
-
-def check_envs(collector: _Collector) -> None:
-    """Refuse a batch that environments cannot share."""
-    if collector.frames_per_batch % collector.num_envs:
-        raise ConfigError(
-            f"collector.frames_per_batch={collector.frames_per_batch} frames cannot be shared by "
-            f"collector.num_envs={collector.num_envs} environments; make it a multiple."
-        )
+    max_kl: Positive
+    damping: AtLeastZero
+    cg_iterations: Count
+    line_search_steps: Count
+    line_search_shrink: Annotated[Positive, Field(lt=1)]
+    fisher_subsampling: Count
+    num_epochs: Count
+    batch_size: Count

@@ -2,59 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
+from pydantic import Field
+
+from torchrl_recall.trainers.schema.group import Group
 from torchrl_recall.trainers.schema.parts import (
     BacktrackingConfig,
-    ConfigError,
     EnvConfig,
     EvalConfig,
     OptimConfig,
-    RoundsConfig,
+    RecallConfig,
     RunConfig,
     SACConfig,
-    check_envs,
+    SharedBatchConfig,
 )
+from torchrl_recall.trainers.schema.ranges import Count, CountOrZero, Positive
 
 __all__ = [
     "SACRecallConfig",
 ]
 
 
-@dataclass
-class CollectorConfig:
-    """Collection."""
+class CollectorConfig(SharedBatchConfig):
+    """Collection that begins with random actions."""
 
-    total_frames: int
-    num_envs: int
-    frames_per_batch: int
-    init_random_frames: int
+    init_random_frames: CountOrZero
+
+    def faults(self) -> Iterator[str]:
+        """Refuse a run of random actions alone, and a batch that cannot be shared."""
+        yield from super().faults()
+        if self.init_random_frames >= self.total_frames:
+            yield (
+                f"collector.init_random_frames={self.init_random_frames} leaves nothing to learn "
+                f"from within collector.total_frames={self.total_frames}."
+            )
 
 
-@dataclass
-class ReplayBufferConfig:
+class ReplayBufferConfig(Group):
     """All experience."""
 
-    size: int
-    batch_size: int
+    size: Count
+    batch_size: Count
 
 
-@dataclass
-class SACTracesConfig(RoundsConfig):
-    """What a critic of state-action values allows besides."""
+class SACTracesConfig(RecallConfig):
+    """Traces and their imitation, with a critic of state-action values."""
 
-    temperature: float | None
+    method: Literal["recall", "none", "self_imitation"]
+    interval: Count
+    temperature: Positive | None
     advantage_gate: bool
 
 
-@dataclass
 class SACRecallConfig(RunConfig):
     """Configuration of ``recipes/sac_recall.py``."""
 
-    METHODS: ClassVar = ("recall", "none", "self_imitation")
+    compile_from_frames: ClassVar[int] = 10_000
 
-    matmul_precision: str
+    matmul_precision: Literal["highest", "high", "medium"]
     profile: bool
     env: EnvConfig
     collector: CollectorConfig
@@ -64,23 +71,27 @@ class SACRecallConfig(RunConfig):
     eval: EvalConfig
     recall: SACTracesConfig
     backtracking: BacktrackingConfig
-    table_2: dict[str, int] = field(default_factory=dict)
+    table_2: dict[str, Count] = Field(default_factory=dict)
 
-    def check(self) -> None:
-        """What holds between values; a ConfigError otherwise."""
-        if self.collector.init_random_frames >= self.collector.total_frames:
-            raise ConfigError(
-                f"collector.init_random_frames={self.collector.init_random_frames} leaves nothing "
-                f"to learn from within collector.total_frames={self.collector.total_frames}."
+    @property
+    def log_interval(self) -> int:
+        """Frames between rows of metrics.csv."""
+        return self.eval.interval
+
+    def faults(self) -> Iterator[str]:
+        """Refuse batches that are larger than the replay buffer."""
+        size = self.replay_buffer.size
+        larger = [
+            f"{key}.batch_size={batch_size}"
+            for key, batch_size in (
+                ("replay_buffer", self.replay_buffer.batch_size),
+                ("recall", self.recall.batch_size),
+                ("backtracking", self.backtracking.batch_size),
             )
-        check_envs(self.collector)
-        for key, batch_size in (
-            ("replay_buffer.batch_size", self.replay_buffer.batch_size),
-            ("recall.batch_size", self.recall.batch_size),
-            ("backtracking.batch_size", self.backtracking.batch_size),
-        ):
-            if self.replay_buffer.size < batch_size:
-                raise ConfigError(
-                    f"replay_buffer.size={self.replay_buffer.size} is smaller than "
-                    f"{key}={batch_size}; raise one or lower the other."
-                )
+            if size < batch_size
+        ]
+        if larger:
+            yield (
+                f"replay_buffer.size={size} is smaller than {', '.join(larger)}; "
+                "raise it or lower the others."
+            )

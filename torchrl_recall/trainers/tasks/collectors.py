@@ -1,4 +1,4 @@
-"""Where the frames come from: one environment stepped directly, or several through TorchRL."""
+"""Collection of frames: one environment stepped directly, or several through TorchRL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
 from torchrl.collectors import Collector
-from torchrl.data import ReplayBuffer
 from torchrl.envs import ExplorationType, ParallelEnv, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
@@ -22,7 +21,7 @@ from torchrl_recall.trainers.schema.sac import SACRecallConfig
 from torchrl_recall.trainers.tasks.gym import make_env
 from torchrl_recall.trainers.tasks.mujoco_state import env_state_dict, load_env_state_dict
 
-__all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy", "write"]
+__all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy"]
 
 Policy = Callable[[Tensor], Tensor]
 
@@ -30,7 +29,7 @@ Policy = Callable[[Tensor], Tensor]
 def make_policy(
     actor: ProbabilisticTensorDictSequential, exploration: ExplorationType, *, compile: bool
 ) -> Policy:
-    """The actor as it acts: observation in, action out, without gradients.
+    """Return the actor as it acts: observation in, action out, without gradients.
 
     Args:
         actor: reads ``observation`` and writes ``action``.
@@ -56,9 +55,9 @@ class StepCollector:
     """Frames of one environment, taken with as few layers as possible.
 
     TorchRL's collector costs some milliseconds for each batch, whatever its size, which is much
-    where every frame is a batch. So this one steps the Gymnasium task below the TorchRL environment
-    itself, and returns those entries of TorchRL's that losses, filter and model read. It also knows
-    how to save and go on with a MuJoCo episode.
+    where every frame is a batch. This one steps the Gymnasium task below the TorchRL environment,
+    and returns those entries of TorchRL's that losses, filter and model read. It can save a MuJoCo
+    episode and go on with it.
 
     Args:
         env: made by :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
@@ -93,7 +92,7 @@ class StepCollector:
             yield self.collect()
 
     def collect(self) -> TensorDict:
-        """One batch: observation, action, and what followed, of shape ``[frames_per_batch]``."""
+        """Take a batch of steps ``[frames_per_batch]``, with the entries that losses read."""
         steps = [self._step() for _ in range(self.frames_per_batch)]
         observation, action, following, *flags = zip(*steps, strict=True)
         reward, terminated, truncated = (torch.tensor(flag).unsqueeze(-1) for flag in flags)
@@ -131,7 +130,7 @@ class StepCollector:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Where the episode is; the environment's part is None if it cannot be saved."""
+        """Return where the episode is; the environment's part is None if it cannot be saved."""
         return {"observation": self._observation, "env": env_state_dict(self.env)}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
@@ -178,7 +177,7 @@ class ParallelCollector:
         self.collector.shutdown()
 
     def state_dict(self) -> dict:
-        """Nothing: the environments are in other processes."""
+        """Return nothing: the environments are in other processes."""
         return {}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
@@ -238,12 +237,3 @@ def make_collector(
         ),
         config.seed,
     )
-
-
-def write(replay_buffer: ReplayBuffer, data: TensorDictBase) -> None:
-    """Put a batch of frames into the buffer; a single one by ``add``, which costs less."""
-    frames = data.reshape(-1)
-    if len(frames) == 1:
-        replay_buffer.add(frames[0])
-    else:
-        replay_buffer.extend(frames)

@@ -12,33 +12,37 @@ from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.envs import GoalEnv
 from torchrl_recall.trainers.runs.log import installed
+from torchrl_recall.trainers.runs.parts import Evaluation
+from torchrl_recall.trainers.schema import GoalGANRecallConfig
 
 __all__ = ["Coverage", "coverage_goals"]
 
 
-class Coverage:
+class Coverage(Evaluation):
     """Mean success of the deterministic policy over fixed goals, from the usual start.
 
     Args:
         env: as many environments as goals.
         actor: the policy.
         goals: shape ``[num_goals, goal_dim]``.
-
-    Keyword Args:
-        target: coverage at which a run counts as there.
+        config: ``eval``.
     """
 
     def __init__(
-        self, env: GoalEnv, actor: TensorDictModuleBase, goals: Tensor, *, target: float
+        self,
+        env: GoalEnv,
+        actor: TensorDictModuleBase,
+        goals: Tensor,
+        config: GoalGANRecallConfig,
     ) -> None:
-        self.env, self.actor, self.goals, self.target = env, actor, goals, target
-        self.frames: list[int] = []
-        self.successes: list[Tensor] = []  # booleans of shape [num_goals]
+        super().__init__()
+        self.env, self.actor, self.goals = env, actor, goals
+        self.target, self.stop_at_target = config.eval.target, config.eval.stop_at_target
         env.assign_goals(goals)
 
     @torch.no_grad()
-    def __call__(self, frames: int) -> float:
-        """Evaluate; no random number is drawn."""
+    def evaluate(self) -> Tensor:
+        """Say which goals are reached, booleans ``[num_goals]``."""
         state = self.env.reset()
         reached = torch.zeros(len(self.goals), dtype=torch.bool)
         with set_exploration_type(ExplorationType.DETERMINISTIC):
@@ -46,48 +50,49 @@ class Coverage:
                 following = self.env.step(self.actor(state))["next"]
                 reached |= following["terminated"].squeeze(-1)
                 state = following.select(*state.keys(), strict=False)
-        self.frames.append(frames)
-        self.successes.append(reached)
-        return float(reached.float().mean())
+        return reached
+
+    def __call__(self, frames: int) -> Tensor:
+        """Evaluate after some frames; return the coverage, ``[1]``."""
+        return super().__call__(frames).float().mean(0, keepdim=True)
 
     @property
     def values(self) -> list[float]:
-        """Coverage at each evaluation."""
-        return [float(reached.float().mean()) for reached in self.successes]
+        """Return coverage at each evaluation."""
+        return [float(reached.float().mean()) for reached in self.results]
 
     def frames_to_target(self) -> int | None:
-        """Frames at the first evaluation that reached the target."""
+        """Return frames at the first evaluation that reached the target."""
         return next(
             (n for n, value in zip(self.frames, self.values, strict=True) if value >= self.target),
             None,
         )
 
-    def write(self, run_dir: Path) -> None:
-        """Write ``coverage.csv``, a row for each evaluation, a column for each goal; and maps."""
+    @property
+    def reached_target(self) -> bool:
+        """Whether the target has been reached, at which the run is to end."""
+        return self.stop_at_target and self.frames_to_target() is not None
+
+    def finish(self, run_dir: Path) -> dict[str, int | None]:
+        """Write ``coverage.csv`` and maps; return frames to the target.
+
+        The file has a row for each evaluation and a column for each goal.
+        """
         with (run_dir / "coverage.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             names = (" ".join(f"{x:.3f}" for x in goal) for goal in self.goals.tolist())
             writer.writerow(["frames", "coverage", *names])
-            for frames, value, reached in zip(
-                self.frames, self.values, self.successes, strict=True
-            ):
+            for frames, value, reached in zip(self.frames, self.values, self.results, strict=True):
                 writer.writerow([frames, round(value, 4), *reached.int().tolist()])
         if installed("matplotlib"):
             from torchrl_recall.trainers.tasks.coverage_maps import draw_maps
 
-            draw_maps(self.goals, self.frames, self.successes, run_dir)
-
-    def state_dict(self) -> dict:
-        """All evaluations."""
-        return {"frames": list(self.frames), "successes": list(self.successes)}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        self.frames, self.successes = list(state["frames"]), list(state["successes"])
+            draw_maps(self.goals, self.frames, self.results, run_dir)
+        return {"frames_to_target": self.frames_to_target()}
 
 
 def coverage_goals(env: GoalEnv, num_goals: int) -> Tensor:
-    """Goals to evaluate on: a grid of valid ones in two dimensions, else a fixed uniform draw."""
+    """Choose goals to evaluate on: in two dimensions a grid, in more a fixed uniform draw."""
     low, high = env.goal_spec.space.low, env.goal_spec.space.high
     if (dim := len(low)) > 2:
         with torch.random.fork_rng(devices=[]):

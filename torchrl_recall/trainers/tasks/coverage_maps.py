@@ -1,4 +1,4 @@
-"""Pictures of coverage: which goals a policy reaches, red, and which it does not, blue (Fig. 5)."""
+"""Pictures of coverage: goals that a policy reaches are red, the others blue (Fig. 5)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def draw_maps(
 
 
 def draw_map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:
-    """One map: which goals were reached at so many frames."""
+    """Draw one map: the goals that were reached after some frames."""
     x, y = goals[:, 0], goals[:, min(1, goals.shape[1] - 1)]
     size = 2_000 / len(goals)
     axes.scatter(x, y, c=reached.float(), cmap="coolwarm", vmin=0, vmax=1, s=size, marker="s")

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.envs import FourRoomsEnv, Oracle
+from torchrl_recall.recall import Recall
 from torchrl_recall.seeds import (
     SeedStreams,
 )
+from torchrl_recall.trainers.build_recall import RecallLike
 from torchrl_recall.trainers.hosts.a2c import A2C
+from torchrl_recall.trainers.runs.parts import Evaluation
 from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 from torchrl_recall.trainers.schema.parts import ConfigError
 
-__all__ = ["Evaluation", "RolloutCollector", "make_four_rooms"]
+__all__ = ["ExactReturns", "RolloutCollector", "make_four_rooms"]
 
 
 class RolloutCollector:
@@ -48,7 +51,7 @@ class RolloutCollector:
 
     @torch.no_grad()
     def collect(self) -> TensorDictBase:
-        """Steps of shape ``[num_seeds, num_envs, frames_per_env]``."""
+        """Take steps of shape ``[num_seeds, num_envs, frames_per_env]``."""
         with set_exploration_type(ExplorationType.RANDOM):
             data = self.env.rollout(
                 self.frames_per_env,
@@ -58,12 +61,8 @@ class RolloutCollector:
                 tensordict=self._now,
             )
         self._now = self.env.maybe_reset(self.env.step_mdp(data[..., -1]))
-        self.frames += self.frames_of(data)
+        self.frames += data.shape[1:].numel()  # of each seed
         return data
-
-    def frames_of(self, data: TensorDictBase) -> int:
-        """Frames of each seed."""
-        return data.shape[1:].numel()
 
     def shutdown(self) -> None:
         """Close the environment."""
@@ -71,7 +70,7 @@ class RolloutCollector:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Where each episode is, and the environments' random numbers."""
+        """Return where each episode is, and the environments' random numbers."""
         return {"now": self._now.clone(), "streams": self.streams.state_dict()}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
@@ -83,74 +82,84 @@ class RolloutCollector:
         return True
 
 
-class Evaluation:
+class ExactReturns(Evaluation):
     """Exact returns during training, as shares of the optimum.
 
     Args:
         a2c: the host.
         oracle: of its task.
         config: ``eval`` and ``seeds``.
+        recall: whose backward policy the log compares with the exact posterior.
     """
 
-    def __init__(self, a2c: A2C, oracle: Oracle, config: A2CRecallConfig) -> None:
+    def __init__(
+        self, a2c: A2C, oracle: Oracle, config: A2CRecallConfig, recall: RecallLike
+    ) -> None:
+        super().__init__()
         self.a2c, self.oracle, self.config, self.seeds = a2c, oracle, config.eval, config.seeds
-        self.optimum = oracle.optimum
-        self.frames: list[int] = []
-        self.returns: list[Tensor] = []  # each of shape [num_seeds]
+        self.recall, self.optimum = recall, oracle.optimum
 
-    def __call__(self, frames: int) -> Tensor:
-        """Evaluate, and return each seed's share of the optimal return."""
-        share = self.oracle.expected_return(self.a2c.policy_table()) / self.optimum
-        self.frames.append(frames)
-        self.returns.append(share)
-        return share
+    def evaluate(self) -> Tensor:
+        """Return each seed's share of the optimal return, ``[num_seeds]``."""
+        return self.oracle.expected_return(self.a2c.policy_table()) / self.optimum
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Tensor]:
+        """Compare the backward policy with the exact posterior of the policy as it is.
+
+        Returns:
+            The mean over seeds with a success of :meth:`Oracle.backward_policy_kl`; empty without a
+            model or a success.
+        """
+        if not isinstance(self.recall, Recall) or not (seen := self.recall.trajectories.seen).any():
+            return {}
+        posterior = self.oracle.posterior(self.a2c.policy_table())
+        cells = self.a2c.every_cell()
+        data = TensorDict({"next": cells}, batch_size=cells.shape)
+        backward_policy = self.recall.model.backward_policy.get_dist(data).probs
+        kl = self.oracle.backward_policy_kl(posterior, backward_policy)
+        return {"backward_policy_kl": kl[seen].mean()}
 
     def frames_to_target(self) -> list[int | None]:
-        """For each seed the first frames at which the target was reached and held."""
-        if len(self.returns) < self.config.patience:
+        """Return for each seed the first frames at which the target was reached and held."""
+        if len(self.results) < self.config.patience:
             return [None] * len(self.seeds)
-        there = torch.stack(self.returns) >= self.config.target
+        there = torch.stack(self.results) >= self.config.target
         held = there.unfold(0, self.config.patience, 1).all(-1)  # [evaluations, num_seeds]
         return [
             self.frames[int(column.nonzero()[0])] if column.any() else None for column in held.T
         ]
 
     @property
-    def all_there(self) -> bool:
-        """Whether every seed has reached the target."""
-        return None not in self.frames_to_target()
+    def reached_target(self) -> bool:
+        """Whether every seed has reached the target, at which the run is to end."""
+        return self.config.stop_at_target and None not in self.frames_to_target()
 
-    def write(self, path: Path) -> None:
-        """Write a row for each evaluation and seed."""
-        with path.open("w", newline="") as file:
+    def finish(self, run_dir: Path) -> dict[str, list[int | None]]:
+        """Write ``returns.csv``, a row for each evaluation and seed; return frames to target."""
+        with (run_dir / "returns.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["frames", "seed", "return"])
-            for frames, shares in zip(self.frames, self.returns, strict=True):
+            for frames, shares in zip(self.frames, self.results, strict=True):
                 for seed, share in zip(self.seeds, shares.tolist(), strict=True):
                     writer.writerow([frames, seed, round(share, 6)])
-
-    def state_dict(self) -> dict:
-        """All evaluations."""
-        return {"frames": list(self.frames), "returns": list(self.returns)}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        self.frames, self.returns = list(state["frames"]), list(state["returns"])
+        return {"frames_to_target": self.frames_to_target()}
 
 
 def make_four_rooms(config: A2CRecallConfig, streams: SeedStreams) -> FourRoomsEnv:
-    """The environments of all seeds.
+    """Make the environments of all seeds.
 
     Raises:
         ConfigError: the task cannot be built.
     """
     env = config.env
+    goal: Any = None if env.goal is None else tuple(env.goal)
     start: Any = env.start if isinstance(env.start, str) else tuple(env.start)
     try:
         return FourRoomsEnv(
             env.size,
             start=start,
-            goal=None if env.goal is None else tuple(env.goal),
+            goal=goal,
             slip=env.slip,
             max_steps=env.max_steps,
             batch_size=[len(config.seeds), config.collector.num_envs],

@@ -1,23 +1,30 @@
-"""The parts of the Goal GAN recipe: goals, episodes towards them, and coverage."""
+"""Parts of the Goal GAN recipe: environments, goals, and episodes towards them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.data import ReplayBuffer
 from torchrl.envs import ExplorationType, set_exploration_type
 
-from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates, HindsightGoal, NearVisited
 from torchrl_recall.envs import GoalEnv, GoalMazeEnv, PointMassEnv
-from torchrl_recall.recall import candidates
-from torchrl_recall.self_imitation import ImitationOfGoodPairs
-from torchrl_recall.trainers.build_recall import wire_recall
+from torchrl_recall.goals.curriculum import GoalGANCurriculum
+from torchrl_recall.goals.gan import GoalGAN
 from torchrl_recall.trainers.hosts.hindsight_sac import HindsightSAC
-from torchrl_recall.trainers.hosts.on_policy import TRPO, OnPolicy
-from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
-from torchrl_recall.trainers.schema.parts import ConfigError
+from torchrl_recall.trainers.hosts.on_policy import OnPolicy
+from torchrl_recall.trainers.runs.parts import Parts
+from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
+
+__all__ = [
+    "GoalCollector",
+    "GoalParts",
+    "make_curriculum",
+    "make_goal_env",
+]
 
 _KEYS = (
     "observation",
@@ -29,21 +36,13 @@ _KEYS = (
     ("next", "terminated"),
     ("next", "desired_goal"),
 )
-__all__ = [
-    "GoalCollector",
-    "make_curriculum",
-    "make_goal_env",
-    "make_host",
-    "make_recall",
-    "success_rates",
-]
 
 
 def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
-    """The task, so many times.
+    """Make a batch of environments of the task.
 
     Raises:
-        ConfigError: it cannot be built.
+        ConfigError: the task cannot be built.
     """
     env = config.env
     given = {
@@ -59,17 +58,10 @@ def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
         raise ConfigError(f"env: {error}") from error
 
 
-def make_host(
-    env: GoalEnv, config: GoalGANRecallConfig, device: torch.device
-) -> OnPolicy | HindsightSAC:
-    """What learns to reach goals."""
-    return (TRPO if config.host == "trpo" else HindsightSAC)(env, config, device)
-
-
 def make_curriculum(
     env: GoalEnv, config: GoalGANRecallConfig, device: torch.device
 ) -> GoalGANCurriculum:
-    """A Goal GAN over the task's goals."""
+    """Make a Goal GAN over the task's goals."""
     goals = config.goal_gan
     return GoalGANCurriculum(
         GoalGAN(env.goal_spec).to(device),
@@ -85,79 +77,60 @@ def make_curriculum(
     )
 
 
-def make_recall(
-    env: GoalEnv,
-    config: GoalGANRecallConfig,
-    host: OnPolicy | HindsightSAC,
-    curriculum: GoalGANCurriculum,
-    device: torch.device,
-    replay_buffer: ReplayBuffer,
-) -> ImitationOfGoodPairs | None:
-    """Recall from goals of the GAN (Alg. 2), or its control; None for ``recall.method=none``."""
-    if config.recall.method == "none":
-        return None
-    assert isinstance(host, OnPolicy)  # the configuration was checked
-    relabel: list[TensorDictModuleBase] = [HindsightGoal(env.goal_of_state)]
-    if config.recall.support_radius is not None:
-        relabel.append(
-            NearVisited(
-                lambda: candidates(replay_buffer, config.recall.state_batch_size)["observation"],
-                config.recall.support_radius,
-                project=env.goal_of_state,
-            )
-        )
-    return wire_recall(
-        env,
-        config,
-        host.actor,
-        device,
-        high_value_states=GoalGANStates(
-            curriculum,
-            config.recall.num_high_value_states,
-            goal_decoder=env.state_of_goal,
-            is_valid=env.is_valid,
-        ),
-        critic=host.critic,
-        interval=config.frames_per_batch,
-        longest_episode=config.env.max_steps,
-        relabel=relabel,
-    )
-
-
 class GoalCollector:
-    """Episodes towards goals, each tried by several environments.
+    """Episodes towards goals of a curriculum, each tried by several environments.
 
     Args:
         env: as many environments as goals and tries.
         policy: acts.
+        curriculum: proposes goals (Alg. 2, line 2).
+        config: ``collector`` and ``env``.
 
-    Keyword Args:
-        num_rollouts: environments for each goal.
-        num_steps: of each environment; at least one episode.
+    Attributes:
+        goals: of the current batch, shape ``[num_goals, goal_dim]``.
+        batches_left: towards these goals, after the current one.
     """
 
     def __init__(
         self,
         env: GoalEnv,
         policy: TensorDictModuleBase,
-        *,
-        num_rollouts: int,
-        num_steps: int,
+        curriculum: GoalGANCurriculum,
+        config: GoalGANRecallConfig,
     ) -> None:
-        self.env, self.policy = env, policy
-        self.num_rollouts, self.num_steps = num_rollouts, num_steps
+        self.env, self.policy, self.curriculum = env, policy, curriculum
+        self.config, self.num_steps, self.frames = config.collector, config.env.max_steps, 0
+        self.goals, self.batches_left = curriculum.kept, 0
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        while self.frames < self.config.total_frames:
+            if not self.batches_left:
+                self.goals, self.batches_left = self.curriculum.propose(), self.config.num_batches
+            self.batches_left -= 1
+            yield self.collect(self.goals)
 
     @torch.no_grad()
     def collect(self, goals: Tensor) -> TensorDictBase:
-        """New episodes, ``[num_goals * num_rollouts, num_steps]``; those of a goal are contiguous.
+        """Collect episodes, ``[num_goals * num_rollouts, num_steps]``; a goal's are contiguous.
 
         Args:
             goals: shape ``[num_goals, goal_dim]``.
         """
-        self.env.assign_goals(goals.repeat_interleave(self.num_rollouts, 0))
+        self.env.assign_goals(goals.repeat_interleave(self.config.num_rollouts, 0))
         with set_exploration_type(ExplorationType.RANDOM):
             data = self.env.rollout(self.num_steps, self.policy, break_when_any_done=False)
+        self.frames += data.numel()
         return data.select(*_KEYS)
+
+    def success_rates(self, data: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Return the goals of a batch and the successes per finished episode, ``[num_goals]``.
+
+        Args:
+            data: from :meth:`collect`.
+        """
+        shape = len(self.goals), -1
+        reached, done = (data["next", key].reshape(shape) for key in ("terminated", "done"))
+        return self.goals, reached.sum(1) / done.sum(1)  # each environment finishes an episode
 
     def shutdown(self) -> None:
         """Close the environment."""
@@ -165,20 +138,42 @@ class GoalCollector:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Nothing: each batch begins with new episodes."""
-        return {}
+        """Return the goals that are tried; each batch begins with new episodes."""
+        return {"goals": self.goals.clone(), "batches_left": self.batches_left}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Returns True: no episode was cut."""
+        """Restore :meth:`state_dict`.
+
+        Returns:
+            True: no episode was cut.
+        """
+        self.frames = frames
+        if state is not None:
+            self.goals, self.batches_left = state["goals"].clone(), state["batches_left"]
         return True
 
 
-def success_rates(data: TensorDictBase, num_goals: int) -> Tensor:
-    """Successes per finished episode of each goal, shape ``[num_goals]``.
+@dataclass
+class GoalParts(Parts[OnPolicy | HindsightSAC]):
+    """Parts of a recipe whose goals come from a curriculum."""
 
-    Args:
-        data: from :meth:`GoalCollector.collect`.
-        num_goals: how many goals it was for.
-    """
-    reached, done = (data["next", key].reshape(num_goals, -1) for key in ("terminated", "done"))
-    return reached.sum(1) / done.sum(1)  # each environment has time to finish an episode
+    collector: GoalCollector
+
+    @property
+    def curriculum(self) -> GoalGANCurriculum:
+        """Return the collector's curriculum."""
+        return self.collector.curriculum
+
+    def pretrain(self, num_goals: int) -> int:
+        """Fit the Goal GAN to the states of the first policy, which are goals that it can reach.
+
+        Args:
+            num_goals: uniform goals that the policy tries meanwhile.
+
+        Returns:
+            The number of frames that this took.
+        """
+        visited = self.collector.collect(self.curriculum.gan.uniform(num_goals))
+        states = visited["next", "observation"]
+        self.curriculum.pretrain(self.collector.env.goal_of_state(states).flatten(0, -2))
+        return visited.numel()

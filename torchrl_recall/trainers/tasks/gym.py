@@ -1,8 +1,7 @@
-"""Gymnasium tasks for the recipes: making, checking, evaluating, saving and restoring them."""
+"""Gymnasium tasks for the recipes: making them, and checking what they return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import gymnasium
@@ -11,11 +10,11 @@ import torch
 from gymnasium.wrappers import TransformAction
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs import DoubleToFloat, EnvBase, GymEnv, TransformedEnv
+from torchrl.envs import DoubleToFloat, GymEnv, TransformedEnv
 
 from torchrl_recall.trainers.schema.parts import ConfigError
 
-__all__ = ["DivergenceError", "check_finite", "evaluate", "executed", "longest_episode", "make_env"]
+__all__ = ["DivergenceError", "check_finite", "longest_episode", "make_env"]
 
 
 class DivergenceError(FloatingPointError):
@@ -23,7 +22,11 @@ class DivergenceError(FloatingPointError):
 
 
 def make_env(
-    name: str, device: torch.device | None = None, *, clip_actions: bool = False
+    name: str,
+    device: torch.device | None = None,
+    *,
+    clip_actions: bool = False,
+    seed: int | None = None,
 ) -> TransformedEnv:
     """Make a task with a vector observation and a bounded continuous action.
 
@@ -34,6 +37,7 @@ def make_env(
     Keyword Args:
         clip_actions: whether the task clips actions beyond its bounds, as a Gaussian policy chooses
             them.
+        seed: of the environment.
 
     Returns:
         The environment, its observations as float32.
@@ -95,18 +99,14 @@ def make_env(
     if clip_actions:
         clip = partial(np.clip, a_min=space.low, a_max=space.high)
         env.base_env._env = TransformAction(env.base_env._env, clip, space)
+    if seed is not None:
+        env.set_seed(seed)
     return env
 
 
 def longest_episode(name: str) -> int | None:
-    """The time limit of a Gymnasium task, if it has one."""
+    """Return the time limit of a Gymnasium task, if it has one."""
     return gymnasium.spec(name).max_episode_steps
-
-
-def executed(env: EnvBase, data: TensorDictBase) -> TensorDictBase:
-    """The same experience with the actions that the task saw, within its bounds."""
-    space = env.action_spec_unbatched.space
-    return data.copy().set("action", data["action"].clamp(space.low, space.high))
 
 
 def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
@@ -142,35 +142,3 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
 def _is_finite(tensor: Tensor) -> bool:
     # A sum is faster, and finite only if all of its terms are; it may itself overflow.
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-def evaluate(
-    env: TransformedEnv, policy: Callable[[Tensor], Tensor], *, num_episodes: int, seed: int
-) -> list[float]:
-    """Undiscounted returns of a deterministic policy.
-
-    The same seed starts the same episodes each time, and no random state outside is touched.
-
-    Args:
-        env: an environment of its own, not the one that collects.
-        policy: observation in, action out.
-
-    Keyword Args:
-        num_episodes: how many episodes.
-        seed: of the environment.
-
-    Returns:
-        One return for each episode.
-    """
-    returns = []
-    task = env.base_env._env
-    for episode in range(num_episodes):
-        observation, _ = task.reset(seed=seed if episode == 0 else None)
-        total, done = 0.0, False
-        while not done:
-            action = policy(torch.from_numpy(observation.astype(np.float32)).to(env.device))
-            observation, reward, terminated, truncated, _ = task.step(action.cpu().numpy())
-            total += float(reward)
-            done = terminated or truncated
-        returns.append(total)
-    return returns

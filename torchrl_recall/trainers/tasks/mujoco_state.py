@@ -20,7 +20,7 @@ _DERIVED = (
 
 
 def env_state_dict(env: TransformedEnv) -> dict | None:
-    """All that decides how a MuJoCo task goes on; None for other tasks, which cannot be saved.
+    """Return all that decides how a MuJoCo task goes on; None for tasks that cannot be saved.
 
     Args:
         env: made by :func:`make_env`.

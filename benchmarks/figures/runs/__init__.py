@@ -1,0 +1,1 @@
+"""Runs behind the figures, and what they show."""

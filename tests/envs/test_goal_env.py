@@ -1,0 +1,82 @@
+"""Goals and first states that an algorithm sets, tried on the point mass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl_recall.envs import PointMassEnv
+
+
+def test_a_goal_is_rewarded_and_ends_the_episode():
+    env = PointMassEnv(2, step_size=0.1, goal_radius=0.1, batch_size=[2])
+    goals = TensorDict({"desired_goal": torch.tensor([[0.2, 0.0], [0.9, 0.0]])}, [2])
+    state = env.reset(goals, set_state=True)
+    state["action"] = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    after = env.step(state)["next"]
+    assert after["reward"].squeeze(-1).tolist() == [1.0, 0.0]
+    assert after["terminated"].squeeze(-1).tolist() == [True, False]
+
+
+def test_an_episode_is_truncated():
+    env = PointMassEnv(2, max_steps=3, batch_size=[1])
+    env.set_goals(torch.tensor([[1.0, 1.0]]))
+    rollout = env.rollout(3, lambda td: td.set("action", torch.zeros(1, 2)))
+    assert rollout["next", "truncated"].flatten().tolist() == [False, False, True]
+    assert not rollout["next", "terminated"].any()
+
+
+def test_goals_are_those_that_were_set():
+    env = PointMassEnv(2, max_steps=2, batch_size=[512])
+    goals = torch.tensor([[0.9, 0.9], [-0.9, 0.9], [0.9, -0.9]])
+    env.set_goals(goals)
+    seen = env.rollout(4, break_when_any_done=False)["desired_goal"].reshape(-1, 2)
+    assert torch.equal(seen.unique(dim=0), goals.unique(dim=0))
+
+
+def test_assigned_goals_stay_with_their_environments():
+    env = PointMassEnv(2, max_steps=2, batch_size=[3])
+    goals = torch.tensor([[0.9, 0.9], [-0.9, 0.9], [0.9, -0.9]])
+    env.assign_goals(goals)
+    seen = env.rollout(6, break_when_any_done=False)["desired_goal"]
+    assert torch.equal(seen, goals.unsqueeze(1).expand(3, 6, 2))
+    with pytest.raises(ValueError, match="one for each"):
+        env.assign_goals(goals[:2])
+
+
+def test_episodes_begin_where_they_are_told():
+    env = PointMassEnv(2, maze="u", batch_size=[3])
+    starts = env.sample_goals(3)
+    state = env.reset(TensorDict({"observation": starts}, [3]), set_state=True)
+    assert torch.equal(state["observation"], starts)
+
+
+def test_goals_inside_the_wall_are_tried_and_never_reached():
+    env = PointMassEnv(2, maze="u", goal_radius=0.1, batch_size=[64])
+    inside = torch.tensor([[-0.5, 0.0]])
+    assert not env.is_valid(inside).any()
+    env.set_goals(inside)
+    assert not env.rollout(200, break_when_any_done=False)["next", "terminated"].any()
+
+
+@pytest.mark.parametrize(
+    "goals", [torch.zeros(4, 3), torch.zeros(2), torch.zeros(0, 2), torch.full((1, 2), torch.nan)]
+)
+def test_bad_goals(goals):
+    with pytest.raises(ValueError, match="goals"):
+        PointMassEnv(2).set_goals(goals)
+
+
+def test_a_start_in_the_wall_is_refused():
+    env = PointMassEnv(2, maze="u", batch_size=[1])
+    with pytest.raises(ValueError, match="inside a wall"):
+        env.reset(TensorDict({"observation": torch.tensor([[-0.5, 0.0]])}, [1]), set_state=True)
+
+
+def test_actions_are_clipped_and_finite():
+    env = PointMassEnv(2, step_size=0.1, batch_size=[1])
+    after = env.step(env.reset().set("action", torch.tensor([[3.0, -0.5]])))["next"]
+    assert torch.allclose(after["observation"], torch.tensor([[0.1, -0.05]]))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        env.step(env.reset().set("action", torch.full((1, 2), torch.nan)))

@@ -1,0 +1,122 @@
+"""Checks of arguments and entries: each check's words are written here once."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from tensordict import NestedKey, TensorDictBase
+from tensordict.utils import unravel_key
+from torch import Tensor
+
+__all__ = ["at_least", "next_key", "positive", "require", "unraveled"]
+
+
+def at_least(least: int, **named: object) -> None:
+    """Refuse arguments that are not integers of a least size.
+
+    Args:
+        least: the smallest integer to accept.
+
+    Keyword Args:
+        named: the arguments, by name.
+
+    Raises:
+        ValueError: an argument is smaller, a bool or no integer.
+
+    Examples:
+        >>> from torchrl_recall.checks import at_least
+        >>> at_least(1, num_states=16, num_traces=1)
+        >>> at_least(1, num_states=0)
+        Traceback (most recent call last):
+            ...
+        ValueError: num_states must be an integer of at least 1, got 0.
+    """
+    for name, value in named.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+
+
+def positive(**named: float) -> None:
+    """Refuse arguments that are zero, negative or NaN.
+
+    Keyword Args:
+        named: the arguments, by name.
+
+    Raises:
+        ValueError: an argument is not positive.
+
+    Examples:
+        >>> from torchrl_recall.checks import positive
+        >>> positive(lr=1e-3)
+        >>> positive(lr=0.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: lr must be positive, got 0.0.
+    """
+    for name, value in named.items():
+        if not value > 0:  # True for NaN
+            raise ValueError(f"{name} must be positive, got {value}.")
+
+
+def require(tensordict: TensorDictBase, key: NestedKey, reader: str, cure: str) -> Tensor:
+    """Return an entry, or say who reads it and how to provide it.
+
+    Args:
+        tensordict: where to look.
+        key: the entry.
+        reader: the class, function or module that needs the entry, for the error.
+        cure: what to do about a missing entry, as a sentence.
+
+    Returns:
+        The entry.
+
+    Raises:
+        KeyError: there is no such entry.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.checks import require
+        >>> data = TensorDict({"observation": torch.zeros(2)}, [2])
+        >>> require(data, "observation", "ImitationLoss", cure="Rename it.")
+        tensor([0., 0.])
+        >>> require(data, "action", "ImitationLoss", cure="Rename it.")
+        Traceback (most recent call last):
+            ...
+        KeyError: "ImitationLoss reads 'action', which is not among ['observation']. Rename it."
+    """
+    value = tensordict.get(key, None)
+    if value is None:
+        raise KeyError(
+            f"{reader} reads {key!r}, which is not among "
+            f"{sorted(map(str, tensordict.keys(True, True)))}. {cure}"
+        )
+    return value
+
+
+def unraveled(key: NestedKey) -> NestedKey:
+    """Return a key as tensordicts spell it: a string, or a flat tuple of several.
+
+    Args:
+        key: a key of any nesting.
+
+    Examples:
+        >>> from torchrl_recall.checks import unraveled
+        >>> unraveled(("observation",)), unraveled((("agent", "state"), "position"))
+        ('observation', ('agent', 'state', 'position'))
+    """
+    return cast(NestedKey, unravel_key(key))
+
+
+def next_key(key: NestedKey) -> NestedKey:
+    """Return where an entry of the following step is: the same key under ``"next"``.
+
+    Args:
+        key: a key of any nesting.
+
+    Examples:
+        >>> from torchrl_recall.checks import next_key
+        >>> next_key("observation"), next_key(("agent", "state"))
+        (('next', 'observation'), ('next', 'agent', 'state'))
+    """
+    return unraveled(("next", key))  # type: ignore[arg-type]

@@ -1,0 +1,155 @@
+"""The best trajectories of one run, in a buffer that recall reads (Alg. 1, line 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+
+from torchrl_recall.checks import at_least
+from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.data.top_k_trajectories import TopKTrajectories
+
+__all__ = ["TopTrajectories", "valid_steps"]
+
+
+class TopTrajectories:
+    """The buffer of the best trajectories, written some frames at a time.
+
+    Most of the cost is that of a write, so frames are gathered until there are ``write_every``.
+
+    Args:
+        num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
+
+    Keyword Args:
+        buffer_size: room for their transitions.
+        write_every: frames of a write.
+        return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
+        reward_key: where rewards are, under ``"next"``.
+        done_key: where the end of a trajectory is, under ``"next"``.
+        device: where the buffer is.
+        on_write: functions that are given each write first, such as
+            ``model.update_statistics``.
+
+    Attributes:
+        buffer: the replay buffer.
+        filter: its :class:`~torchrl_recall.TopKTrajectories`.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.data.top_trajectories import TopTrajectories
+        >>> trajectories = TopTrajectories(1, write_every=6)
+        >>> trajectories.extend(TensorDict({                       # two episodes of three steps
+        ...     "next": {
+        ...         "reward": torch.arange(6.0).unsqueeze(-1),
+        ...         "done": (torch.arange(6) % 3 == 2).unsqueeze(-1),
+        ...     },
+        ... }, [6]))
+        6
+        >>> trajectories.ready
+        True
+        >>> trajectories.transitions()["next", "reward"].flatten()
+        tensor([3., 4., 5.])
+    """
+
+    def __init__(
+        self,
+        num_trajectories: int = 10,
+        *,
+        buffer_size: int = 100_000,
+        write_every: int = 1,
+        return_threshold: float | None = None,
+        reward_key: NestedKey = "reward",
+        done_key: NestedKey = "done",
+        device: torch.device | None = None,
+        on_write: Sequence[Callable[[TensorDictBase], None]] = (),
+    ) -> None:
+        at_least(1, buffer_size=buffer_size, write_every=write_every)
+        device = torch.device("cpu") if device is None else device
+        self.buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(buffer_size, device=device))
+        self.filter = TopKTrajectories(
+            num_trajectories,
+            replay_buffer=self.buffer,
+            return_threshold=return_threshold,
+            reward_key=reward_key,
+            done_key=done_key,
+        )
+        self.buffer.append_transform(self.filter)
+        self.write_every, self.on_write = write_every, list(on_write)
+        self._gathered: list[TensorDictBase] = []
+        self._num_gathered = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a trajectory better than another has been seen: else none is known to be good."""
+        return self.filter.best_return > self.filter.lowest_return
+
+    def extend(self, data: TensorDictBase) -> int:
+        """Offer new experience, ``[time]`` or ``[batch, time]``, in order.
+
+        Returns:
+            The number of its frames.
+        """
+        self._gathered.append(data.clone())
+        num_frames = valid_steps(data).numel()
+        self._num_gathered += num_frames
+        if self._num_gathered >= self.write_every:
+            self.flush()
+        return num_frames
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
+        gathered, self._gathered, self._num_gathered = self._gathered, [], 0
+        for data in _joined(gathered):
+            for function in self.on_write:
+                function(data)
+            self.buffer.extend(data)
+
+    def drop_unfinished(self) -> None:
+        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        self.flush()
+        self.filter.drop_unfinished()
+
+    def transitions(self) -> TensorDictBase:
+        """Return all transitions of the best trajectories, ``[num_transitions]``."""
+        return self.buffer.storage[: len(self.buffer)]
+
+    def pairs(self) -> TensorDictBase:
+        """Return the pairs of the best trajectories, for imitation without a model."""
+        return self.transitions()
+
+    def state_dict(self) -> dict:
+        """Return the buffer's state and the frames not written yet."""
+        return {
+            "buffer": BufferState(self.buffer).state_dict(),
+            "gathered": [data.clone() for data in self._gathered],
+            "num_gathered": self._num_gathered,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        BufferState(self.buffer).load_state_dict(state["buffer"])
+        device = self.buffer.storage.device  # checkpoints are read onto the CPU
+        self._gathered = [data.clone().to(device) for data in state["gathered"]]
+        self._num_gathered = state["num_gathered"]
+
+
+def valid_steps(data: TensorDictBase) -> TensorDictBase:
+    """Leave out the padding of whole trajectories, as ``trajs_per_batch`` makes them."""
+    mask = data.get(("collector", "mask"), None)
+    return data if mask is None else data[mask.reshape(data.shape)]
+
+
+def _joined(writes: list[TensorDictBase]) -> list[TensorDictBase]:
+    """Join writes in time if they are of the same streams and none is padded."""
+    if len({data.shape[:-1] for data in writes}) != 1 or any(
+        ("collector", "mask") in data.keys(True) for data in writes
+    ):
+        return writes
+    return [torch.cat(writes, -1)]

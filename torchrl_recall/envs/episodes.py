@@ -1,0 +1,80 @@
+"""Step count, reward and flags of batched environments whose episodes end at a goal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchrl.data import Binary, Composite
+
+__all__ = ["done_spec", "episode_begins", "episode_continues"]
+
+
+def done_spec(batch_size: torch.Size) -> Composite:
+    """Return the spec of ``done``, ``terminated`` and ``truncated``.
+
+    Args:
+        batch_size: of the environment.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs.episodes import done_spec
+        >>> done_spec(torch.Size([8]))["terminated"].shape
+        torch.Size([8, 1])
+    """
+    flag = Binary(1, shape=(*batch_size, 1), dtype=torch.bool)
+    return Composite(done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=batch_size)
+
+
+def episode_begins(batch_size: torch.Size) -> dict[str, Tensor]:
+    """Return the step count and flags of episodes that begin.
+
+    Args:
+        batch_size: of the environment.
+
+    Returns:
+        ``step_count`` zero, shape ``[*batch_size]``, and ``done``, ``terminated`` and ``truncated``
+        False, shape ``[*batch_size, 1]``.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs.episodes import episode_begins
+        >>> episode_begins(torch.Size([2]))["step_count"]
+        tensor([0, 0])
+    """
+    false = torch.zeros(*batch_size, 1, dtype=torch.bool)
+    return {
+        "step_count": torch.zeros(batch_size, dtype=torch.int64),
+        **{key: false.clone() for key in ("done", "terminated", "truncated")},
+    }
+
+
+def episode_continues(step_count: Tensor, reached: Tensor, max_steps: int) -> dict[str, Tensor]:
+    """Count a step, reward reaching the goal, and end episodes there or at the time limit.
+
+    Args:
+        step_count: steps before this one, shape ``[*batch_size]``.
+        reached: True where this step reached the goal, shape ``[*batch_size, 1]``.
+        max_steps: steps of an episode at most.
+
+    Returns:
+        ``step_count``, shape ``[*batch_size]``; ``reward``, 1 at the goal and else 0,
+        ``terminated`` at the goal, ``truncated`` at the limit elsewhere, and ``done``, either of
+        the two, each of shape ``[*batch_size, 1]``.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs.episodes import episode_continues
+        >>> at_goal = torch.tensor([[True], [False], [False]])
+        >>> after = episode_continues(torch.tensor([9, 9, 3]), at_goal, max_steps=10)
+        >>> after["terminated"].flatten(), after["truncated"].flatten()
+        (tensor([ True, False, False]), tensor([False,  True, False]))
+    """
+    step_count = step_count + 1
+    truncated = (step_count >= max_steps).unsqueeze(-1) & ~reached
+    return {
+        "step_count": step_count,
+        "reward": reached.float(),
+        "terminated": reached,
+        "truncated": truncated,
+        "done": reached | truncated,
+    }

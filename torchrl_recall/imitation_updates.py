@@ -1,0 +1,259 @@
+"""Imitation of good pairs, by steps of Adam or within a trust region (Alg. 1, l.12 and 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from torchrl_recall.checks import at_least, positive
+from torchrl_recall.data.top_trajectories import valid_steps
+from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.optim.adam import make_adam
+from torchrl_recall.optim.batches import BatchSource, Draws, mean_losses
+from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.optim.trust_region import TrustRegion
+from torchrl_recall.stateful import Part, Stateful
+
+__all__ = ["AdamSteps", "ImitationUpdates", "TrustRegionSteps", "make_steps"]
+
+_ENOUGH_STATES = 4_096  # of the newest, to measure a divergence on
+
+
+class ImitationSteps(Protocol):
+    """Steps of Eq. 3."""
+
+    def begin(self, share: float, num_updates: int) -> None:
+        """Set the length of a round's steps."""
+
+    def observe(self, data: TensorDictBase) -> None:
+        """Look at the newest experience."""
+
+    def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
+        """Take one step on a batch of pairs, and return its losses."""
+
+    def state_dict(self) -> dict:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict, /) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+class AdamSteps(Stateful):
+    """Steps of Adam, as the paper takes them; nothing bounds how far they move the policy.
+
+    Annealing shortens the learning rate, since Adam ignores the scale of a loss.
+
+    Args:
+        loss: Eq. 3, holding the policy.
+
+    Keyword Args:
+        lr: the learning rate; the paper takes the host's.
+        optimizer: over the policy's parameters; Adam by default.
+        draws: reduces the loss of a batch.
+        compile: whether steps are compiled.
+
+    Raises:
+        ValueError: the learning rate is not positive.
+    """
+
+    def __init__(
+        self,
+        loss: ImitationLoss,
+        *,
+        lr: float = 3e-4,
+        optimizer: torch.optim.Optimizer | None = None,
+        draws: BatchSource | None = None,
+        compile: bool = False,
+    ) -> None:
+        positive(lr=lr)
+        self.loss, self.lr = loss, lr
+        self.draws: BatchSource = Draws() if draws is None else draws
+        self.optimizer = make_adam(loss, lr) if optimizer is None else optimizer
+        self._update = make_update(loss, self.optimizer, loss_fn=self._losses, compile=compile)
+
+    def begin(self, share: float, num_updates: int) -> None:
+        """Set the learning rate of a round."""
+        self.optimizer.param_groups[0]["lr"] = self.lr * share
+
+    def observe(self, data: TensorDictBase) -> None:
+        """Do nothing: no divergence is measured."""
+
+    def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
+        """Take one step on a batch of pairs, and return its losses."""
+        return self._update(pairs)
+
+    def _losses(self, pairs: TensorDictBase) -> TensorDictBase:
+        loss = self.loss(pairs)["loss_imitation"]
+        return TensorDict({"loss_imitation": self.draws.total(loss, pairs.get("weight", None))})
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name the optimiser; the policy belongs to the host."""
+        return {"optimizer": self.optimizer}
+
+
+class TrustRegionSteps:
+    r"""Steps within a trust region, which bounds how far a round moves the policy.
+
+    Each of a round's ``n`` steps has the radius
+
+    .. math:: \delta = \text{max\_kl} \, (\text{share} / n)^2
+
+    since ``n`` steps in one direction then go as far as one of ``max_kl``.
+
+    Args:
+        loss: Eq. 3, holding the policy.
+
+    Keyword Args:
+        max_kl: how far a round may move the policy, in nats, measured on the newest experience.
+            Large batches of it are thinned to between 4,096 and 8,192 states.
+
+    Raises:
+        ValueError: the radius is not positive.
+    """
+
+    def __init__(self, loss: ImitationLoss, *, max_kl: float = 0.01) -> None:
+        positive(max_kl=max_kl)
+        self.max_kl = max_kl
+        self.region = TrustRegion(loss, max_kl=max_kl)
+        self._keys = loss.actor_network.in_keys
+        self._newest: TensorDictBase | None = None
+
+    def begin(self, share: float, num_updates: int) -> None:
+        """Set the radius of a round's steps."""
+        self.region.max_kl = self.max_kl * (share / num_updates) ** 2
+
+    def observe(self, data: TensorDictBase) -> None:
+        """Keep the newest experience, on which the divergence is measured."""
+        newest = valid_steps(data).reshape(-1).select(*self._keys)
+        self._newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)]
+
+    def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
+        """Take one step on a batch of pairs, and return its losses."""
+        return self.region.step(pairs, self._newest)
+
+    def state_dict(self) -> dict:
+        """Return the region's state and the newest experience."""
+        newest = None if self._newest is None else self._newest.clone()
+        return {"region": self.region.state_dict(), "newest": newest}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.region.load_state_dict(state["region"])
+        newest = state["newest"]
+        device = next((p.device for p in self.region.parameters), None)
+        self._newest = newest if newest is None or device is None else newest.to(device)
+
+
+def make_steps(
+    loss: ImitationLoss, *, lr: float = 3e-4, max_kl: float | None = None, compile: bool = False
+) -> AdamSteps | TrustRegionSteps:
+    """Build the steps that a configuration asks for.
+
+    Args:
+        loss: Eq. 3, holding the policy.
+
+    Keyword Args:
+        lr: Adam's learning rate.
+        max_kl: radius of a round in nats; None takes steps of Adam.
+        compile: whether Adam's steps are compiled.
+    """
+    positive(lr=lr)
+    if max_kl is None:
+        return AdamSteps(loss, lr=lr, compile=compile)
+    return TrustRegionSteps(loss, max_kl=max_kl)
+
+
+class ImitationUpdates:
+    r"""Steps of imitation on the pairs that some transforms leave (Alg. 1, lines 12 and 13; Eq. 3).
+
+    .. math:: -\sum_t \log \pi_\theta(a_t \mid s_t)
+
+    Args:
+        loss: Eq. 3, holding the host's policy.
+        steps: :class:`AdamSteps` or :class:`TrustRegionSteps`.
+
+    Keyword Args:
+        num_updates: steps in each round.
+        batch_size: pairs in each step.
+        transforms: modules that complete the pairs or narrow their mask, in order.
+        draws: the source of random batches.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torchrl.modules import OneHotCategorical, ProbabilisticActor
+        >>> from torchrl_recall import ImitationLoss, LoopErasure
+        >>> from torchrl_recall.imitation_updates import AdamSteps, ImitationUpdates
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(torch.nn.Linear(3, 4), ["observation"], ["logits"]), ["logits"],
+        ...     distribution_class=OneHotCategorical,
+        ... )
+        >>> path = torch.randn(8, 21, 3)
+        >>> traces = TensorDict({
+        ...     "observation": path[:, :-1],
+        ...     "action": torch.eye(4)[torch.zeros(8, 20).long()],
+        ...     "next": {"observation": path[:, 1:]},
+        ... }, [8, 20])
+        >>> loss = ImitationLoss(actor)
+        >>> imitate = ImitationUpdates(loss, AdamSteps(loss, lr=0.01), transforms=[LoopErasure()])
+        >>> first, last = (imitate(traces)["recall/loss_imitation"] for _ in range(2))
+        >>> bool(last < first)
+        True
+    """
+
+    def __init__(
+        self,
+        loss: ImitationLoss,
+        steps: ImitationSteps,
+        *,
+        num_updates: int = 10,
+        batch_size: int = 256,
+        transforms: Sequence[TensorDictModuleBase] = (),
+        draws: BatchSource | None = None,
+    ) -> None:
+        at_least(0, num_updates=num_updates)
+        at_least(1, batch_size=batch_size)
+        self.loss, self.steps = loss, steps
+        self.num_updates, self.batch_size = num_updates, batch_size
+        self.transforms = list(transforms)
+        self.draws: BatchSource = Draws() if draws is None else draws
+
+    def __call__(self, pairs: TensorDictBase, share: float = 1.0) -> dict[str, Tensor]:
+        """Imitate for a round.
+
+        Args:
+            pairs: states and actions, of any batch shape.
+            share: of the steps' length, in (0, 1].
+
+        Returns:
+            ``recall/kept``, the share of pairs that the transforms left, and the mean loss if they
+            left any; empty without updates.
+        """
+        if not self.num_updates:
+            return {}
+        for transform in self.transforms:
+            pairs = transform(pairs)
+        mask = pairs.get("mask", None)
+        metrics = {"recall/kept": torch.ones(()) if mask is None else mask.float().mean()}
+        self.steps.begin(share, self.num_updates)
+        size = self.num_updates, self.batch_size
+        batches = self.draws.pairs(pairs, *size, self.loss.in_keys)
+        losses = [self.steps(batch) for batch in batches]
+        return metrics | mean_losses(losses, "recall") if losses else metrics
+
+    def state_dict(self) -> dict:
+        """Return the state of the steps."""
+        return self.steps.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.steps.load_state_dict(state)

@@ -1,0 +1,187 @@
+"""Training of the backtracking model (Alg. 1, lines 8 and 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+
+from torchrl_recall.checks import at_least
+from torchrl_recall.objectives.backtracking import BacktrackingLoss
+from torchrl_recall.optim.adam import make_adam
+from torchrl_recall.optim.batches import BatchSource, Draws, mean_losses
+from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.traces.high_value_states import best_indices
+
+__all__ = ["ModelUpdates"]
+
+
+class TrajectoryStore(Protocol):
+    """A store of good trajectories."""
+
+    buffer: Any
+
+    def transitions(self) -> Any:
+        """Return what batches are drawn from."""
+
+
+class ModelUpdates(Stateful):
+    r"""Steps of maximum likelihood of a backtracking model (Alg. 1, lines 8 and 9; Eq. 2).
+
+    .. math:: -\sum_t \log q(a_t \mid s_{t+1}) + \log q(\Delta s_t \mid a_t, s_{t+1})
+
+    where the first term, the backward policy, learns from good trajectories, and the second, the
+    state predictor, from all experience unless told otherwise. A state predictor without trainable
+    parameters, such as known dynamics, is left out.
+
+    Args:
+        loss: Eq. 2, holding the model.
+
+    Keyword Args:
+        num_updates: steps in each round; zero leaves the model untrained.
+        batch_size: transitions in each step.
+        all_batch_size: transitions of all experience in each step; ``batch_size`` by default.
+        lr: β, the learning rate.
+        state_predictor_data: ``"all"`` transitions or, as in the paper, only the ``"top"``
+            trajectories.
+        state_fraction: k, the share of most valuable states that the model learns from (line 8);
+            a share below one needs a critic.
+        critic: writes ``state_value``, which ranks states for ``state_fraction``.
+        state_batch_size: transitions that are ranked for ``state_fraction``.
+        prepare: applied to each batch first, such as a reversal of time.
+        optimizer: over the loss's parameters; :func:`~torchrl_recall.optim.adam.make_adam` by
+            default.
+        draws: the source of random batches.
+        compile: whether steps are compiled.
+
+    Raises:
+        ValueError: a number is out of its range, or a critic is needed.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
+        >>> from torchrl_recall import BacktrackingLoss, BacktrackingModel
+        >>> from torchrl_recall.data.top_trajectories import TopTrajectories
+        >>> from torchrl_recall.model_updates import ModelUpdates
+        >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> data = TensorDict({                       # two episodes of 20 steps
+        ...     "observation": torch.randn(40, 3),
+        ...     "action": torch.rand(40, 2),
+        ...     "next": {
+        ...         "observation": torch.randn(40, 3),
+        ...         "reward": torch.randn(40, 1),
+        ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
+        ...     },
+        ... }, [40])
+        >>> model.update_statistics(data)
+        >>> trajectories, buffer = TopTrajectories(1), ReplayBuffer(storage=LazyTensorStorage(40))
+        >>> _ = trajectories.extend(data), buffer.extend(data)
+        >>> train_model = ModelUpdates(BacktrackingLoss(model), num_updates=5)
+        >>> sorted(train_model(trajectories, buffer))
+        ['backtracking/loss_backward_policy', 'backtracking/loss_state_predictor']
+    """
+
+    def __init__(
+        self,
+        loss: BacktrackingLoss,
+        *,
+        num_updates: int = 50,
+        batch_size: int = 256,
+        all_batch_size: int | None = None,
+        lr: float = 1e-3,
+        state_predictor_data: Literal["all", "top"] = "all",
+        state_fraction: float = 1.0,
+        critic: TensorDictModuleBase | None = None,
+        state_batch_size: int = 1024,
+        prepare: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        draws: BatchSource | None = None,
+        compile: bool = False,
+    ) -> None:
+        all_batch_size = batch_size if all_batch_size is None else all_batch_size
+        at_least(0, num_model_updates=num_updates)
+        at_least(1, model_batch_size=batch_size, all_batch_size=all_batch_size)
+        at_least(1, state_batch_size=state_batch_size)
+        if not lr > 0:
+            raise ValueError(f"model_lr must be positive, got {lr}.")
+        if state_predictor_data not in ("all", "top"):
+            raise ValueError(
+                f"state_predictor_data must be 'all' or 'top', got {state_predictor_data!r}."
+            )
+        if not 0 < state_fraction <= 1 or (state_fraction < 1 and critic is None):
+            raise ValueError(
+                f"state_fraction must be in (0, 1], and below 1 it needs a critic to rank states "
+                f"with; got {state_fraction} and critic={critic}."
+            )
+        self.loss = loss
+        self.num_updates = num_updates
+        self.batch_size, self.all_batch_size = batch_size, all_batch_size
+        self.state_predictor_data = state_predictor_data
+        self.state_fraction, self.critic = state_fraction, critic
+        self.state_batch_size = state_batch_size
+        self.prepare = prepare
+        self.draws: BatchSource = Draws() if draws is None else draws
+        dynamics = loss.backtracking_model_params.get("state_predictor")
+        self.learns_dynamics = any(p.requires_grad for p in dynamics.values(True, True))
+        self.optimizer = make_adam(loss, lr) if optimizer is None else optimizer
+        self._update = make_update(loss, self.optimizer, loss_fn=self._losses, compile=compile)
+
+    def __call__(
+        self, trajectories: TrajectoryStore, replay_buffer: ReplayBuffer
+    ) -> dict[str, Tensor]:
+        """Train the model for a round.
+
+        Args:
+            trajectories: the good ones.
+            replay_buffer: all experience.
+
+        Returns:
+            Detached means of the losses; empty without updates.
+        """
+        if not self.num_updates:
+            return {}
+        top, keys = self.most_valuable(trajectories), self.loss.in_keys
+        batches = [self.draws.batches(top, self.num_updates, self.batch_size, keys)]
+        if self.learns_dynamics:
+            everything = replay_buffer if self.state_predictor_data == "all" else top
+            size = self.num_updates, self.all_batch_size
+            batches.append(self.draws.batches(everything, *size, keys))
+        losses = [self._update(*batch) for batch in zip(*batches, strict=True)]
+        return mean_losses(losses, "backtracking")
+
+    def most_valuable(self, trajectories: TrajectoryStore) -> Any:
+        """Return the ``state_fraction`` of most valuable states of the good trajectories."""
+        if self.critic is None or self.state_fraction == 1:
+            return trajectories.transitions()
+        states = self.draws.candidates(trajectories.buffer, self.state_batch_size)
+        assert states is not None
+        key = self.loss.backtracking_model.observation_key
+        with torch.no_grad():
+            values = self.critic(states.select(key))["state_value"]
+        k = max(1, round(self.state_fraction * len(states)))
+        return states[best_indices(values.flatten(), k, name="values")]
+
+    def _losses(
+        self, top: TensorDictBase, everything: TensorDictBase | None = None
+    ) -> TensorDictBase:
+        """Compute Eq. 2, each factor on its own data."""
+        weight = top.get("weight", None)
+        if self.prepare is not None:
+            top = self.prepare(top)
+            everything = None if everything is None else self.prepare(everything)
+        total, loss = self.draws.total, self.loss
+        losses = {"loss_backward_policy": total(loss.backward_policy_loss(top), weight)}
+        if everything is not None:
+            losses["loss_state_predictor"] = total(loss.state_predictor_loss(everything))
+        return TensorDict(losses)
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name the optimiser; the model belongs to whoever generates traces with it."""
+        return {"optimizer": self.optimizer}

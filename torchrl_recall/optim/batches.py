@@ -1,0 +1,106 @@
+"""Random batches of one run, and means of the losses on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+
+__all__ = ["BatchSource", "Draws", "mean_losses"]
+
+
+class BatchSource(Protocol):
+    """A source of random batches; many seeds in one process need another than one run does."""
+
+    def candidates(self, buffer: Any, num: int) -> TensorDictBase | None:
+        """Draw at most ``num`` transitions to choose end states from (l.10)."""
+
+    def batches(
+        self, data: Any, num: int, size: int, keys: Sequence[NestedKey]
+    ) -> Iterator[TensorDictBase]:
+        """Draw ``num`` batches of ``size`` transitions (l.8-9)."""
+
+    def pairs(
+        self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
+    ) -> Iterator[TensorDictBase]:
+        """Draw ``num`` batches of ``size`` pairs that the traces' mask leaves (l.12-13)."""
+
+    def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Reduce the loss of a batch to one number."""
+
+    def state_dict(self) -> dict:
+        """Return the state of the source's own random numbers."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+class Draws:
+    """Random batches of one run, drawn uniformly with replacement by torch's global generator.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.optim.batches import Draws
+        >>> traces = TensorDict({
+        ...     "observation": torch.arange(4.0).reshape(2, 2, 1),
+        ...     "mask": torch.tensor([[True, False], [False, False]]),
+        ... }, [2, 2])
+        >>> batches = list(Draws().pairs(traces, 3, 5, ["observation"]))
+        >>> len(batches), batches[0]["observation"].flatten().tolist()
+        (3, [0.0, 0.0, 0.0, 0.0, 0.0])
+    """
+
+    def candidates(self, buffer: ReplayBuffer, num: int) -> TensorDictBase:
+        """Draw at most ``num`` transitions without repeats, so that no state is chosen twice."""
+        return buffer[torch.randint(len(buffer), (num,)).unique()]
+
+    def batches(
+        self, data: TensorDictBase | ReplayBuffer, num: int, size: int, keys: Sequence[NestedKey]
+    ) -> Iterator[TensorDictBase]:
+        """Draw ``num`` batches of ``size`` transitions in one indexing.
+
+        A replay buffer is indexed: its own batch size and priorities do not matter.
+        """
+        index = torch.randint(len(data), (num * size,))
+        return iter(data[index].select(*keys).reshape(num, size).unbind(0))
+
+    def pairs(
+        self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
+    ) -> Iterator[TensorDictBase]:
+        """Draw ``num`` batches of ``size`` pairs that the mask leaves, if it leaves any."""
+        mask = traces.get("mask", None)
+        chosen = traces.reshape(-1) if mask is None else traces[mask]
+        return self.batches(chosen, num, size, keys) if len(chosen) else iter(())
+
+    def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the loss, which its module has reduced already."""
+        return loss
+
+    def state_dict(self) -> dict:
+        """Return nothing: the numbers are those of torch's global generator."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+def mean_losses(losses: Sequence[TensorDictBase], prefix: str) -> dict[str, Tensor]:
+    """Average each loss over a round, for the log.
+
+    Args:
+        losses: what the steps of a round returned; at least one.
+        prefix: comes before a slash and the name of each loss.
+
+    Returns:
+        The means by name.
+    """
+    columns = zip(*(step.values() for step in losses), strict=True)
+    return {
+        f"{prefix}/{key}": torch.stack(column).float().mean()
+        for key, column in zip(losses[0].keys(), columns, strict=True)
+    }

@@ -1,0 +1,74 @@
+"""When recall is due, and how strong it is (Alg. 1, lines 8 to 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torchrl_recall.checks import at_least
+
+__all__ = ["Schedule"]
+
+
+class Schedule:
+    r"""Count frames, say when a round is due, and what share of its strength annealing leaves.
+
+    .. math:: \text{share} = \max(0, 1 - \text{frames} / \text{anneal\_frames})
+
+    Args:
+        interval: frames between rounds.
+
+    Keyword Args:
+        start_frames: frames before which there are no rounds, such as the host's random ones.
+        anneal_frames: frames at which the share has fallen linearly to zero; None keeps it at one.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    Examples:
+        >>> from torchrl_recall.schedule import Schedule
+        >>> schedule = Schedule(50, anneal_frames=400)
+        >>> schedule.advance(100)
+        >>> list(schedule.rounds())
+        [0.75, 0.75]
+        >>> list(schedule.rounds())
+        []
+    """
+
+    def __init__(
+        self, interval: int, *, start_frames: int = 0, anneal_frames: int | None = None
+    ) -> None:
+        at_least(1, interval=interval, anneal_frames=1 if anneal_frames is None else anneal_frames)
+        at_least(0, start_frames=start_frames)
+        self.interval, self.anneal_frames = interval, anneal_frames
+        self.frames, self._last_round = 0, start_frames
+
+    @property
+    def share(self) -> float:
+        """Share of a round's strength that annealing leaves, in [0, 1]."""
+        if self.anneal_frames is None:
+            return 1.0
+        return max(0.0, 1.0 - self.frames / self.anneal_frames)
+
+    @property
+    def due(self) -> bool:
+        """Whether a round is due."""
+        return self.frames - self._last_round >= self.interval
+
+    def advance(self, num_frames: int) -> None:
+        """Count frames."""
+        self.frames += num_frames
+
+    def rounds(self) -> Iterator[float]:
+        """Yield the share of each round that is due, and leave out those that annealing ended."""
+        while self.due:
+            self._last_round += self.interval
+            if share := self.share:
+                yield share
+
+    def state_dict(self) -> dict:
+        """Return how far the schedule is."""
+        return {"frames": self.frames, "last_round": self._last_round}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.frames, self._last_round = state["frames"], state["last_round"]

@@ -1,0 +1,108 @@
+"""Random batches of many seeds in one process, each from numbers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+
+from torchrl_recall.seeds.recent_successes import RecentSuccesses
+from torchrl_recall.seeds.streams import SeedStreams
+
+__all__ = ["SeededDraws"]
+
+
+class SeededDraws:
+    """The random batches of :class:`~torchrl_recall.optim.batches.Draws`, for many seeds at once.
+
+    Seeds are the first dimension of each batch. A ``"weight"`` of zero leaves out a seed that has
+    had no success yet: until then no state is known to be good.
+
+    Args:
+        streams: each seed's own random numbers.
+        successes: says which seeds have had a success.
+
+    Keyword Args:
+        gate: whether imitation waits for a success; the model always does.
+    """
+
+    def __init__(
+        self, streams: SeedStreams, successes: RecentSuccesses, *, gate: bool = True
+    ) -> None:
+        self.streams, self.successes, self.gate = streams, successes, gate
+        self.num_seeds = successes.num_seeds
+        self._rows = torch.arange(self.num_seeds).unsqueeze(1)
+
+    def candidates(self, buffer: object, num: int) -> None:
+        """Draw nothing: end states come from each seed's successes or visited states."""
+
+    def batches(
+        self,
+        data: RecentSuccesses | ReplayBuffer,
+        num: int,
+        size: int,
+        keys: Sequence[NestedKey],
+    ) -> Iterator[TensorDictBase]:
+        """Draw ``num`` batches of shape ``[num_seeds, size]``.
+
+        Args:
+            data: successes, or a buffer whose rows have shape ``[num_seeds]``.
+            num: how many batches.
+            size: transitions of each seed in a batch.
+            keys: entries of the batches.
+        """
+        for _ in range(num):
+            if isinstance(data, RecentSuccesses):
+                weight = data.seen.float().unsqueeze(1).expand(-1, size)
+                batch = data.sample_transitions(size).select(*keys)
+                yield batch.set("weight", weight)
+            else:
+                index = (self.streams.rand((self.num_seeds, size)) * len(data)).long()
+                yield data[:][index, self._rows].select(*keys)
+
+    def pairs(
+        self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
+    ) -> Iterator[TensorDictBase]:
+        """Draw ``num`` batches of each seed's pairs that the mask leaves.
+
+        Args:
+            traces: shape ``[num_seeds * num_traces, trace_length]``, seed by seed.
+            num: how many batches.
+            size: pairs of each seed in a batch.
+            keys: entries of the batches.
+
+        Returns:
+            Batches of shape ``[num_seeds, size]``.
+        """
+        traces = traces.reshape(self.num_seeds, -1)
+        mask = traces.get("mask", None)
+        if mask is None:
+            mask = torch.ones(traces.shape, dtype=torch.bool)
+        takes_part = mask.any(1) & self.successes.seen if self.gate else mask.any(1)
+        weight = takes_part.unsqueeze(1).expand(-1, size).float()
+        # The r-th pair that the mask leaves is where the running count of such pairs reaches r.
+        rank = mask.cumsum(1)
+        for _ in range(num):
+            draw = self.streams.rand((self.num_seeds, size)) * rank[:, -1:]
+            index = torch.searchsorted(rank, draw.long() + 1).clamp(max=traces.shape[1] - 1)
+            yield traces.select(*keys)[self._rows, index].set("weight", weight)
+
+    def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Sum the means of each seed's losses, so that no seed moves another.
+
+        Args:
+            loss: of each transition, shape ``[num_seeds, size]``.
+            weight: of each transition.
+        """
+        return (loss if weight is None else loss * weight).mean(1).sum()
+
+    def state_dict(self) -> dict:
+        """Return where each seed's numbers are."""
+        return self.streams.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.streams.load_state_dict(state)

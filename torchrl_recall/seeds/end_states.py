@@ -1,0 +1,56 @@
+"""End states of many seeds in one process (Alg. 1, line 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from torchrl_recall.seeds.recent_successes import RecentSuccesses
+from torchrl_recall.traces.high_value_states import HighValueStates
+
+__all__ = ["SuccessStates", "VisitedStates"]
+
+
+class SuccessStates(HighValueStates):
+    """The state in which a success of each seed ended.
+
+    A seed without a success gets a state that it has visited, which has predecessors; such seeds
+    should take no part in imitation.
+
+    Args:
+        successes: of all seeds.
+    """
+
+    def __init__(self, successes: RecentSuccesses) -> None:
+        super().__init__(successes.num_seeds)
+        self.successes = successes
+
+    def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
+        """Draw one end state for each seed; other experience is not looked at."""
+        successes = self.successes
+        ends = successes.sample(1)["next", "observation"][:, 0, -1]
+        states = torch.where(successes.seen, ends, successes.visited.int().argmax(1))
+        return TensorDict({"observation": states}, [successes.num_seeds])
+
+
+class VisitedStates(HighValueStates):
+    r"""The state of highest value that each seed has visited (Alg. 2, line 6).
+
+    .. math:: \arg\max_{s \text{ visited}} V(s)
+
+    Args:
+        values: called each time, gives V(s), shape ``[num_seeds, num_states]``.
+        successes: says which states each seed has visited.
+    """
+
+    def __init__(self, values: Callable[[], Tensor], successes: RecentSuccesses) -> None:
+        super().__init__(successes.num_seeds)
+        self.values, self.successes = values, successes
+
+    def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
+        """Choose one end state for each seed; other experience is not looked at."""
+        states = self.values().masked_fill(~self.successes.visited, -torch.inf).argmax(1)
+        return TensorDict({"observation": states}, [self.successes.num_seeds])

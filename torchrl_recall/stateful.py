@@ -1,0 +1,36 @@
+"""State of an object that is made of parts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+__all__ = ["Part", "Stateful"]
+
+
+class Part(Protocol):
+    """Something whose state a resumed run needs."""
+
+    def state_dict(self) -> dict:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict, /) -> Any:
+        """Restore :meth:`state_dict`."""
+
+
+class Stateful(ABC):
+    """Base of objects that are saved and restored part by part."""
+
+    @abstractmethod
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name the parts whose state is all of the object's state."""
+
+    def state_dict(self) -> dict:
+        """Return the state of each part."""
+        return {name: part.state_dict() for name, part in self.stateful_parts().items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        for name, part in self.stateful_parts().items():
+            part.load_state_dict(state[name])

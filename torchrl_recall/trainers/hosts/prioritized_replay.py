@@ -1,0 +1,110 @@
+"""Prioritised replay beside the actor-critic of the four rooms: a control without recall."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictPrioritizedReplayBuffer
+
+from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.seeds import SeedStreams
+from torchrl_recall.trainers.hosts.a2c import A2C
+from torchrl_recall.trainers.schema import A2CRecallConfig
+
+__all__ = ["PrioritizedReplay"]
+
+
+class PrioritizedReplay:
+    r"""Actor-critic steps on replayed transitions, drawn by their temporal-difference error.
+
+    .. math:: \delta = r + \gamma V(s') - V(s), \qquad p \propto (|\delta| + \epsilon)^\alpha
+
+    The advantage is :math:`\delta`; importance weights use :math:`\beta`.
+
+    Args:
+        a2c: the host.
+        config: ``prioritized_replay`` and ``seeds``.
+    """
+
+    def __init__(self, a2c: A2C, config: A2CRecallConfig) -> None:
+        self.a2c, self.config, self.gamma = a2c, config.prioritized_replay, config.a2c.gamma
+        self.streams = SeedStreams(config.seeds, stream="replay")
+        self.buffers = []
+        for generator in self.streams.generators:
+            buffer = TensorDictPrioritizedReplayBuffer(
+                alpha=self.config.alpha,
+                beta=self.config.beta,
+                storage=LazyTensorStorage(self.config.size),
+                batch_size=self.config.batch_size,
+                priority_key="td_error",
+            )
+            buffer.set_rng(generator)
+            self.buffers.append(buffer)
+        self.iterations = 0
+
+    def extend(self, data: TensorDictBase) -> None:
+        """Write new experience into each seed's buffer (Alg. 1, line 5)."""
+        keys = ("observation", "action", "next")
+        for buffer, own in zip(self.buffers, data.select(*keys).flatten(1), strict=True):
+            buffer.extend(own)
+
+    def step(self, replay_buffer: ReplayBuffer | None = None) -> dict[str, Tensor]:
+        """Take some steps of the host on replayed transitions.
+
+        Args:
+            replay_buffer: not looked at: each seed has a prioritised buffer of its own.
+
+        Returns:
+            No metrics.
+        """
+        self.iterations += 1
+        if self.iterations % self.config.interval or len(self.buffers[0]) < self.config.batch_size:
+            return {}
+        for _ in range(self.config.num_updates):
+            batch = TensorDict.stack([buffer.sample() for buffer in self.buffers])
+            self.a2c.evaluate(batch)
+            alive = ~batch["next", "terminated"]
+            target = batch["next", "reward"] + self.gamma * alive * batch["next", "state_value"]
+            batch["value_target"] = target
+            batch["advantage"] = target - batch["state_value"]
+            self.a2c.step(batch, batch["priority_weight"].reshape(batch.shape))
+            batch["td_error"] = batch["advantage"].abs().squeeze(-1)
+            for buffer, own in zip(self.buffers, batch, strict=True):
+                buffer.update_tensordict_priority(own)
+        return {}
+
+    def drop_unfinished(self) -> None:
+        """Do nothing: transitions are replayed one by one."""
+
+    def state_dict(self) -> dict:
+        """Return experience, priorities and random numbers."""
+        return {
+            "buffers": [BufferState(buffer).state_dict() for buffer in self.buffers],
+            "priorities": [self._priorities(buffer) for buffer in self.buffers],
+            "max_priorities": [list(b.sampler._max_priority) for b in self.buffers],
+            "streams": self.streams.state_dict(),
+            "iterations": self.iterations,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        for buffer, saved, priorities, highest in zip(
+            self.buffers,
+            state["buffers"],
+            state["priorities"],
+            state["max_priorities"],
+            strict=True,
+        ):
+            BufferState(buffer).load_state_dict(saved)
+            index = torch.arange(len(buffer))
+            buffer.sampler._sum_tree[index] = priorities
+            buffer.sampler._min_tree[index] = priorities
+            buffer.sampler._max_priority = tuple(highest)
+        self.streams.load_state_dict(state["streams"])
+        self.iterations = state["iterations"]
+
+    @staticmethod
+    def _priorities(buffer: TensorDictPrioritizedReplayBuffer) -> Tensor:
+        # TorchRL's own state of a sampler holds C++ trees, which only pickle can write.
+        return torch.as_tensor(buffer.sampler._sum_tree[torch.arange(len(buffer))])

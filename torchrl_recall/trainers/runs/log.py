@@ -1,0 +1,152 @@
+"""What a run writes as it goes: metrics, a logger, a table and a picture."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+from torchrl.record.loggers import get_logger
+from tqdm import tqdm
+
+from torchrl_recall.trainers.schema.parts import ConfigError
+
+__all__ = ["RunLog", "installed"]
+
+
+class RunLog:
+    """Metrics of one run: ``metrics.csv``, an optional TorchRL logger, and the terminal.
+
+    Args:
+        run_dir: where to write.
+        total_frames: for the progress bar.
+
+    Keyword Args:
+        backend: a TorchRL logger, ``"auto"`` or ``"none"``.
+        frames: where a resumed run goes on; later rows are dropped, they will be written again.
+        wall_seconds: time that the run had taken there.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        total_frames: int,
+        *,
+        backend: str = "auto",
+        frames: int = 0,
+        wall_seconds: float = 0.0,
+    ) -> None:
+        self.run_dir = run_dir
+        self.path = run_dir / "metrics.csv"
+        self.rows = [row for row in self._read() if int(row["frames"]) <= frames]
+        self.total_frames = total_frames
+        self._start = time.perf_counter() - wall_seconds
+        self._bar = tqdm(
+            total=total_frames, initial=frames, unit="step", disable=not sys.stderr.isatty()
+        )
+        if backend == "auto":
+            backend = "tensorboard" if installed("tensorboard") else "none"
+        if backend != "none" and not installed(backend):
+            extra = "plots" if backend == "tensorboard" else backend
+            raise ConfigError(
+                f"logger.backend={backend} is not installed; pip install "
+                f"'torchrl-recall[{extra}]', or use logger.backend=none."
+            )
+        self._logger = (
+            None
+            if backend == "none"
+            else get_logger(
+                backend,
+                logger_name=str(run_dir),
+                experiment_name="tensorboard" if backend == "tensorboard" else run_dir.name,
+            )
+        )
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time since the run began, without the time between a stop and its resumption."""
+        return time.perf_counter() - self._start
+
+    def steps_per_second(self, frames: int) -> float:
+        """Frames per second of the whole run, evaluations included."""
+        return frames / max(1e-9, self.wall_seconds)
+
+    def progress(self, num_frames: int) -> None:
+        """Move the bar."""
+        self._bar.update(num_frames)
+
+    def write(self, frames: int, metrics: dict[str, float]) -> None:
+        """Add a row and show it."""
+        row = {"frames": frames, "wall_seconds": round(self.wall_seconds, 2), **metrics}
+        self.rows.append({key: str(value) for key, value in row.items()})
+        fields = list(dict.fromkeys(key for r in self.rows for key in r))
+        partial = self.path.with_suffix(".csv.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        partial.replace(self.path)
+        if self._logger is not None:
+            for key, value in metrics.items():
+                self._logger.log_scalar(key, value, step=frames)
+        speed = self.steps_per_second(frames)
+        left = (self.total_frames - frames) / max(1e-9, speed)
+        self._bar.write(
+            f"{frames:>9,} / {self.total_frames:,} steps | return {metrics['eval_return']:9.2f} | "
+            f"{speed:6.1f} steps/s | {left / 60:5.1f} min left"
+        )
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.close()
+
+    def finish(self, summary: dict) -> None:
+        """Write ``summary.json`` and ``curve.png``, and print the table."""
+        self.close()
+        (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        print(f"\n{'steps':>10} {'seconds':>9} {'return':>10}")
+        for row in self.rows:
+            print(
+                f"{int(row['frames']):>10,} {float(row['wall_seconds']):>9.1f} "
+                f"{float(row['eval_return']):>10.2f}"
+            )
+        print(f"\nsummary: {self.run_dir / 'summary.json'}")
+        if installed("matplotlib"):
+            print(f"picture: {_plot(self.rows, summary, self.run_dir / 'curve.png')}")
+        else:
+            print("no picture: matplotlib is missing, pip install 'torchrl-recall[plots]'")
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def installed(name: str) -> bool:
+    """Whether a library that is not required is there."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # blocked on purpose
+        return False
+
+
+def _plot(rows: list[dict[str, str]], summary: dict, path: Path) -> Path:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [int(row["frames"]) for row in rows], [float(row["eval_return"]) for row in rows], "o-"
+    )
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return of the deterministic policy")
+    axes.set_title(f"{summary['env']}, recall={summary['recall']}, seed {summary['seed']}")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,145 @@
+"""Parts that a recipe composes, and what a run asks of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import ReplayBuffer
+from torchrl.envs import EnvBase
+
+from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.stateful import Part
+from torchrl_recall.trainers.build_recall import RecallLike
+
+__all__ = ["Evaluation", "Host", "Parts", "Source"]
+
+
+class Host(Part, Protocol):
+    """Reinforcement learning beside which recall learns (Alg. 1, lines 6 and 7)."""
+
+    loss_module: nn.Module
+
+
+class Source(Protocol):
+    """Collection of frames (Alg. 1, line 4)."""
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        """Yield batches of frames until there are ``collector.total_frames``."""
+
+    def shutdown(self) -> None:
+        """Close the environments."""
+
+    def state_dict(self) -> dict:
+        """Return the state of the episodes."""
+
+    def load_state_dict(self, state: dict | None, frames: int) -> bool:
+        """Restore the state after some frames, and say whether episodes go on where they were."""
+
+
+class Evaluation(ABC):
+    """Evaluation of a policy during training, without a random number of the run.
+
+    Attributes:
+        frames: at which it was evaluated.
+        results: what was found each time.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[int] = []
+        self.results: list[Tensor] = []
+
+    @abstractmethod
+    def evaluate(self) -> Tensor:
+        """Evaluate the policy as it is, such as one return for each episode."""
+
+    def __call__(self, frames: int) -> Tensor:
+        """Evaluate after some frames, and keep the result."""
+        self.frames.append(frames)
+        self.results.append(self.evaluate())
+        return self.results[-1]
+
+    @property
+    def reached_target(self) -> bool:
+        """Whether a target has been reached at which the run is to end."""
+        return False
+
+    def metrics(self) -> Mapping[str, Any]:
+        """Return what else a row of the log shows."""
+        return {}
+
+    def finish(self, run_dir: Path) -> Mapping[str, Any]:
+        """Write files at the end of the run; return what else the summary says."""
+        return {}
+
+    def state_dict(self) -> dict:
+        """Return all evaluations."""
+        return {"frames": list(self.frames), "results": list(self.results)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.frames, self.results = list(state["frames"]), list(state["results"])
+
+
+HostT = TypeVar("HostT", bound=Host)
+
+
+@dataclass
+class Parts(Generic[HostT]):
+    """Parts of a recipe. All that have a state are saved and restored.
+
+    Attributes:
+        name: of the task.
+        env: gives the specs.
+        collector: where frames come from.
+        replay_buffer: all experience, 𝓑.
+        host: learns from it.
+        recall: recall or a control.
+        evaluation: of the host's policy.
+        more: other parts with a state, by name.
+        weights: modules whose hash the summary shows; the host's losses and the model by default.
+    """
+
+    name: str
+    env: EnvBase
+    collector: Source
+    replay_buffer: ReplayBuffer
+    host: HostT
+    recall: RecallLike
+    evaluation: Evaluation
+    more: Mapping[str, Part] = field(default_factory=dict)
+    weights: Sequence[nn.Module] = ()
+
+    def __post_init__(self) -> None:
+        model = getattr(self.recall, "model", None)
+        if not self.weights:
+            self.weights = [self.host.loss_module, *([model] if model is not None else [])]
+
+    def stateful(self) -> dict[str, Part]:
+        """Name the parts whose state a resumed run needs, except for the collector."""
+        return {
+            "host": self.host,
+            "recall": self.recall,
+            "replay_buffer": BufferState(self.replay_buffer),
+            "evaluation": self.evaluation,
+            **self.more,
+        }
+
+    def add_frames(self, data: TensorDictBase) -> None:
+        """Put a batch of frames into the replay buffer; a single one by the cheaper ``add``."""
+        frames = data.reshape(-1)
+        if len(frames) == 1:
+            self.replay_buffer.add(frames[0])
+        else:
+            self.replay_buffer.extend(frames)
+
+    def clip_actions(self, data: TensorDictBase) -> TensorDictBase:
+        """Copy the data with actions clipped to their bounds, as the environment executed them."""
+        space = self.env.action_spec_unbatched.space
+        return data.copy().set("action", torch.clamp(data["action"], space.low, space.high))

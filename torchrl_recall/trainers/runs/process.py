@@ -1,0 +1,119 @@
+"""The process of a run: device, random numbers, versions, the lock of its folder, signals."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import torch
+import torchrl
+from torch import Tensor
+
+from torchrl_recall.trainers.schema.parts import ConfigError
+
+__all__ = [
+    "StopSignal",
+    "lock",
+    "resolve_device",
+    "rng_state_dict",
+    "set_rng_state_dict",
+    "versions",
+    "weights_sha256",
+]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda, but torch sees no CUDA device; use device=cpu or auto.")
+    return torch.device(name)
+
+
+def quiet() -> None:
+    """Silence notes of libraries that a user cannot act on."""
+    torchrl.logger.setLevel("WARNING")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="tensordict|torchrl")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide the bits of a run."""
+    names = ("torchrl-recall", "torch", "torchrl", "tensordict", "gymnasium", "mujoco")
+    return {name: importlib.metadata.version(name) for name in names} | {
+        "python": sys.version.split()[0]
+    }
+
+
+def rng_state_dict() -> dict[str, Tensor]:
+    """Return the state of torch's random generators, the only global ones a recipe draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state_dict(state: dict[str, Tensor]) -> None:
+    """Restore :func:`rng_state_dict`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def weights_sha256(*state_dicts: dict[str, Tensor]) -> str:
+    """Hash all weights; equal only if every bit is."""
+    digest = hashlib.sha256()
+    for state in state_dicts:
+        for name, value in sorted(state.items()):
+            if isinstance(value, Tensor):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder; the operating system lets go of it however the process ends.
+
+    Raises:
+        ConfigError: another process is writing into the folder.
+    """
+    file = filelock.FileLock(run_dir / ".lock", blocking=False)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file.acquire()
+    except filelock.Timeout as error:
+        raise ConfigError(
+            f"another run is writing into {run_dir}. Wait for it, or choose another run_dir."
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"run_dir={run_dir} is not a folder to write into: {error}") from error
+    with file:
+        yield
+
+
+class StopSignal:
+    """Memory of SIGTERM and SIGINT, so that the loop can save before it stops."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._previous = {number: signal.signal(number, self._remember) for number in numbers}
+
+    def restore(self) -> None:
+        """Give the signals back to whoever handled them before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame) -> None:
+        self.received = signal.Signals(number)

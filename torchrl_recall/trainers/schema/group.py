@@ -1,0 +1,34 @@
+"""A group of configuration keys, and what is wrong with one that cannot be run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+__all__ = ["ConfigError", "Group"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; its message names the key and the cure."""
+
+
+class Group(BaseModel):
+    """Keys that are all known, and each in its range.
+
+    Subclasses override :meth:`faults` for what must hold between their values.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    def faults(self) -> Iterator[str]:
+        """Yield a sentence for each condition between values that does not hold."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sentences := list(self.faults()):
+            raise PydanticCustomError("faults", "{sentences}", {"sentences": sentences})
+        return self

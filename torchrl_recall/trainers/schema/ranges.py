@@ -1,0 +1,52 @@
+"""The ranges of configuration values, as types for the fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+__all__ = [
+    "AtLeastZero",
+    "Count",
+    "CountOrZero",
+    "Fraction",
+    "FractionOrZero",
+    "Number",
+    "Positive",
+    "Text",
+]
+
+
+def _refuse_booleans_and_text(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise PydanticKnownError("int_type")
+    return value  # 1e4 is a float to Hydra; pydantic takes it for an integer, and refuses 1.5
+
+
+def _refuse_booleans(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+def _refuse_blank(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("blank", "is empty")
+    return value
+
+
+_Integer = BeforeValidator(_refuse_booleans_and_text)
+_Float = BeforeValidator(_refuse_booleans)
+
+Count = Annotated[int, Field(gt=0), _Integer]
+CountOrZero = Annotated[int, Field(ge=0), _Integer]
+
+Number = Annotated[float, _Float]
+Positive = Annotated[float, Field(gt=0), _Float]
+AtLeastZero = Annotated[float, Field(ge=0), _Float]
+Fraction = Annotated[float, Field(gt=0, le=1), _Float]
+FractionOrZero = Annotated[float, Field(ge=0, le=1), _Float]
+
+Text = Annotated[str, AfterValidator(_refuse_blank)]
