@@ -18,7 +18,6 @@ CONFIG = RECIPES / "config" / "on_policy"
 RECALLS = sorted(path.stem for path in (CONFIG / "recall").glob("*.yaml"))
 SCHEMAS = {"trpo": TRPORecallConfig, "ppo": PPORecallConfig}
 TINY = {
-    "compile": "false",
     "collector.total_frames": 256,
     "collector.frames_per_batch": 64,
     "policy.num_cells": "[8,8]",

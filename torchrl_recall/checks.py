@@ -62,10 +62,10 @@ def require(tensordict: TensorDictBase, key: NestedKey, reader: str, cure: str) 
     """Return an entry, or say who reads it and how to provide it.
 
     Args:
-        tensordict: where to look.
-        key: the entry.
-        reader: the class, function or module that needs the entry, for the error.
-        cure: what to do about a missing entry, as a sentence.
+        tensordict: data that should hold the entry.
+        key: key of the entry.
+        reader: name of the class or function that needs the entry, for the error.
+        cure: advice about a missing entry, as a sentence.
 
     Returns:
         The entry.

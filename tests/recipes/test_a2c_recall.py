@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from four_rooms_fixtures import METHODS, SCRIPT, configure, parts, returns, tiny, train
 from recipe_fixtures import (
-    RECIPES,
     load,
     metrics,
     process_state_kept,
@@ -21,68 +18,9 @@ from recipe_fixtures import (
     stopped_copy,
     summary,
 )
-from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.envs import Oracle
-from torchrl_recall.seeds import SeedStreams
-from torchrl_recall.trainers.beside import make_beside
-from torchrl_recall.trainers.hosts.a2c import A2C
-from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
-from torchrl_recall.trainers.schema.parts import ConfigError
-from torchrl_recall.trainers.schema.validation import validate
-from torchrl_recall.trainers.tasks.four_rooms import make_four_rooms
-
-CONFIG = RECIPES / "config" / "four_rooms"
-SCRIPT = RECIPES / "a2c_recall.py"
-METHODS = sorted(path.stem for path in (CONFIG / "recall").glob("*.yaml"))
-TINY = {
-    "env.size": 5,
-    "seeds": "[3,4]",
-    "collector.total_frames": 512,
-    "collector.frames_per_env": 8,
-    "a2c.num_cells": 16,
-    "eval.interval": 64,
-    "logger.interval": 128,
-    "checkpoint.interval": 128,
-    "checkpoint.keep": 20,
-    "recall.num_traces": 8,
-    "recall.trace_length": 10,
-    "recall.batch_size": 32,
-    "backtracking.batch_size": 16,
-    "backtracking.state_batch_size": 16,
-    "backtracking.num_cells": 16,
-    "prioritized_replay.batch_size": 32,
-}
-
-
-def configure(overrides: list[str]) -> A2CRecallConfig:
-    with initialize_config_dir(config_dir=str(CONFIG), version_base="1.3"):
-        return validate(compose("a2c_recall", overrides), A2CRecallConfig)
-
-
-def tiny(method: str, **changes) -> list[str]:
-    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
-    if method == "per_table_3":
-        values["prioritized_replay.interval"] = 2
-    if method == "random_model":
-        values["backtracking.num_updates"] = 0
-    return [f"recall={method}"] + [f"{key}={value}" for key, value in values.items()]
-
-
-def train(run_dir: Path, overrides: list[str]) -> int:
-    from torchrl_recall.recipes.a2c_recall import train as recipe
-
-    with process_state_kept():
-        return recipe(configure([*overrides, f"run_dir='{run_dir}'"]))
-
-
-def returns(run_dir: Path) -> dict[int, list[tuple[int, float]]]:
-    """Evaluations of each seed."""
-    out: dict[int, list[tuple[int, float]]] = {}
-    with (run_dir / "returns.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            out.setdefault(int(row["seed"]), []).append((int(row["frames"]), float(row["return"])))
-    return out
+from torchrl_recall.trainers.schema import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +64,7 @@ def test_every_group_trains(runs, method):
 
 def state_of(run_dir, frames):
     _, state = load(stopped_at(run_dir, frames))
-    return [v for v in state["a2c"]["loss"].values() if isinstance(v, torch.Tensor)]
+    return [v for v in state["host"]["loss"].values() if isinstance(v, torch.Tensor)]
 
 
 def stopped_at(run_dir, frames):
@@ -168,20 +106,6 @@ def test_another_seed_is_not_resumed(runs, tmp_path):
         train(tmp_path / "again", [*tiny("none", seeds="[3]"), "resume=auto"])
 
 
-def host(*overrides):
-    config = configure(list(overrides))
-    streams = SeedStreams(config.seeds, stream="env")
-    env = make_four_rooms(config, streams)
-    a2c = A2C(env, config)
-    return config, env, a2c, make_beside(a2c, env, config)
-
-
-@torch.no_grad()
-def experience(env, a2c, steps):
-    with set_exploration_type(ExplorationType.RANDOM):
-        return env.rollout(steps, a2c.actor, break_when_any_done=False)
-
-
 def test_nothing_but_recall_differs_before_the_first_reward(tmp_path):
     """So that ratios of frames are paired by seed."""
     big = {"env__size": 15, "env__start": "opposite", "a2c__entropy_coeff": 0.003}
@@ -190,15 +114,6 @@ def test_nothing_but_recall_differs_before_the_first_reward(tmp_path):
     plain = returns(tmp_path / "none")
     for method in ("exact", "backtracking", "self_imitation"):
         assert returns(tmp_path / method) == plain
-
-
-def test_nothing_but_entropy_acts_before_the_first_reward():
-    _, env, a2c, _ = host("recall=none", "env.size=15", "env.start=opposite")
-    data = experience(env, a2c, 16)
-    assert not data["next", "reward"].any()
-    a2c.update(data)
-    assert torch.equal(a2c.policy_table(), torch.full((1, 225, 4), 0.25))
-    assert not a2c.value_table().any()
 
 
 @pytest.mark.parametrize("method", ["exact", "backtracking"])
@@ -237,49 +152,6 @@ def test_runs_end_when_all_seeds_are_there(tmp_path):
     assert done["frames"] < 60_416
 
 
-def test_without_the_gate_everything_is_imitated():
-    torch.manual_seed(0)
-    words = ["recall=exact", "recall.high_value_states=value", "env.start=opposite", "env.size=15"]
-    for gate, changes in ((True, False), (False, True)):
-        _, env, a2c, beside = host(*words, f"recall.gate={gate}")
-        data = experience(env, a2c, 16)
-        assert not data["next", "reward"].any()
-        beside.extend(data)
-        before = a2c.policy_table()
-        beside.step(64)
-        assert torch.equal(a2c.policy_table(), before) is not changes
-
-
-@pytest.mark.parametrize("mode", ["rewarded", "value"])
-def test_where_traces_end(mode):
-    torch.manual_seed(0)
-    _, env, a2c, beside = host(
-        "recall=exact", f"recall.high_value_states={mode}", "env.size=5", "seeds=[0,1]"
-    )
-    for _ in range(3):
-        data = experience(env, a2c, 100)
-        beside.extend(data)
-        a2c.update(data)
-    assert beside.successes.seen.all()
-    ends = beside.pairs()["next", "observation"][:, -1].reshape(2, -1)
-    if mode == "rewarded":
-        assert (ends == env.layout.goal).all()
-    else:
-        value = a2c.value_table().masked_fill(~beside.visited, -torch.inf)
-        assert torch.equal(ends, value.argmax(1, keepdim=True).expand_as(ends))
-
-
-def test_annealing_ends_imitation():
-    _, env, a2c, beside = host("recall=exact", "env.size=5", "recall.anneal_frames=1000")
-    beside.extend(experience(env, a2c, 200))
-    for frames, share in ((0, 1.0), (500, 0.5), (1000, 0.0), (2000, 0.0)):
-        before = a2c.policy_table()
-        beside.step(frames)
-        assert torch.equal(a2c.policy_table(), before) is (share == 0.0)
-        if share:
-            assert beside.optimizer.param_groups[0]["lr"] == pytest.approx(share * 6e-3)
-
-
 def test_table_3():
     for size, batch_size, alpha in ((11, 200, 0.8), (13, 2000, 0.8), (15, 1000, 0.95)):
         config = configure(["recall=per_table_3", f"env.size={size}"])
@@ -294,21 +166,6 @@ def test_paper_erases_and_waits_for_nothing():
     recall = configure(["recall=paper"]).recall
     assert (recall.loop_erasure, recall.gate, recall.anneal_frames) == (False, False, None)
     assert recall.high_value_states == "value"  # Alg. 2
-
-
-def test_priorities_are_temporal_difference_errors():
-    _, env, a2c, beside = host("recall=prioritized_replay", "env.size=5", "seeds=[0,1]")
-    beside.extend(experience(env, a2c, 100))
-    before = a2c.policy_table()
-    beside.step(400)
-    assert not torch.equal(a2c.policy_table(), before)
-    for buffer in beside.buffers:
-        priorities = beside._priorities(buffer)
-        assert len(priorities) == 400
-        rewarded = buffer[:]["next", "reward"].squeeze(-1) > 0
-        assert rewarded.any()
-        # What was replayed without a surprise has lost its priority.
-        assert priorities[~rewarded].min() < priorities[rewarded].max()
 
 
 REFUSED = [
@@ -361,8 +218,9 @@ def test_the_script_runs_from_a_shell(tmp_path):
 
 def test_the_oracle_judges_the_policy(runs):
     run_dir = runs("exact")
-    config, env, a2c, _ = host(*tiny("exact"))
-    a2c.load_state_dict(load(run_dir)[1]["a2c"])
+    config, built = parts(*tiny("exact"))
+    env, a2c = built.env, built.host
+    a2c.load_state_dict(load(run_dir)[1]["host"])
     oracle = Oracle(env.layout, max_steps=env.max_steps, gamma=config.a2c.gamma)
     found = oracle.expected_return(a2c.policy_table()) / oracle.optimum
     last = [rows[-1][1] for rows in returns(run_dir).values()]

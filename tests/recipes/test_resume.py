@@ -24,9 +24,10 @@ from recipe_fixtures import (
     train,
 )
 
-from torchrl_recall.self_imitation import ImitationOfGoodPairs
+from torchrl_recall import Recall, SelfImitation
+from torchrl_recall.recipes import sac_recall
 from torchrl_recall.trainers.runs import checkpoints, process
-from torchrl_recall.trainers.schema.parts import ConfigError
+from torchrl_recall.trainers.schema import ConfigError
 
 METHODS = ["none", "backtracking", "self_imitation"]
 
@@ -101,16 +102,16 @@ def test_runs_repeat_and_seeds_differ(runs, tmp_path):
 
 PARTS = {
     "random numbers": [("rng",)],
-    "optimiser": [("sac", "optimizer")],
-    "targets": [("sac", "loss", "target")],
+    "optimiser": [("host", "optimizer")],
+    "targets": [("host", "loss", "target")],
     "environment": [("collector", "env")],
     "observation": [("collector", "observation")],
     "replay buffer": [("replay_buffer",)],
     "normaliser": [("recall", "model", "observations"), ("recall", "model", "deltas")],
-    "filter": [("recall", "backtracking_buffer", "transforms")],
-    "imitation's optimiser": [("recall", "optimizer")],
-    "model's optimiser": [("recall", "model_optimizer")],
-    "schedule": [("recall", "frames_of_last_round")],
+    "filter": [("recall", "trajectories", "buffer", "transforms")],
+    "imitation's optimiser": [("recall", "imitate", "optimizer")],
+    "model's optimiser": [("recall", "train_model", "optimizer")],
+    "schedule": [("recall", "schedule", "last_round")],
     "nothing": [],
 }
 
@@ -245,7 +246,7 @@ def test_trajectories_of_two_episodes_are_not_joined(tmp_path):
     with pytest.warns(UserWarning, match="new episode"):
         resume(tmp_path / "whole", tmp_path / "again", 250, "self_imitation", **changes)
     _, state = load(tmp_path / "again")
-    transforms = state["recall"]["backtracking_buffer"]["transforms"]
+    transforms = state["recall"]["trajectories"]["buffer"]["transforms"]
     lengths = next(value["lengths"] for value in transforms.values() if "lengths" in value)
     assert lengths.tolist() == [200] * len(lengths)
     assert len(lengths) > 0
@@ -277,10 +278,8 @@ def test_handlers_of_the_caller_come_back(tmp_path):
 
     with process_state_kept():
         signal.signal(signal.SIGTERM, handler)
-        from torchrl_recall.recipes.sac_recall import train as recipe
-
         words = tiny("none", collector__total_frames=62)
-        assert recipe(configure([*words, f"run_dir={tmp_path / 'run'}"])) == 0
+        assert sac_recall.train(configure([*words, f"run_dir={tmp_path / 'run'}"])) == 0
         assert signal.getsignal(signal.SIGTERM) is handler
 
 
@@ -298,9 +297,11 @@ def test_none_never_constructs_recall(runs, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("constructed")
 
-    monkeypatch.setattr(ImitationOfGoodPairs, "__init__", refuse)
-    with pytest.raises(AssertionError, match="constructed"):
-        train(tmp_path / "backtracking", tiny("backtracking"))
+    for kind in (Recall, SelfImitation):
+        monkeypatch.setattr(kind, "__init__", refuse)
+    for recall in ("backtracking", "self_imitation"):
+        with pytest.raises(AssertionError, match="constructed"):
+            train(tmp_path / recall, tiny(recall))
     train(tmp_path / "none", tiny("none"))
     assert sha256(tmp_path / "none") == sha256(runs("none"))
     assert sha256(tmp_path / "none") != sha256(runs("self_imitation"))

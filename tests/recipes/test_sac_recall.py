@@ -25,10 +25,9 @@ from recipe_fixtures import (
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from torchrl_recall.trainers.hosts.sac import make_recall, make_sac
-from torchrl_recall.trainers.schema.parts import ConfigError
-from torchrl_recall.trainers.schema.validation import validate
-from torchrl_recall.trainers.tasks.gym import DivergenceError, make_env
+from torchrl_recall.recipes import sac_recall
+from torchrl_recall.trainers.schema import ConfigError, SACRecallConfig, validate
+from torchrl_recall.trainers.tasks.gym import DivergenceError
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ def test_the_hash_is_that_of_the_weights_in_the_checkpoint(finished):
 
     frames, state = load(finished)
     assert frames == 160
-    states = state["sac"]["loss"], state["recall"]["model"]
+    states = state["host"]["loss"], state["recall"]["model"]
     assert weights_sha256(*states) == sha256(finished)
     weight = next(v for v in states[0].values() if isinstance(v, torch.Tensor) and v.numel() > 1)
     bits = weight.view(-1)[:1].view(torch.int32)
@@ -116,7 +115,7 @@ def test_the_hash_is_that_of_the_weights_in_the_checkpoint(finished):
 
 
 def test_the_saved_configuration_is_the_one_that_ran(finished):
-    saved = validate(OmegaConf.load(finished / "config.yaml"))
+    saved = validate(OmegaConf.load(finished / "config.yaml"), SACRecallConfig)
     words = tiny("backtracking", seed=4, logger__backend="tensorboard")
     assert saved == configure([*words, f"run_dir={finished}"])
 
@@ -152,12 +151,10 @@ def test_the_command_to_go_on_works(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_torch_threads_are_applied(tmp_path, threads):
-    from torchrl_recall.recipes.sac_recall import train as recipe
-
     words = tiny("none", collector__total_frames=62, torch_threads=threads)
     with process_state_kept():
         torch.set_num_threads(3 - threads)
-        assert recipe(configure([*words, f"run_dir={tmp_path / 'run'}"])) == 0
+        assert sac_recall.train(configure([*words, f"run_dir={tmp_path / 'run'}"])) == 0
         assert torch.get_num_threads() == threads
 
 
@@ -166,10 +163,7 @@ def test_a_random_model_keeps_its_first_weights_but_learns_statistics(tmp_path):
     train(tmp_path / "run", words)
     _, state = load(tmp_path / "run")
     torch.manual_seed(0)
-    config = configure(words)
-    env = make_env("Hopper-v5")
-    cpu = torch.device("cpu")
-    model = make_recall(env, config, make_sac(env, config, cpu), cpu).model
+    model = sac_recall.build(configure(words), torch.device("cpu")).recall.model
     weights = {name for name, _ in model.named_parameters()}
     differ = {
         name
@@ -201,7 +195,7 @@ def test_bad_numbers_stop_the_run_and_leave_it_resumable(tmp_path, monkeypatch, 
     assert f"step {frames}." in str(error.value)
     # Resets take no frame, so the hundredth step is the hundredth frame.
     assert frames == 99
-    assert finite(state["sac"])
+    assert finite(state["host"])
     monkeypatch.setattr(Faulty, "fault", {})
     with pytest.warns(UserWarning, match="a new one begins"):
         assert train(run, [*words, "resume=auto"]) == 0
@@ -210,7 +204,7 @@ def test_bad_numbers_stop_the_run_and_leave_it_resumable(tmp_path, monkeypatch, 
     rows = state["replay_buffer"]["rows"]
     assert len(rows) == 160
     assert all(finite(rows[k]) for k in ("observation", "action", ("next", "observation")))
-    assert finite(state["sac"])
+    assert finite(state["host"])
     assert finite(state["recall"]["model"])
 
 
@@ -232,8 +226,6 @@ def finite(node) -> bool:
 
 
 def test_bad_numbers_end_the_command_line_in_one_line(tmp_path, monkeypatch):
-    from torchrl_recall.recipes import sac_recall
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Faulty, "fault", {"step": 20, "reward": math.nan})
     config = compose_config(tiny("none", env__name="RecipeFaulty-v0", run_dir=tmp_path / "run"))
@@ -257,7 +249,7 @@ def test_a_batch_of_several_frames_counts_them_all(tmp_path):
     assert train(tmp_path / "run", words) == 0
     assert summary(tmp_path / "run")["frames"] == 160
     _, state = load(tmp_path / "run")
-    assert len(state["replay_buffer"]["rows"]) == state["recall"]["frames"] == 160
+    assert len(state["replay_buffer"]["rows"]) == state["recall"]["schedule"]["frames"] == 160
 
 
 def test_a_folder_that_cannot_be_written_is_a_configuration_error(tmp_path):
@@ -284,6 +276,6 @@ def test_a_profile_says_where_the_time_goes(recall, tmp_path, capsys):
     calls = {line.split("  ")[0]: int(line.split()[-4].replace(",", "")) for line in table[:-1]}
     assert calls["collect"] == calls["write"] == calls["rest"] == 160
     assert calls["update"] == calls["sample"] == 100
-    assert calls.get("recall: pairs") == (None if recall == "none" else 10)
+    assert calls.get("recall: traces") == (None if recall == "none" else 10)
     shares = [float(line.split()[-1].rstrip("%")) for line in table]
     assert sum(shares[:-1]) == pytest.approx(100, abs=1)

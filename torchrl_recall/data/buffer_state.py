@@ -39,7 +39,7 @@ def load_replay_buffer_state_dict(buffer: ReplayBuffer, state: dict) -> None:
     """Restore :func:`replay_buffer_state_dict`.
 
     Args:
-        buffer: of the same settings as the saved one.
+        buffer: a buffer of the same settings as the saved one.
         state: the saved state.
 
     Raises:

@@ -123,7 +123,7 @@ class TopKTrajectories(Transform):
 
     def _call(self, *args, **kwargs) -> Any:
         raise RuntimeError(
-            "TopKTrajectories filters what is written to a replay buffer; append it to a buffer, "
+            "TopKTrajectories filters writes to a replay buffer; append it to a buffer, "
             "not to an environment."
         )
 
@@ -152,7 +152,7 @@ class TopKTrajectories(Transform):
         if not (keep >= stored).any():
             return None  # nothing new is good enough, and the buffer stays as it is
 
-        # Replace the buffer's rows by those to keep: what is returned here is written.
+        # Replace the buffer's rows by those to keep: the buffer writes the rows returned here.
         rows: list[TensorDictBase] = []
         if (old := keep[keep < stored]).numel():
             data = self.replay_buffer.storage[: int(self._lengths.sum())].exclude("index")

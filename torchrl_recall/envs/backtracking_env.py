@@ -1,4 +1,4 @@
-"""The reversed decision process: acting takes the agent to the state it came from (Sec. 2.1)."""
+"""Reversed decision process: acting takes the agent to the state it came from (Sec. 2.1)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def done_spec(batch_size: torch.Size) -> Composite:
     """Return the spec of ``done``, ``terminated`` and ``truncated``.
 
     Args:
-        batch_size: of the environment.
+        batch_size: batch shape of the environment.
 
     Examples:
         >>> import torch
@@ -29,7 +29,7 @@ def episode_begins(batch_size: torch.Size) -> dict[str, Tensor]:
     """Return the step count and flags of episodes that begin.
 
     Args:
-        batch_size: of the environment.
+        batch_size: batch shape of the environment.
 
     Returns:
         ``step_count`` zero, shape ``[*batch_size]``, and ``done``, ``terminated`` and ``truncated``

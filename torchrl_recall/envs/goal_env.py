@@ -27,19 +27,19 @@ class GoalEnv(EnvBase):
     - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
     The tensordict of a reset may hold the first state and the goal, under ``observation`` and
-    ``desired_goal`` (with ``set_state=True``). A subclass says what is valid, which goal a state
-    reaches, and how an action moves.
+    ``desired_goal`` (with ``set_state=True``). A subclass defines valid states, the goal that a
+    state reaches, and the effect of an action.
 
     Args:
-        observation_spec: of a single environment.
-        action_spec: of a single environment; actions are clipped to it.
+        observation_spec: spec of one environment's observation.
+        action_spec: spec of one environment's action; actions are clipped to it.
         goal_spec: bounds of goals, shape ``[goal_dim]``, environment units.
 
     Keyword Args:
         goal_radius: Euclidean distance at which a goal counts as reached.
         max_steps: steps of an episode at most.
         hidden: further state of a single environment that a step needs, by key.
-        batch_size: of the environments.
+        batch_size: batch shape of the environments.
 
     Raises:
         ValueError: a number is out of its range; later, a start, goal or action is not valid.

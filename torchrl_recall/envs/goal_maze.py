@@ -46,7 +46,7 @@ class GoalMazeEnv(GoalEnv):
             first column that has one; in the U this is the end of an arm.
         goal_radius: Euclidean distance at which a goal counts as reached, in metres.
         max_steps: steps of an episode at most; the task's own limit by default.
-        batch_size: of the environments; one number.
+        batch_size: batch shape of the environments, one number.
 
     Raises:
         ImportError: Gymnasium-Robotics is not installed.

@@ -51,7 +51,7 @@ class PointMassEnv(GoalEnv):
         goal_radius: Euclidean distance at which a goal counts as reached;
             :math:`0.15 \sqrt{N / 2}` by default.
         max_steps: steps of an episode at most; 50 in free space, 100 in the maze by default.
-        batch_size: of the environments.
+        batch_size: batch shape of the environments.
 
     Raises:
         ValueError: a number is out of its range, the maze is not two-dimensional or unknown, or a

@@ -171,7 +171,7 @@ class GoalGANCurriculum:
         Returns:
             Metrics for the log.
         """
-        # Label, and keep what can be reached.
+        # Label the goals, and keep those that can be reached.
         self._check(goals, success_rate)
         labels = self.label(success_rate)
         metrics = {"goal_gan/good": labels.float().mean()}

@@ -1,4 +1,4 @@
-"""The networks of App. C, and the specs that they are built from."""
+"""Networks of App. C, and the specs that they are built from."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def probabilistic_mlp(
     """Build a perceptron with the head that fits a codec: Gaussian, categorical or one-hot.
 
     Args:
-        codec: of what the module samples.
+        codec: codec of the samples.
 
     Keyword Args:
         in_features: number of all inputs together.

@@ -1,4 +1,4 @@
-"""The backtracking model of Eq. 1: a backward policy and a state predictor."""
+"""Backtracking model of Eq. 1: a backward policy and a state predictor."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class ContinuousCodec(RunningValueNorm):
         return self.normalize(value.to(self.mean.dtype))
 
     def target(self, value: Tensor) -> Tensor:
-        """Turn values in environment units into what the distribution scores."""
+        """Turn values in environment units into those that the distribution scores."""
         return self.features(value)
 
     def decode(self, sample: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class DiscreteCodec(nn.Module):
         return value.to(torch.get_default_dtype())
 
     def target(self, value: Tensor) -> Tensor:
-        """Return what the distribution scores: an integer index or one-hot vector."""
+        """Return the value that the distribution scores: an integer index or one-hot vector."""
         return value.long()
 
     def decode(self, sample: Tensor) -> Tensor:

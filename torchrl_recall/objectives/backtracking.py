@@ -199,7 +199,7 @@ def check_reduction(reduction: str) -> str:
     """Return the reduction, or name the ones that exist.
 
     Args:
-        reduction: of a loss over its batch.
+        reduction: name of a reduction of a loss over its batch.
 
     Raises:
         ValueError: there is no such reduction.

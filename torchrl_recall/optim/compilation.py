@@ -93,7 +93,7 @@ def with_fallback(
     Args:
         fast: a function that calls compiled code.
         eager: the same function without compiled code.
-        name: what the two do, for the warning.
+        name: name of the work that both do, for the warning.
 
     Returns:
         A function of the same arguments.

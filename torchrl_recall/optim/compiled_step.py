@@ -41,7 +41,7 @@ class CompiledStep:
     Args:
         loss_module: any loss module.
         optimizer: over parameters of the module.
-        target_updater: of the module's targets, stepped last; None where it has none.
+        target_updater: updater of the module's targets, stepped last; None where there is none.
         loss_fn: function of tensordicts to differentiate; it uses the module's parameters only.
         max_grad_norm: largest norm of the optimiser's whole gradient; None does not clip.
 
@@ -116,7 +116,7 @@ class CompiledStep:
         return TensorDict(losses)
 
     def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
-        """Settle what the graph assumes: the module's attributes and the optimiser's groups."""
+        """Fix the module's attributes and the optimiser's groups, which the graph assumes."""
         # Loss modules make some attributes in their first forward.
         rng = torch.get_rng_state()
         with torch.no_grad():

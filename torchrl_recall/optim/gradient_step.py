@@ -39,7 +39,7 @@ def make_update(
         loss_module: any loss module.
         optimizer: over its parameters; torchrl's ``group_optimizers`` makes one of several. The
             compiled step keeps the state of an Adam, but does not call its hooks.
-        target_updater: of the module's targets, stepped last.
+        target_updater: updater of the module's targets, stepped last.
 
     Keyword Args:
         loss_fn: function to differentiate, of the module's parameters only; the module's

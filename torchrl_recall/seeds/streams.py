@@ -42,7 +42,7 @@ class SeedStreams:
         """Draw numbers in [0, 1).
 
         Args:
-            shape: of the result; seeds share its first dimension equally, in order.
+            shape: shape of the result; seeds share its first dimension equally, in order.
 
         Keyword Args:
             where: booleans of the shape, with any dimensions after it. A seed without any True gets

@@ -219,8 +219,8 @@ class NearVisited(TensorDictModuleBase):
     """Filter that cuts each trace where no visited state is near.
 
     It walks back from the end state. A learned model knows no walls: where there is no experience,
-    it walks through them. :class:`WithinSupport` bounds each dimension; this filter sees holes in
-    what was visited. An end state that is far from all visited states loses its whole trace.
+    it walks through them. :class:`WithinSupport` bounds each dimension; this filter sees holes
+    between visited states. An end state that is far from all visited states loses its whole trace.
 
     Args:
         visited: called each time; returns visited states, shape ``[num_visited, state_dim]``, such
@@ -349,6 +349,6 @@ def _unbroken(keep: Tensor) -> Tensor:
 
 
 def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
-    """Write the mask, or what is left of the one that is there."""
+    """Write the mask, or narrow the one that is there."""
     mask = tensordict.get(mask_key, None)
     return tensordict.set(mask_key, keep if mask is None else mask & keep)

@@ -231,8 +231,8 @@ def best_indices(
         k: number of indices.
 
     Keyword Args:
-        temperature: of the Boltzmann distribution, in units of the scores; None takes the best.
-        name: what the scores are, for the error.
+        temperature: temperature of the draw, in units of the scores; None takes the best.
+        name: name of the scores, for the error.
 
     Returns:
         Indices of shape ``[k]`` or fewer.

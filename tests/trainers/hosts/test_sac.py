@@ -1,3 +1,7 @@
+"""Soft actor-critic: its policy, settings, updates and state."""
+
+from __future__ import annotations
+
 import copy
 import math
 
@@ -7,12 +11,7 @@ from recipe_fixtures import configure, tiny
 from tensordict import TensorDict
 from torch import nn
 
-from torchrl_recall import Recall, SelfImitation
-from torchrl_recall.trainers.hosts.sac import (
-    GaussianParameters,
-    make_recall,
-    make_sac,
-)
+from torchrl_recall.trainers.hosts.sac import SAC, GaussianParameters
 from torchrl_recall.trainers.tasks.gym import make_env
 
 CPU = torch.device("cpu")
@@ -26,7 +25,7 @@ def _here(tmp_path, monkeypatch):
 def build(name="Hopper-v5", *overrides):
     env = make_env(name)
     config = configure([*tiny(), *overrides])
-    return env, config, make_sac(env, config, CPU)
+    return env, config, SAC(env, config, CPU)
 
 
 def transitions(env, n=32):
@@ -102,7 +101,7 @@ def test_state_goes_on_bitwise():
     data = transitions(env)
     sac.update(data.clone())
     torch.manual_seed(9)
-    other = make_sac(env, config, CPU)
+    other = SAC(env, config, CPU)
     other.load_state_dict(copy.deepcopy(sac.state_dict()))  # optimisers keep what they are given
     for host in (sac, other):
         torch.manual_seed(2)
@@ -110,43 +109,3 @@ def test_state_goes_on_bitwise():
             host.update(data.clone())
     pairs = zip(sac.loss_module.parameters(), other.loss_module.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-
-
-@pytest.mark.parametrize(
-    ("recall", "kind"),
-    [("backtracking", Recall), ("paper", Recall), ("random_model", Recall),
-     ("self_imitation", SelfImitation), ("none", type(None))],
-)  # fmt: skip
-def test_each_variant_builds_its_class(recall, kind):
-    env = make_env("Hopper-v5")
-    config = configure(tiny(recall))
-    assert type(make_recall(env, config, make_sac(env, config, CPU), CPU)) is kind
-
-
-def test_settings_reach_recall():
-    env, config, sac = build(
-        "Hopper-v5", "recall.lr=0.011", "recall.interval=13", "recall.num_updates=3",
-        "recall.batch_size=17", "recall.anneal_frames=99", "recall.state_batch_size=77",
-        "backtracking.lr=0.012", "backtracking.num_updates=5", "backtracking.num_trajectories=4",
-        "backtracking.buffer_size=1333", "backtracking.state_fraction=0.75",
-        "backtracking.state_predictor_data=top", "backtracking.return_threshold=1.5",
-    )  # fmt: skip
-    recall = make_recall(env, config, sac, CPU)
-    assert (recall.lr, recall.interval, recall.num_updates) == (0.011, 13, 3)
-    assert (recall.batch_size, recall.anneal_frames, recall.state_batch_size) == (17, 99, 77)
-    assert recall.model_optimizer.param_groups[0]["lr"] == 0.012
-    assert (recall.num_model_updates, recall.state_fraction) == (5, 0.75)
-    assert recall.state_predictor_data == "top"
-    assert recall.trajectory_filter.num_trajectories == 4
-    assert recall.trajectory_filter.return_threshold == 1.5
-    assert recall.backtracking_buffer.storage.max_size == 1333
-
-
-def test_recall_imitates_with_the_parameters_of_the_host():
-    env, config, sac = build()
-    recall = make_recall(env, config, sac, CPU)
-    hosts = {p.data_ptr() for p in sac.loss_module.actor_network_params.parameters()}
-    imitated = {p.data_ptr() for g in recall.optimizer.param_groups for p in g["params"]}
-    assert imitated == hosts
-    assert all(p is not q for g in recall.model_optimizer.param_groups for p in g["params"]
-               for q in sac.loss_module.parameters())  # fmt: skip

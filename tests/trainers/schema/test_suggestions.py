@@ -14,7 +14,7 @@ from torchrl_recall.trainers.schema.suggestions import closest
     [
         ("sac.gama", ["sac.gamma"]),
         ("recall.trace_lenght", ["recall.trace_length"]),
-        ("recall.lenght", ["recall.trace_length"]),  # by a word of it
+        ("recall.lengthy", ["recall.trace_length"]),  # by a word of it
         ("run_dirs", ["run_dir"]),
         ("recall.clamp_actions", ["backtracking.clamp_actions"]),  # in another group
         ("total_frame", ["collector.total_frames"]),

@@ -121,7 +121,7 @@ def test_a_mistake_is_named(override, words):
 
 def test_all_mistakes_are_named_at_once():
     mistakes = [
-        "collector.total_frames=-5", "recall.method=x", "optim.lr=nan", "+recall.lenght=3",
+        "collector.total_frames=-5", "recall.method=x", "optim.lr=nan", "+recall.lengthy=3",
         "env.name=???", "checkpoint.keep='${nope}'", "backtracking.num_cells=[16,0,a]",
     ]  # fmt: skip
     with pytest.raises(ConfigError) as error:
@@ -133,7 +133,7 @@ def test_all_mistakes_are_named_at_once():
         "  collector.total_frames must be positive, got -5.",
         "  configuration key 'checkpoint.keep': Interpolation key 'nope' not found.",
         "  configuration key 'env.name': a value is missing.",
-        "  configuration key 'recall.lenght': unknown; did you mean recall.trace_length?",
+        "  configuration key 'recall.lengthy': unknown; did you mean recall.trace_length?",
         "  optim.lr must be a finite number, got nan.",
         "  recall.method must be one of recall, none, self_imitation; got 'x'.",
     ]

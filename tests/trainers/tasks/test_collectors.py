@@ -9,16 +9,14 @@ import torch
 from recipe_fixtures import configure, load, short, summary, tiny, train
 from tensordict.nn import TensorDictModule
 from torchrl.collectors import Collector
-from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import ExplorationType
 
-from torchrl_recall.trainers.hosts.sac import make_sac
-from torchrl_recall.trainers.schema.parts import ConfigError
+from torchrl_recall.trainers.hosts.sac import SAC
+from torchrl_recall.trainers.schema import ConfigError
 from torchrl_recall.trainers.tasks.collectors import (
     StepCollector,
     make_collector,
     make_policy,
-    write,
 )
 from torchrl_recall.trainers.tasks.gym import make_env
 
@@ -33,7 +31,7 @@ def _here(tmp_path, monkeypatch):
 def build(seed: int, name: str = "Hopper-v5", **frames):
     env = make_env(name)
     torch.manual_seed(0)
-    actor = make_sac(env, configure(tiny()), CPU).actor
+    actor = SAC(env, configure(tiny()), CPU).actor
     env.set_seed(seed)
     frames = {"frames_per_batch": 1, "total_frames": 100, "init_random_frames": 5} | frames
     policy = make_policy(actor, ExplorationType.RANDOM, compile=False)
@@ -48,7 +46,7 @@ def collect(collector, n):
 def test_frames_are_those_of_torchrls_collector(frames_per_batch):
     name = short("Hopper-v5")  # 60 steps cross several ends of episodes
     env = make_env(name)
-    actor = make_sac(env, configure(tiny()), CPU).actor
+    actor = SAC(env, configure(tiny()), CPU).actor
     policy = make_policy(actor, ExplorationType.DETERMINISTIC, compile=False)
     sizes = {"frames_per_batch": frames_per_batch, "total_frames": 63, "init_random_frames": 0}
     env.set_seed(3)
@@ -83,7 +81,7 @@ def test_random_frames_come_first_and_the_number_of_frames_is_kept():
 @pytest.mark.parametrize("exploration", [ExplorationType.RANDOM, ExplorationType.DETERMINISTIC])
 def test_compiled_policies_are_eager_ones(exploration):
     env = make_env("Hopper-v5")
-    actor = make_sac(env, configure(tiny()), CPU).actor
+    actor = SAC(env, configure(tiny()), CPU).actor
     policies = [make_policy(actor, exploration, compile=compile) for compile in (False, True)]
     observations = torch.randn(5, 11)
     with warnings.catch_warnings():
@@ -137,7 +135,7 @@ def test_several_environments_fill_one_batch():
     config = configure(
         tiny(collector__num_envs=2, collector__frames_per_batch=8, collector__total_frames=96)
     )
-    actor = make_sac(env, config, CPU).actor
+    actor = SAC(env, config, CPU).actor
     collector = make_collector(env, actor, config, CPU)
     data = [batch.clone() for batch in collector]
     collector.shutdown()
@@ -159,20 +157,7 @@ def test_a_run_with_several_environments_goes_on_in_new_episodes(tmp_path):
     assert train(run, words) == 0
     assert summary(run)["frames"] == 160
     _, state = load(run)
-    assert len(state["replay_buffer"]["rows"]) == state["recall"]["frames"] == 160
+    assert len(state["replay_buffer"]["rows"]) == state["recall"]["schedule"]["frames"] == 160
     with pytest.warns(UserWarning, match="new episodes"):
         train(run, [*words, "collector.total_frames=240", "resume=auto"])
     assert summary(run)["frames"] == 240
-
-
-@pytest.mark.parametrize("frames_per_batch", [1, 3])
-def test_frames_are_written_as_a_buffer_is_extended(frames_per_batch):
-    ours, theirs = (ReplayBuffer(storage=LazyTensorStorage(5)) for _ in range(2))
-    collector = build(0, frames_per_batch=frames_per_batch)
-    for _ in range(4):  # round the end of the buffer
-        data = collector.collect()
-        write(ours, data)
-        theirs.extend(data.reshape(-1))
-    assert len(ours) == len(theirs) == min(5, 4 * frames_per_batch)
-    assert (ours[:] == theirs[:]).all()
-    assert ours.writer._cursor == theirs.writer._cursor

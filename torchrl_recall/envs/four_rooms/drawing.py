@@ -21,7 +21,7 @@ def draw(
     """Draw a grid: walls black, the goal green, agents orange, traces as red dots.
 
     Args:
-        layout: of the grid.
+        layout: the grid.
 
     Keyword Args:
         agents: cells of agents, any shape.

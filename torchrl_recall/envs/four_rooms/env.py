@@ -38,12 +38,12 @@ class FourRoomsEnv(EnvBase):
         size: cells along each side, walls included.
 
     Keyword Args:
-        start: where episodes begin.
+        start: cells in which episodes begin.
         goal: cell of the goal (row, column).
         slip: probability of a random direction.
         blocked: further wall cells.
         max_steps: steps of an episode at most; ``10 * size`` by default.
-        batch_size: of the environments.
+        batch_size: batch shape of the environments.
         streams: random numbers of each seed; seeds share the batch equally, in order. Torch's
             generator by default.
 

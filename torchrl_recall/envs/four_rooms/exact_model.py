@@ -38,7 +38,7 @@ class ExactPredecessors(nn.Module):
     where the action bumps into a wall.
 
     Args:
-        layout: of the grid.
+        layout: the grid.
 
     Examples:
         >>> from torchrl_recall.envs import ExactPredecessors, FourRoomsLayout
@@ -171,7 +171,7 @@ class PossibleActions(nn.Module):
     """Backward policy's logits, minus infinity for actions that cannot lead into the cell.
 
     Args:
-        network: from following cells, shape ``[*batch]``, to logits, shape ``[*batch, 4]``.
+        network: maps following cells, shape ``[*batch]``, to logits, shape ``[*batch, 4]``.
         possible: True for actions that can lead into a cell, shape ``[num_cells, 4]``, or
             ``[num_seeds, num_cells, 4]`` for stacked networks, which share the batch equally, in
             order. The tensor is not copied: change it in place to update the mask. A row without
@@ -222,11 +222,11 @@ class DisplacementPredictor(nn.Module):
 
     .. math:: q(s_t \mid a_t, s_{t+1}) = q(\Delta s_t = s_t - s_{t+1} \bmod n \mid a_t, s_{t+1})
 
-    Predicting the displacement generalises: what an action does in one cell carries over to unseen
+    Predicting the displacement generalises: an action's effect in one cell carries over to unseen
     cells.
 
     Args:
-        network: from indices :math:`a_t` and :math:`s_{t+1}` to logits of the n displacements.
+        network: maps indices :math:`a_t` and :math:`s_{t+1}` to logits of the n displacements.
         num_cells: n.
 
     Examples:
@@ -262,7 +262,7 @@ def four_rooms_model(
     r"""Build a backtracking model of the grid from networks, with exact or learned dynamics.
 
     Args:
-        layout: of the grid.
+        layout: the grid.
         backward_policy: network of the index :math:`s_{t+1}` that returns four logits.
         state_predictor: network of the indices :math:`a_t` and :math:`s_{t+1}` that returns a
             logit for each cell; None takes the exact reverse dynamics.

@@ -26,7 +26,7 @@ class FourRoomsGymEnv(gymnasium.Env):
 
     Args:
         size: cells along each side, walls included.
-        start: where episodes begin.
+        start: cells in which episodes begin.
         goal: cell of the goal (row, column).
         slip: probability of a random direction.
         max_steps: steps of an episode at most; ``10 * size`` by default.

@@ -30,8 +30,9 @@ class FourRoomsLayout:
         size: cells along each side, walls included; odd and at least 5.
 
     Keyword Args:
-        start: where episodes begin: ``"opposite"``, uniformly in the room diagonally opposite the
-            goal's; ``"uniform"``, in any free cell but the goal; or a cell (row, column).
+        start: cells in which episodes begin: ``"opposite"``, uniformly in the room diagonally
+            opposite the goal's; ``"uniform"``, in any free cell but the goal; or a cell (row,
+            column).
         goal: cell of the goal (row, column); the bottom right corner by default.
         slip: probability in [0, 1) that a step goes in a direction drawn uniformly from all four.
         blocked: further wall cells, such as a door to close.

@@ -178,7 +178,7 @@ class Oracle:
         :math:`\mathrm{KL}(p(\tau \mid R > L) \,\|\, q(\tau))`.
 
         Args:
-            posterior: from :meth:`posterior`.
+            posterior: result of :meth:`posterior`.
 
         Returns:
             Shape ``[*batch, num_cells, 4]``; zeros for cells that no such trajectory enters.
@@ -190,7 +190,7 @@ class Oracle:
         r"""Average :math:`\mathrm{KL}(p(a_t \mid s_{t+1}, R > L) \,\|\, q)` over steps, in nats.
 
         Args:
-            posterior: from :meth:`posterior`.
+            posterior: result of :meth:`posterior`.
             backward_policy: table :math:`q(a_t \mid s_{t+1})`, ``[*batch, num_cells, 4]``.
 
         Returns:
@@ -284,7 +284,7 @@ class Oracle:
         """Return the model's log-probability of each transition of the grid.
 
         Args:
-            model: of the grid.
+            model: a backtracking model of the grid.
             num_seeds: number of stacked models that it holds; None for a single model.
 
         Returns:

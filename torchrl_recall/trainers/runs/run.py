@@ -39,6 +39,7 @@ PartsT = TypeVar("PartsT", bound=Parts)
 _MAY_CHANGE = (
     "resume",
     "run_dir",
+    "compile_from_frames",
     "collector.total_frames",
     "recall.anneal_frames",
     "eval",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torchrl_recall.trainers.schema.group import Group
 from torchrl_recall.trainers.schema.parts import (
@@ -101,8 +101,6 @@ class GoalTracesConfig(RecallConfig):
 
 class GoalGANRecallConfig(RunConfig):
     """Configuration of ``recipes/goal_gan_recall.py``."""
-
-    compile_from_frames: ClassVar[int] = 5_000_000
 
     host: Literal["trpo", "hindsight_sac"]
     env: GoalTaskConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torchrl_recall.trainers.schema.group import Group
 from torchrl_recall.trainers.schema.parts import (
@@ -63,8 +63,6 @@ class OnPolicyTracesConfig(RecallConfig):
 
 class OnPolicyRecallConfig(RunConfig):
     """Keys shared by ``recipes/trpo_recall.py`` and ``recipes/ppo_recall.py``."""
-
-    compile_from_frames: ClassVar[int] = 50_000
 
     env: EnvConfig
     collector: OnPolicyCollectorConfig

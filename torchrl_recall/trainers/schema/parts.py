@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -70,19 +70,13 @@ class LoggerConfig(Group):
 
 
 class RunConfig(Group):
-    """Settings shared by recipes that train one seed on one device.
-
-    Attributes:
-        compile_from_frames: frames from which ``compile: null`` compiles, since they pay back the 20
-            to 60 s that it takes.
-    """
-
-    compile_from_frames: ClassVar[int]
+    """Settings shared by recipes that train one seed on one device."""
 
     seed: CountOrZero
     device: Literal["auto", "cpu", "cuda"]
     torch_threads: Count
     compile: bool | None
+    compile_from_frames: Count
     run_dir: Text
     resume: Resume
     checkpoint: CheckpointConfig

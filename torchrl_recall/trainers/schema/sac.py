@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -58,8 +58,6 @@ class SACTracesConfig(RecallConfig):
 
 class SACRecallConfig(RunConfig):
     """Configuration of ``recipes/sac_recall.py``."""
-
-    compile_from_frames: ClassVar[int] = 10_000
 
     matmul_precision: Literal["highest", "high", "medium"]
     profile: bool

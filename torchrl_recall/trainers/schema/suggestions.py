@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 __all__ = ["closest"]
 
-_LEAST_RATIO = 0.75  # of characters that agree; "lenght" and "length" have 0.83
+_LEAST_RATIO = 0.75  # of characters that agree; "gama" and "gamma" have 0.89
 
 
 def closest(key: str, schema: type[BaseModel], *, is_group: bool) -> list[str]:

@@ -1,0 +1,122 @@
+"""State of a MuJoCo task: it goes on bitwise, and each part of the state is needed."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from recipe_fixtures import short
+from tensordict import TensorDict
+
+from torchrl_recall.trainers.tasks.gym import make_env
+from torchrl_recall.trainers.tasks.mujoco_state import env_state_dict, load_env_state_dict
+
+TASKS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
+
+
+def roll(env, actions) -> list[torch.Tensor]:
+    """Everything that an environment returns, the observations after resets among it."""
+    out = []
+    for action in actions:
+        step, after = env.step_and_maybe_reset(TensorDict({"action": action}, env.batch_size))
+        after_step = step["next"]
+        out += [after_step[key].clone() for key in ("observation", "reward", "done", "terminated")]
+        out.append(after["observation"].clone())
+    return out
+
+
+def same(first, second) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def saved_in_mid_run(name):
+    """The state after thirty random steps, and sixty actions with what they lead to."""
+    torch.manual_seed(0)
+    env = make_env(short(name))
+    env.set_seed(1)
+    env.reset()
+    roll(env, [env.action_spec.rand() for _ in range(30)])
+    state = env_state_dict(env)
+    actions = [env.action_spec.rand() for _ in range(60)]
+    return state, actions, roll(env, actions)
+
+
+def fresh_env(name):
+    env = make_env(short(name))
+    env.set_seed(999)
+    env.reset()
+    return env
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def mid_run(request):
+    return request.param, *saved_in_mid_run(request.param)
+
+
+def test_restored_task_goes_on_bitwise(mid_run):
+    name, state, actions, expected = mid_run
+    env = fresh_env(name)
+    assert load_env_state_dict(env, state) is True
+    assert same(roll(env, actions), expected)
+    assert any(bool(value) for value in expected[2::5]), "no reset was crossed"
+
+
+def test_a_fresh_task_does_not_go_on_like_the_saved_one(mid_run):
+    name, _, actions, expected = mid_run
+    assert not same(roll(fresh_env(name), actions), expected)
+
+
+def test_state_does_not_change_with_the_task_that_it_was_read_from(mid_run):
+    name, state, _, _ = mid_run
+    env = fresh_env(name)
+    load_env_state_dict(env, state)
+    before = env_state_dict(env)
+    copied = np.concatenate([before["integration"], before["derived"]["xpos"].ravel()])
+    roll(env, [env.action_spec.rand() for _ in range(5)])
+    after = np.concatenate([before["integration"], before["derived"]["xpos"].ravel()])
+    assert np.array_equal(copied, after)
+
+
+@pytest.mark.parametrize("name", ["Ant-v5", "Humanoid-v5"])
+def test_derived_arrays_are_needed(name):
+    state, actions, expected = saved_in_mid_run(name)
+    env = fresh_env(name)
+    load_env_state_dict(env, state | {"derived": {}})
+    assert not same(roll(env, actions), expected)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_random_generator_is_needed(name):
+    state, actions, expected = saved_in_mid_run(name)
+    env = fresh_env(name)
+    load_env_state_dict(env, state | {"np_random": env_state_dict(env)["np_random"]})
+    assert not same(roll(env, actions), expected)
+
+
+def test_elapsed_steps_are_needed():
+    state, actions, expected = saved_in_mid_run("HalfCheetah-v5")
+    env = fresh_env("HalfCheetah-v5")
+    load_env_state_dict(env, state | {"elapsed_steps": 0})
+    assert not same(roll(env, actions), expected)
+
+
+def test_a_task_without_mujoco_cannot_be_saved_and_says_so():
+    env = make_env("Pendulum-v1")
+    env.reset()
+    assert env_state_dict(env) is None
+    with pytest.warns(UserWarning, match=r"Pendulum-v1 is not a MuJoCo task.*new episode"):
+        assert load_env_state_dict(env, None) is False
+
+
+def test_mujoco_tasks_restore_without_a_warning():
+    env = fresh_env("Hopper-v5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_env_state_dict(env, env_state_dict(env)) is True
