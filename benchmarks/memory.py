@@ -1,4 +1,4 @@
-"""Resident memory over a run of the recipe, and how often it compiled anything anew.
+"""Resident memory over a run of the recipe, and how often it recompiled anything.
 
     python benchmarks/memory.py env=HalfCheetah-v5 recall=backtracking frames=50000 out=runs/memory
 
@@ -26,13 +26,13 @@ DEFAULTS = {
 
 
 def resident_megabytes(pid: int) -> float:
-    """What the process holds in memory now."""
+    """Read what the process holds in memory now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def frames_and_seconds(path: Path) -> tuple[list[float], list[float]]:
-    """When the run's evaluations were."""
+    """Read the frames and seconds of the run's evaluations."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [float(row["frames"]) for row in rows], [float(row["wall_seconds"]) for row in rows]

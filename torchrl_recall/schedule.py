@@ -44,14 +44,14 @@ class Schedule:
 
     @property
     def share(self) -> float:
-        """Share of a round's strength that annealing leaves, in [0, 1]."""
+        """Return the share of a round's strength that annealing leaves, in [0, 1]."""
         if self.anneal_frames is None:
             return 1.0
         return max(0.0, 1.0 - self.frames / self.anneal_frames)
 
     @property
     def due(self) -> bool:
-        """Whether a round is due."""
+        """Say whether a round is due."""
         return self.frames - self._last_round >= self.interval
 
     def advance(self, num_frames: int) -> None:

@@ -12,7 +12,7 @@ from runs.four_rooms import experiment, ratio, table
 
 
 def name(num_updates: int, trace_length: int) -> str:
-    """The method of a point of the figure."""
+    """Return the method of a point of the figure."""
     return f"exact+recall.num_updates={num_updates}+recall.trace_length={trace_length}"
 
 

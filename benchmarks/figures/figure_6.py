@@ -1,4 +1,4 @@
-"""Figure 6: TRPO with recall traces against TRPO, PPO likewise, and self-imitation beside both.
+"""Figure 6: TRPO and PPO with recall traces, alone, and with self-imitation.
 
     python benchmarks/figures/figure_6.py seeds=5 first_seed=0 out=runs/figure_6
 

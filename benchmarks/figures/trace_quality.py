@@ -58,7 +58,7 @@ def restore(run_dir: Path) -> tuple[GoalGANRecallConfig, GoalGANStates, Recall]:
 
 @torch.no_grad()
 def replay(config: GoalGANRecallConfig, states: Tensor, actions: Tensor) -> Tensor:
-    """Where actions ``[num, steps, action_dim]`` lead from states ``[num, state_dim]``."""
+    """Take actions ``[num, steps, action_dim]`` from states ``[num, state_dim]``."""
     env = make_goal_env(config, len(states))
     env.set_goals(env.goal_of_state(states))
     now = env.reset(TensorDict({"observation": states}, [len(states)]), set_state=True)
@@ -67,9 +67,9 @@ def replay(config: GoalGANRecallConfig, states: Tensor, actions: Tensor) -> Tens
     return now["observation"]
 
 
-def exact_start(env: PointMassEnv, seeds: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the exact reverse dynamics lead back to, and whether they could."""
-    states, led = seeds, torch.ones(len(seeds), dtype=torch.bool)
+def exact_start(env: PointMassEnv, ends: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Follow the exact reverse dynamics; return the states, and whether they were possible."""
+    states, led = ends, torch.ones(len(ends), dtype=torch.bool)
     for action in reversed(actions.unbind(1)):
         states, possible = env.reverse_step(states, action)
         led &= possible
@@ -77,12 +77,12 @@ def exact_start(env: PointMassEnv, seeds: Tensor, actions: Tensor) -> tuple[Tens
 
 
 def measure(run_dir: Path, num_traces: int, lengths: list[int]) -> Iterator[tuple[int, str, float]]:
-    """Length, metric and value of a run's traces."""
+    """Yield length, metric and value of a run's traces."""
     config, goals, recall = restore(run_dir)
     torch.manual_seed(config.seed)
     goals.num_states = num_traces
-    seeds = goals()["observation"]
-    traces = recall.generate(TensorDict({"observation": seeds}, [len(seeds)]))
+    ends = goals()["observation"]
+    traces = recall.generate(TensorDict({"observation": ends}, [len(ends)]))
     loss = recall.imitate.loss
     low, high = loss.action_low, loss.action_high
     env = make_goal_env(config, 1)
@@ -91,22 +91,22 @@ def measure(run_dir: Path, num_traces: int, lengths: list[int]) -> Iterator[tupl
         valid = env.is_valid(start)
         yield k, "left the support", 1 - float(valid.float().mean())
         if valid.any():
-            yield k, "displacement", distance(env, start[valid], seeds[valid])
+            yield k, "displacement", distance(env, start[valid], ends[valid])
             end = replay(config, start[valid], actions[valid])
-            yield k, "landing error", distance(env, end, seeds[valid])
+            yield k, "landing error", distance(env, end, ends[valid])
         if isinstance(env, PointMassEnv):
-            exact, led = exact_start(env, seeds, actions)
+            exact, led = exact_start(env, ends, actions)
             end = replay(config, exact[led], actions[led])
-            yield k, "exact landing error", distance(env, end, seeds[led])
+            yield k, "exact landing error", distance(env, end, ends[led])
 
 
-def distance(env: GoalEnv, states: Tensor, seeds: Tensor) -> float:
-    """Mean Euclidean distance of goals."""
-    return float((env.goal_of_state(states) - env.goal_of_state(seeds)).norm(dim=-1).mean())
+def distance(env: GoalEnv, states: Tensor, ends: Tensor) -> float:
+    """Compute the mean Euclidean distance of goals."""
+    return float((env.goal_of_state(states) - env.goal_of_state(ends)).norm(dim=-1).mean())
 
 
 def table(quality: Quality) -> str:
-    """Markdown: a row for each task and length."""
+    """Format a row for each task and length as Markdown."""
     lines = ["| task | steps | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
     for task, k in dict.fromkeys((task, k) for task, k, _ in quality):
         cells = (quality.get((task, k, metric)) for metric in METRICS)
@@ -116,7 +116,7 @@ def table(quality: Quality) -> str:
 
 
 def draw(config: DictConfig, quality: Quality) -> None:
-    """``trace_quality.png``: a panel for each task."""
+    """Draw ``trace_quality.png``: a panel for each task."""
     tasks = list(dict.fromkeys(task for task, _, _ in quality))
     figure = Figure(figsize=(4 * len(tasks), 3.4), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
@@ -126,7 +126,7 @@ def draw(config: DictConfig, quality: Quality) -> None:
             axes.plot(lengths, [b.value for b in bands], color=f"C{color}", label=metric)
             edges = [b.low for b in bands], [b.high for b in bands]
             axes.fill_between(lengths, *edges, color=f"C{color}", alpha=0.2)
-        axes.set(title=task, xlabel="steps before the seed", ylim=(0, None))
+        axes.set(title=task, xlabel="steps before the end state", ylim=(0, None))
         axes.set_ylabel("distance, environment units")
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)

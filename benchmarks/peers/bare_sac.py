@@ -58,7 +58,7 @@ def _adam_state(parameters) -> tuple[Layers, Layers, Tensor]:
 
 
 def _act(actor: Layers, observation: Tensor) -> tuple[Tensor, Tensor]:
-    """A squashed Gaussian's action and its log-density."""
+    """Draw a squashed Gaussian's action; return its log-density too."""
     loc, log_scale = _mlp(actor, observation).chunk(2, -1)
     log_scale = log_scale.clamp(-20, 2)
     noise = torch.randn_like(loc)
@@ -141,12 +141,12 @@ class BareSAC:
                 self.update(*self.sample())
 
     def sample(self) -> list[Tensor]:
-        """A batch of 256."""
+        """Draw a batch of 256."""
         index = torch.randint(self.frames, (256,))
         return [column.index_select(0, index) for column in self.data]
 
     def update(self, *data: Tensor) -> None:
-        """One gradient step of actor, critics and entropy coefficient, then the targets."""
+        """Take one gradient step of actor, critics and entropy coefficient, then of the targets."""
         self._graph(self.parameters, self.targets, self.state, *data)
 
 
@@ -163,7 +163,7 @@ def _gaussian_sample(out: Tensor) -> Tensor:
 
 
 def bare_model_update(obs_dim: int, act_dim: int) -> Callable[..., None]:
-    """One step of Eq. 2: ``update(observation, action, following)`` of standardised tensors."""
+    """Make a step of Eq. 2, ``update(observation, action, following)`` of standardised tensors."""
     parameters = (
         _layers(obs_dim, 128, 128, 2 * act_dim),
         _layers(act_dim + obs_dim, 128, 128, 2 * obs_dim),
@@ -187,7 +187,7 @@ def bare_model_update(obs_dim: int, act_dim: int) -> Callable[..., None]:
 
 
 def bare_imitation_update(obs_dim: int, act_dim: int) -> Callable[..., None]:
-    """One step of Eq. 3 for a squashed Gaussian: ``update(observation, action)``."""
+    """Make a step of Eq. 3 for a squashed Gaussian, ``update(observation, action)``."""
     actor = _layers(obs_dim, 256, 256, 2 * act_dim)
     state = _adam_state(actor)
 
@@ -234,7 +234,7 @@ class BareTraces:
 
     @torch.no_grad()
     def generate(self, seeds: Tensor, trace_length: int) -> tuple[Tensor, Tensor]:
-        """States ``[seeds, length + 1, obs_dim]`` and actions, in forward time."""
+        """Generate states ``[num, length + 1, obs_dim]`` and actions, in forward time."""
         states, actions = [seeds], []
         for _ in range(trace_length):
             action, state = self._graph(self.layers, self.norm, states[-1])

@@ -28,7 +28,7 @@ class Critic(nn.Module):
         self.fc3 = nn.Linear(256, 1)
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Shape ``[batch]``."""
+        """Return values of shape ``[batch]``."""
         hidden = F.relu(self.fc1(torch.cat([observation, action], 1)))
         return self.fc3(F.relu(self.fc2(hidden))).flatten()
 
@@ -49,7 +49,7 @@ class Actor(nn.Module):
         self.register_buffer("bias", torch.as_tensor((space.high + space.low) / 2).float())
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """An action and its log-density."""
+        """Draw an action; return its log-density too."""
         hidden = F.relu(self.fc2(F.relu(self.fc1(observation))))
         log_std = -5.0 + 3.5 * (torch.tanh(self.fc_logstd(hidden)) + 1.0)
         normal = torch.distributions.Normal(self.fc_mean(hidden), log_std.exp())

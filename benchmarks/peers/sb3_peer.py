@@ -25,7 +25,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 
 def make_peer(algorithm: str, env: gymnasium.Env, seed: int) -> BaseAlgorithm:
-    """An agent with the settings of the recipe of that name."""
+    """Make an agent with the settings of the recipe of that name."""
     common: dict[str, Any] = {"env": env, "seed": seed, "device": "cpu"}
     if algorithm == "sac":
         return SAC(

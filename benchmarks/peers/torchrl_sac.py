@@ -99,7 +99,7 @@ class TorchRLSAC:
                     self.update(self.replay_buffer.sample())
 
     def update(self, data) -> None:
-        """One gradient step."""
+        """Take one gradient step."""
         losses = self.loss_module(data)
         (losses["loss_actor"] + losses["loss_qvalue"] + losses["loss_alpha"]).sum().backward()
         self.optimizer.step()

@@ -87,7 +87,7 @@ class TopTrajectories:
 
     @property
     def ready(self) -> bool:
-        """Whether a trajectory better than another has been seen: else none is known to be good."""
+        """Say whether a trajectory better than another has been seen; until then none is good."""
         return self.filter.best_return > self.filter.lowest_return
 
     def extend(self, data: TensorDictBase) -> int:

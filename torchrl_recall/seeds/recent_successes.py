@@ -78,7 +78,7 @@ class RecentSuccesses:
 
     @property
     def ready(self) -> bool:
-        """Whether to learn: always, since dynamics are learned from all experience."""
+        """Return True: dynamics are learned from all experience, before any success."""
         return True
 
     @property

@@ -37,7 +37,7 @@ COLUMNS = ("figure", "task", "method", "seed", "frames", "metric", "value")
 
 
 def options(defaults: Mapping[str, Any]) -> DictConfig:
-    """Options of the command line, over the defaults; exits at an unknown one."""
+    """Read options of the command line over the defaults; exit at an unknown one."""
     config = OmegaConf.merge(OmegaConf.create(dict(defaults)), OmegaConf.from_cli())
     if unknown := set(config) - set(defaults):
         sys.exit(f"unknown keys {sorted(map(str, unknown))}; there are {sorted(defaults)}")
@@ -46,7 +46,7 @@ def options(defaults: Mapping[str, Any]) -> DictConfig:
 
 
 def command() -> str:
-    """The command that makes the figure, without where its files go."""
+    """Return the command that makes the figure, without the folder of its files."""
     words = [word for word in sys.argv[1:] if not word.startswith(("out=", "collect=", "jobs="))]
     return " ".join([f"python benchmarks/figures/{Path(sys.argv[0]).name}", *words])
 
@@ -116,7 +116,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean with its bootstrap 95 % interval; the range where seeds are too few to resample."""
+    """Compute the mean with its bootstrap 95 % interval; few seeds give their range."""
     mean = float(np.mean(values))
     if len(values) < 3 or np.ptp(values) == 0:
         return Interval(mean, min(values), max(values))
@@ -127,14 +127,14 @@ def interval(values: Sequence[float]) -> Interval:
 def paired_ratio(
     baseline: Mapping[int, float | None], method: Mapping[int, float | None], *, limit: float
 ) -> Interval:
-    """Geometric mean over seeds of baseline / method, with its bootstrap 95 % interval.
+    """Compute the geometric mean over seeds of baseline / method, with its 95 % interval.
 
     Above one the method needs fewer frames. Seeds of both are paired; where one did not reach the
     target, it counts as if it had at the limit, so the true ratio is farther from one, or as far.
 
     Args:
         baseline: frames to the target for each seed; None where it was not reached.
-        method: likewise.
+        method: frames to the target for each seed; None where it was not reached.
         limit: frames at which runs ended.
 
     Raises:
@@ -149,13 +149,13 @@ def paired_ratio(
 
 
 def geometric_mean_ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
-    """Geometric mean of ratios of pairs, with its bootstrap 95 % interval."""
+    """Compute the geometric mean of ratios of pairs, with its bootstrap 95 % interval."""
     found = interval([np.log(a / b) for a, b in zip(above, below, strict=True)])
     return Interval(*(float(np.exp(x)) for x in (found.value, found.low, found.high)))
 
 
 def quartiles(values: Iterable[float | None]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile; infinite where seeds that failed decide them."""
+    """Compute quartiles and median; infinite where seeds that failed decide them."""
     known = [np.inf if value is None else value for value in values]
     low, median, high = np.quantile(known, [0.25, 0.5, 0.75], method="nearest")
     return float(low), float(median), float(high)

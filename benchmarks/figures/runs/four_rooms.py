@@ -67,7 +67,7 @@ Results = dict[tuple[str, str], Runs]
 
 
 def tasks_of(config: DictConfig) -> list[str]:
-    """Every size with every start."""
+    """List every size with every start."""
     starts = [config.start] if isinstance(config.start, str) else config.start
     return [f"{size}_{start}" for start, size in itertools.product(starts, config.sizes)]
 
@@ -131,7 +131,7 @@ def experiment(
 
 
 def rows(figure: str, results: Results) -> Iterator[tuple]:
-    """Long form: frames to the target and every tenth evaluation."""
+    """Yield rows in long form: frames to the target and every tenth evaluation."""
     for (task, method), runs in results.items():
         last = runs.frames[-1]
         for seed, frames in runs.frames_to_target.items():
@@ -143,13 +143,13 @@ def rows(figure: str, results: Results) -> Iterator[tuple]:
 
 
 def ratio(results: Results, task: str, baseline: str, method: str, limit: float) -> Interval:
-    """How many times fewer frames the method needs than the baseline."""
+    """Compute how many times fewer frames the method needs than the baseline."""
     to_target = (results[task, name].frames_to_target for name in (baseline, method))
     return paired_ratio(*to_target, limit=limit)
 
 
 def table(results: Results, baseline: str, limit: float) -> str:
-    """Markdown: frames to the target, and paired ratios over a baseline."""
+    """Format frames to the target, and paired ratios over a baseline, as Markdown."""
     lines = [
         "| task | method | converged | frames to target, median [quartiles] | "
         f"times faster than {baseline} [95 %] |",
@@ -167,7 +167,7 @@ def table(results: Results, baseline: str, limit: float) -> str:
 
 
 def curve(axes: Axes, runs: Runs, label: str, color: str) -> None:
-    """Mean over seeds of the share of the optimal return, with its 95 % interval."""
+    """Draw the mean over seeds of the share of the optimal return, with its 95 % interval."""
     every = max(1, len(runs.frames) // 60)
     frames, returns = runs.frames[::every], runs.returns[::every]
     bands = [interval(row) for row in returns]
@@ -178,7 +178,7 @@ def curve(axes: Axes, runs: Runs, label: str, color: str) -> None:
 
 
 def curves(config: DictConfig, results: Results, caption: str) -> None:
-    """``figure.png``: a panel for each task, a curve for each method."""
+    """Draw ``figure.png``: a panel for each task, a curve for each method."""
     tasks = list(dict.fromkeys(task for task, _ in results))
     columns = min(4, len(tasks))
     figure = Figure(figsize=(4 * columns, 3.4 * -(-len(tasks) // columns)), layout="constrained")

@@ -90,7 +90,7 @@ def experiment(defaults: Mapping[str, Any]) -> tuple[DictConfig, Results]:
 
 
 def rows(figure: str, results: Results) -> Iterator[tuple]:
-    """Long form: frames to the target, and coverage at every evaluation."""
+    """Yield rows in long form: frames to the target, and coverage at every evaluation."""
     for (task, method), runs in results.items():
         for seed, frames in runs.frames_to_target.items():
             yield figure, task, method, seed, runs.frames[-1], "frames_to_target", frames
@@ -100,7 +100,7 @@ def rows(figure: str, results: Results) -> Iterator[tuple]:
 
 
 def coverage_table(results: Results) -> str:
-    """Markdown: coverage half-way and at the end, mean, interval and each seed."""
+    """Format coverage half-way and at the end as Markdown: mean, interval and each seed."""
     lines = ["| task | method | steps | coverage [95 %] | of each seed |", "|---|---|---|---|---|"]
     for (task, method), runs in results.items():
         for i in (len(runs.frames) // 2 - 1, -1):
@@ -112,7 +112,7 @@ def coverage_table(results: Results) -> str:
 
 
 def curves(config: DictConfig, results: Results, caption: str) -> None:
-    """``figure.png``: a panel for each task, mean coverage and its interval for each method."""
+    """Draw ``figure.png``: a panel for each task, mean coverage and interval of each method."""
     tasks = list(dict.fromkeys(task for task, _ in results))
     methods = list(dict.fromkeys(method for _, method in results))
     columns = min(3, len(tasks))
@@ -139,7 +139,7 @@ def curves(config: DictConfig, results: Results, caption: str) -> None:
 
 
 def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6) -> None:
-    """``figure.png``: coverage through training, a row for each task and method."""
+    """Draw ``figure.png``: coverage through training, a row for each task and method."""
     figure = Figure(figsize=(2.4 * columns, 2.6 * len(results)), layout="constrained")
     panels = figure.subplots(len(results), columns, squeeze=False)
     for row, ((task, method), runs) in zip(panels, results.items(), strict=True):

@@ -73,20 +73,20 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
 
 
 def read(path: Path, frames: int) -> Curve:
-    """Frames and returns of the evaluations, up to a number of frames."""
+    """Read frames and returns of the evaluations, up to a number of frames."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if int(row["frames"]) <= frames]
     return [int(row["frames"]) for row in rows], [float(row["eval_return"]) for row in rows]
 
 
 def shared(seeds: dict[int, Curve]) -> dict[int, Curve]:
-    """The evaluations that every seed has reached, so that unfinished runs compare."""
+    """Keep the evaluations that every seed has reached, so that unfinished runs compare."""
     length = min(len(frames) for frames, _ in seeds.values())
     return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
 
 
 def gain(curves: Curves, task: str, method: str, baseline: str) -> Interval | None:
-    """Paired ratio of mean returns over training to a baseline beside the same host.
+    """Compute the paired ratio of mean returns over training to a baseline of the same host.
 
     Up to the last evaluation that both have reached; None where a mean is not positive.
     """
@@ -105,7 +105,7 @@ def gain(curves: Curves, task: str, method: str, baseline: str) -> Interval | No
 
 
 def table(curves: Curves) -> str:
-    """Markdown: final return and mean return over training, with intervals, and paired ratios."""
+    """Format final and mean returns with intervals, and paired ratios, as Markdown."""
     lines = [
         "| task | method | seeds | steps | last return [95 %] | mean over training [95 %] "
         "| ratio of means to none [95 %] | to self_imitation [95 %] |",
@@ -127,7 +127,7 @@ def table(curves: Curves) -> str:
 
 
 def draw(curves: Curves, path: Path, caption: str) -> None:
-    """One panel for each task: the mean, its interval and every seed."""
+    """Draw one panel for each task: the mean, its interval and every seed."""
     tasks = list(dict.fromkeys(task for task, _ in curves))
     figure = Figure(figsize=(5 * len(tasks), 4.2), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]

@@ -144,14 +144,14 @@ def _load(folder: Path) -> tuple[int, dict]:
 
 
 def _checkpoints(directory: Path) -> list[Path]:
-    """Newest first."""
+    """List the checkpoints, newest first."""
     if not directory.is_dir():
         return []
     return sorted((p for p in directory.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
 
 
 def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
-    """Plain JSON in which tensors are references into ``tensors``."""
+    """Turn a state into plain JSON in which tensors are references into ``tensors``."""
     if isinstance(node, torch.Tensor):
         tensor = node.detach().cpu().contiguous()
         if tensor.untyped_storage().nbytes() != tensor.nbytes or any(

@@ -68,11 +68,11 @@ class RunLog:
 
     @property
     def wall_seconds(self) -> float:
-        """Time since the run began, without the time between a stop and its resumption."""
+        """Return seconds since the run began, without those between a stop and its resumption."""
         return time.perf_counter() - self._start
 
     def steps_per_second(self, frames: int) -> float:
-        """Frames per second of the whole run, evaluations included."""
+        """Return frames per second of the whole run, evaluations included."""
         return frames / max(1e-9, self.wall_seconds)
 
     def progress(self, num_frames: int) -> None:
@@ -129,7 +129,7 @@ class RunLog:
 
 
 def installed(name: str) -> bool:
-    """Whether a library that is not required is there."""
+    """Say whether an optional library is installed."""
     try:
         return importlib.util.find_spec(name) is not None
     except ValueError:  # blocked on purpose

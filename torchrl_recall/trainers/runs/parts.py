@@ -67,7 +67,7 @@ class Evaluation(ABC):
 
     @property
     def reached_target(self) -> bool:
-        """Whether a target has been reached at which the run is to end."""
+        """Say whether a target has been reached at which the run is to end."""
         return False
 
     def metrics(self) -> Mapping[str, Any]:

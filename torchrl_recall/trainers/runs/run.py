@@ -194,7 +194,7 @@ class Run:
             config.compile = config.collector.total_frames >= config.compile_from_frames
 
     def _due(self, interval: int) -> bool:
-        """Whether a multiple of the interval was just passed, or the run is at its end."""
+        """Say whether a multiple of the interval was just passed, or the run is at its end."""
         if self.frames >= self.config.collector.total_frames:
             return True
         return interval > 0 and self.frames // interval > self._previous_frames // interval

@@ -160,7 +160,7 @@ class A2CRecallConfig(Group):
 
     @property
     def log_interval(self) -> int:
-        """Frames between rows of metrics.csv."""
+        """Return the frames between rows of metrics.csv."""
         return self.logger.interval
 
     def faults(self) -> Iterator[str]:

@@ -119,17 +119,17 @@ class GoalGANRecallConfig(RunConfig):
 
     @property
     def log_interval(self) -> int:
-        """Frames between rows of metrics.csv."""
+        """Return the frames between rows of metrics.csv."""
         return self.eval.interval
 
     @property
     def num_goals(self) -> int:
-        """Goals tried at a time."""
+        """Return the number of goals that are tried at a time."""
         return self.goal_gan.num_new + self.goal_gan.num_old
 
     @property
     def frames_per_batch(self) -> int:
-        """Frames between two updates of the policy."""
+        """Return the frames between two updates of the policy."""
         return self.num_goals * self.collector.num_rollouts * self.env.max_steps
 
     def faults(self) -> Iterator[str]:

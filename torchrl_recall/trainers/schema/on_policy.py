@@ -77,7 +77,7 @@ class OnPolicyRecallConfig(RunConfig):
 
     @property
     def log_interval(self) -> int:
-        """Frames between rows of metrics.csv."""
+        """Return the frames between rows of metrics.csv."""
         return self.eval.interval
 
     @abstractmethod

@@ -85,7 +85,7 @@ class RunConfig(Group):
     @property
     @abstractmethod
     def log_interval(self) -> int:
-        """Frames between rows of metrics.csv."""
+        """Return the frames between rows of metrics.csv."""
 
 
 class EnvConfig(Group):

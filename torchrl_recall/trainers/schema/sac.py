@@ -73,7 +73,7 @@ class SACRecallConfig(RunConfig):
 
     @property
     def log_interval(self) -> int:
-        """Frames between rows of metrics.csv."""
+        """Return the frames between rows of metrics.csv."""
         return self.eval.interval
 
     def faults(self) -> Iterator[str]:

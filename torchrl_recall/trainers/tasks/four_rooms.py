@@ -132,7 +132,7 @@ class ExactReturns(Evaluation):
 
     @property
     def reached_target(self) -> bool:
-        """Whether every seed has reached the target, at which the run is to end."""
+        """Say whether every seed has reached the target and the run is to end there."""
         return self.config.stop_at_target and None not in self.frames_to_target()
 
     def finish(self, run_dir: Path) -> dict[str, list[int | None]]:

@@ -13,7 +13,7 @@ __all__ = ["env_state_dict", "load_env_state_dict"]
 
 
 # Not part of MuJoCo's integration state, but read by observations and rewards before the next
-# step computes them anew.
+# step recomputes them.
 _DERIVED = (
     "xpos", "xipos", "xquat", "cfrc_ext", "cinert", "cvel", "qfrc_actuator", "subtree_com",
 )  # fmt: skip
