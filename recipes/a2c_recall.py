@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # libraries are imported where they are used, so that --help 
 
     from torchrl_recall.trainers.hosts.a2c import A2C
     from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.runs.run import Run
     from torchrl_recall.trainers.schema import A2CRecallConfig
 
 
@@ -66,27 +67,27 @@ def learn(
     return metrics | parts.recall.step(parts.replay_buffer)  # l.8-13
 
 
-def train(config: A2CRecallConfig) -> int:
-    """Run the recipe; return 0 when it is finished, 128 + n when signal n stopped it."""
+def train(config: A2CRecallConfig) -> Run:
+    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:
         parts = run.resume(build(config))
         for data in run.frames_from(parts.collector):  # l.4
             run.metrics |= learn(parts, data, config, run.frames)
-    return run.status
+    return run
 
 
 CONFIG = str(Path(__file__).parent / "config" / "four_rooms")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="a2c_recall")
-def main(cfg: DictConfig) -> None:
-    """Check the configuration and train."""
+def main(cfg: DictConfig) -> float | None:
+    """Check the configuration and train; return the final return to sweepers."""
     from torchrl_recall.trainers.runs.launch import launch
     from torchrl_recall.trainers.schema import A2CRecallConfig
 
-    launch(train, cfg, A2CRecallConfig)
+    return launch(train, cfg, A2CRecallConfig)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # libraries are imported where they are used, so that --help 
     import torch
     from tensordict import TensorDictBase
 
+    from torchrl_recall.trainers.runs.run import Run
     from torchrl_recall.trainers.schema import GoalGANRecallConfig
     from torchrl_recall.trainers.tasks.goals import GoalParts
 
@@ -94,8 +95,8 @@ def learn(
     return metrics
 
 
-def train(config: GoalGANRecallConfig) -> int:
-    """Run the recipe; return 0 when it is finished, 128 + n when signal n stopped it."""
+def train(config: GoalGANRecallConfig) -> Run:
+    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:
@@ -104,19 +105,19 @@ def train(config: GoalGANRecallConfig) -> int:
             run.advance(parts.pretrain(config.num_goals))
         for data in run.frames_from(parts.collector):  # l.4
             run.metrics |= learn(parts, data, config, run.frames)
-    return run.status
+    return run
 
 
 CONFIG = str(Path(__file__).parent / "config" / "goal_gan")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="goal_gan_recall")
-def main(cfg: DictConfig) -> None:
-    """Check the configuration and train."""
+def main(cfg: DictConfig) -> float | None:
+    """Check the configuration and train; return the final return to sweepers."""
     from torchrl_recall.trainers.runs.launch import launch
     from torchrl_recall.trainers.schema import GoalGANRecallConfig
 
-    launch(train, cfg, GoalGANRecallConfig)
+    return launch(train, cfg, GoalGANRecallConfig)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ CONFIG = str(Path(__file__).parent / "config" / "on_policy")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="ppo_recall")
-def main(cfg: DictConfig) -> None:
-    """Check the configuration and train."""
+def main(cfg: DictConfig) -> float | None:
+    """Check the configuration and train; return the final return to sweepers."""
     from torchrl_recall.recipes.trpo_recall import train
     from torchrl_recall.trainers.runs.launch import launch
     from torchrl_recall.trainers.schema import PPORecallConfig
 
-    launch(train, cfg, PPORecallConfig)
+    return launch(train, cfg, PPORecallConfig)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # libraries are imported where they are used, so that --help 
 
     from torchrl_recall.trainers.hosts.on_policy import OnPolicy
     from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.runs.run import Run
     from torchrl_recall.trainers.schema import (
         OnPolicyRecallConfig,
         PPORecallConfig,
@@ -76,27 +77,27 @@ def learn(
     return metrics | recalled
 
 
-def train(config: TRPORecallConfig | PPORecallConfig) -> int:
-    """Run the recipe; return 0 when it is finished, 128 + n when signal n stopped it."""
+def train(config: TRPORecallConfig | PPORecallConfig) -> Run:
+    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:
         parts = run.resume(build(config, run.device))
         for data in run.frames_from(parts.collector):  # l.4
             run.metrics |= learn(parts, data, config, run.frames)
-    return run.status
+    return run
 
 
 CONFIG = str(Path(__file__).parent / "config" / "on_policy")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="trpo_recall")
-def main(cfg: DictConfig) -> None:
-    """Check the configuration and train."""
+def main(cfg: DictConfig) -> float | None:
+    """Check the configuration and train; return the final return to sweepers."""
     from torchrl_recall.trainers.runs.launch import launch
     from torchrl_recall.trainers.schema import TRPORecallConfig
 
-    launch(train, cfg, TRPORecallConfig)
+    return launch(train, cfg, TRPORecallConfig)
 
 
 if __name__ == "__main__":

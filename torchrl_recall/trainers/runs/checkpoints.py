@@ -17,9 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tensordict import TensorDict, TensorDictBase
 
-__all__ = ["CheckpointError", "load_latest", "save"]
+__all__ = ["CheckpointError", "clean", "load_latest", "save"]
 
 _FORMAT = "torchrl_recall checkpoint 2"
+# Errors of reading a file that does not hold what it should.
+_DAMAGE = (
+    SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+    RecursionError, StopIteration,
+)  # fmt: skip
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -49,7 +54,7 @@ def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
         TypeError: the state holds something else.
     """
     final = directory / f"{frames:012d}"
-    temporary = directory / f".writing-{frames:012d}"
+    temporary, aside = (directory / f".{kind}-{frames:012d}" for kind in ("writing", "replaced"))
     tensors: dict[str, torch.Tensor] = {}
     document = json.dumps(_pack(state, tensors, "state"))
     try:
@@ -65,15 +70,17 @@ def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2))
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # written again: the old one stays until the new one has its name
+            os.replace(final, aside)
         os.replace(temporary, final)
         _sync(directory)
+        shutil.rmtree(aside, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint at {frames} frames could not be written to {directory}: {error}. "
-            "Older checkpoints are intact. Free some disk space, or lower checkpoint.keep, and "
-            "go on with resume=auto."
+            f"{_intact(directory)} Free some disk space, or lower checkpoint.keep, and go on with "
+            "resume=auto."
         ) from error
     newest_first = _checkpoints(directory)
     # Newer ones were refused when this run was resumed.
@@ -109,19 +116,38 @@ def load_latest(directory: Path) -> tuple[int, dict] | None:
     return None
 
 
+def clean(directory: Path) -> None:
+    """Put in order what a killed writer left; only the owner of the run's lock may.
+
+    Args:
+        directory: where the run's checkpoints are.
+    """
+    if not directory.is_dir():
+        return
+    for aside in directory.glob(".replaced-*"):
+        final = directory / aside.name.removeprefix(".replaced-")
+        if final.exists():
+            shutil.rmtree(aside)
+        else:
+            os.replace(aside, final)
+    for temporary in directory.glob(".writing-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _load(folder: Path) -> tuple[int, dict]:
-    files = {path.name for path in folder.iterdir()}
-    if files != {_TENSORS, _STATE, _MANIFEST}:
-        odd = sorted(files ^ {_TENSORS, _STATE, _MANIFEST})
+    files = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()}
+    odd = {path.name for path in folder.iterdir()} - files  # folders, links, pipes and devices
+    if odd or files != {_TENSORS, _STATE, _MANIFEST}:
+        odd |= files ^ {_TENSORS, _STATE, _MANIFEST}
         raise CheckpointError(
-            f"checkpoint {folder} is refused: {', '.join(odd)} is missing or not ours (pickles "
-            "are never read)."
+            f"checkpoint {folder} is refused: {', '.join(sorted(odd))} is missing or not ours "
+            "(pickles are never read)."
         )
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         known = manifest["format"] == _FORMAT
-        digests, frames = manifest["sha256"], manifest["frames"]
-    except (ValueError, KeyError, TypeError) as error:
+        digests, frames = dict(manifest["sha256"]), manifest["frames"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {folder} is refused: {_MANIFEST} is damaged.") from error
     if not known:
         raise CheckpointError(
@@ -138,16 +164,34 @@ def _load(folder: Path) -> tuple[int, dict]:
                 f"checkpoint {folder} is refused: {name} does not match its checksum in "
                 f"{_MANIFEST}."
             )
-    with safe_open(folder / _TENSORS, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return frames, _unpack(json.loads((folder / _STATE).read_text()), tensors)
+    try:
+        with safe_open(folder / _TENSORS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = _unpack(json.loads((folder / _STATE).read_text()), tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"the state is a {type(state).__name__}")
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"checkpoint {folder} is refused: its checksums are right, but it cannot be read: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    return frames, state
+
+
+def _intact(directory: Path) -> str:
+    """Say which checkpoint is left."""
+    left = _checkpoints(directory)
+    return f"The one at {int(left[0].name)} frames is intact." if left else "There is no older one."
 
 
 def _checkpoints(directory: Path) -> list[Path]:
     """List the checkpoints, newest first."""
     if not directory.is_dir():
         return []
-    return sorted((p for p in directory.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
+    return sorted(
+        (p for p in directory.iterdir() if p.name.isdigit() and p.is_dir() and not p.is_symlink()),
+        reverse=True,
+    )
 
 
 def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:

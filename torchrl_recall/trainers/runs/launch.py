@@ -6,10 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from pydantic import BaseModel
 
 from torchrl_recall.trainers.runs.checkpoints import CheckpointError
+from torchrl_recall.trainers.runs.run import Run
 from torchrl_recall.trainers.schema import ConfigError, validate
 
 __all__ = ["launch"]
@@ -17,18 +20,29 @@ __all__ = ["launch"]
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
-def launch(train: Callable[[ConfigT], int], cfg: DictConfig, schema: type[ConfigT]) -> None:
-    """Check the configuration and train; a user's mistake ends in one line, not in a traceback.
+def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[ConfigT]) -> float | None:
+    """Check the configuration and train; a user's mistakes end in a line each, without a traceback.
+
+    In a sweep (``-m``) a mistake is raised instead, so that the other jobs run and the sweep ends
+    with a status that is not zero.
 
     Args:
-        train: the recipe; returns the exit status.
+        train: the recipe; returns its run.
         cfg: what Hydra composed.
         schema: the recipe's configuration.
 
+    Returns:
+        The final return, which a sweeper may maximise; None without an evaluation.
+
     Raises:
-        SystemExit: with the status, or with a line that says what the user can mend.
+        SystemExit: a signal stopped the run, or, outside of a sweep, the user made a mistake.
     """
     try:
-        sys.exit(train(validate(cfg, schema)))
+        run = train(validate(cfg, schema))
     except (ConfigError, CheckpointError, FloatingPointError) as error:
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
         sys.exit(f"{type(error).__name__}: {error}")
+    if run.status:
+        sys.exit(run.status)
+    return run.final_return

@@ -6,9 +6,11 @@ import csv
 import importlib.metadata
 import importlib.util
 import json
+import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from torchrl.record.loggers import get_logger
 from tqdm import tqdm
@@ -66,6 +68,14 @@ class RunLog:
             )
         )
 
+        if (
+            self._logger is not None and backend == "tensorboard" and frames
+        ):  # drop what comes after the checkpoint
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = str(run_dir / "tensorboard")
+            self._logger.experiment = SummaryWriter(folder, purge_step=frames + 1)
+
     @property
     def wall_seconds(self) -> float:
         """Return seconds since the run began, without those between a stop and its resumption."""
@@ -108,7 +118,8 @@ class RunLog:
     def finish(self, summary: dict) -> None:
         """Write ``summary.json`` and ``curve.png``, and print the table."""
         self.close()
-        (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        document = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
+        (self.run_dir / "summary.json").write_text(document + "\n")
         print(f"\n{'steps':>10} {'seconds':>9} {'return':>10}")
         for row in self.rows:
             print(
@@ -126,6 +137,15 @@ class RunLog:
             return []
         with self.path.open(newline="") as file:
             return list(csv.DictReader(file))
+
+
+def _without_nan(node: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    if isinstance(node, dict):
+        return {key: _without_nan(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_without_nan(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def installed(name: str) -> bool:

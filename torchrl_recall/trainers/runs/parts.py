@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -54,16 +54,19 @@ class Evaluation(ABC):
     def __init__(self) -> None:
         self.frames: list[int] = []
         self.results: list[Tensor] = []
+        self.is_stopped: Callable[[], bool] = lambda: False  # a long evaluation looks at it
 
     @abstractmethod
     def evaluate(self) -> Tensor:
         """Evaluate the policy as it is, such as one return for each episode."""
 
     def __call__(self, frames: int) -> Tensor:
-        """Evaluate after some frames, and keep the result."""
-        self.frames.append(frames)
-        self.results.append(self.evaluate())
-        return self.results[-1]
+        """Evaluate after some frames, and keep the result; it is empty if it was cut short."""
+        result = self.evaluate()
+        if len(result):
+            self.frames.append(frames)
+            self.results.append(result)
+        return result
 
     @property
     def reached_target(self) -> bool:

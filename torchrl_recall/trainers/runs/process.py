@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ __all__ = [
     "set_rng_state_dict",
     "versions",
     "weights_sha256",
+    "workers_ignore_signals",
 ]
 
 
@@ -103,12 +105,21 @@ def lock(run_dir: Path) -> Iterator[None]:
 
 
 class StopSignal:
-    """Memory of SIGTERM and SIGINT, so that the loop can save before it stops."""
+    """Memory of the signals by which terminals and schedulers end a run, so that it saves first.
+
+    A second Ctrl-C ends the process at once. Outside of the main thread, where Python takes no
+    signals, nothing is remembered.
+    """
+
+    NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # those that the system has
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self._previous = {number: signal.signal(number, self._remember) for number in numbers}
+        self._previous: dict = {}
+        if threading.current_thread() is threading.main_thread():
+            for name in self.NAMES:
+                if (number := getattr(signal, name, None)) is not None:
+                    self._previous[number] = signal.signal(number, self._remember)
 
     def restore(self) -> None:
         """Give the signals back to whoever handled them before."""
@@ -116,4 +127,21 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame) -> None:
+        if self.received is signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt("a second Ctrl-C ends the run without a checkpoint")
         self.received = signal.Signals(number)
+
+
+@contextmanager
+def workers_ignore_signals() -> Iterator[None]:
+    """Start processes that leave Ctrl-C, and what else a terminal sends to all, to this process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for name in StopSignal.NAMES[1:] if (n := getattr(signal, name, None)) is not None]
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -27,12 +29,14 @@ from torchrl_recall.trainers.schema import (
     OnPolicyRecallConfig,
     SACRecallConfig,
 )
-from torchrl_recall.trainers.tasks.gym import check_finite
+from torchrl_recall.trainers.tasks.gym import DivergenceError, check_finite
 
 __all__ = ["Run"]
 
 Config = SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig | GoalGANRecallConfig
 PartsT = TypeVar("PartsT", bound=Parts)
+
+_RATES = "optim.lr, recall.lr or backtracking.lr"  # what makes weights diverge
 
 # Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
 # follows total_frames by default, so a prolonged run anneals over the longer span.
@@ -58,7 +62,7 @@ class Run:
             parts = run.resume(build(config, run.device))
             for data in run.frames_from(parts.collector):
                 run.metrics |= learn(parts, data, config, run.frames)
-        return run.status
+        return run
 
     Entering it sets threads, seed and precision of the process. :meth:`resume` takes hold of the
     folder and restores the parts. :meth:`frames_from` checks and counts frames. After the loop's
@@ -75,6 +79,8 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
+        if ":" in (name := getattr(config.env, "name", "")):  # module:Task-v0 names no folder
+            config.run_dir = config.run_dir.replace(name, name.replace(":", "_"))
         self.config, self.run_dir = config, Path(config.run_dir)
         self.num_seeds = len(config.seeds) if isinstance(config, A2CRecallConfig) else 1
         self.device = torch.device("cpu")
@@ -82,6 +88,7 @@ class Run:
         self.metrics: dict[str, float | Tensor] = {}
         self.profile: Profile | None = None
         self._stack = ExitStack()
+        self._state_is_good = False  # whether all of the last batch has been learned from
         self._episode_is_good = True
 
     def __enter__(self) -> Run:
@@ -97,9 +104,12 @@ class Run:
 
     def __exit__(self, kind, error, traceback) -> None:
         with self._stack:
-            if kind is FloatingPointError:  # bad data came after the state, which is still good
-                self._episode_is_good = False
+            is_good = self._state_is_good and kind is not DivergenceError
+            if kind is not None and is_good and issubclass(kind, Exception):
+                self._episode_is_good = False  # it went wrong after the state, which is still good
                 self.save()
+                print(f"\nsaved at {self.frames:,} steps; go on with:")
+                print(self._command(self.config.collector.total_frames))
 
     def resume(self, parts: PartsT) -> PartsT:
         """Take hold of the run's folder, and restore the parts from its newest good checkpoint.
@@ -114,6 +124,7 @@ class Run:
             ConfigError: the folder is in use, holds another run or cannot be written.
         """
         self.parts = parts
+        parts.evaluation.is_stopped = lambda: self.stopped
         with ExitStack() as stack:  # undone if anything below fails, else kept until __exit__
             stack.callback(parts.collector.shutdown)
             stack.enter_context(process.lock(self.run_dir))
@@ -140,20 +151,48 @@ class Run:
         Args:
             collector: where frames come from.
         """
-        for data in collector:
+        batches = iter(collector)
+        while (data := self._next(batches)) is not None:
             check_finite(data, env_name=self.parts.name, frames=self.frames)
+            self._state_is_good = False
             yield data
             self.advance(data.numel() // self.num_seeds)
+            self._state_is_good = True
             if self._due(self.config.eval.interval):
                 self._evaluate()
                 if self.parts.evaluation.reached_target:
                     self.save()
                     break
-            if self._signal.received is not None:
+            if self.stopped:
                 return self._save_and_stop()
             if self._due(self.config.checkpoint.interval):
                 self.save()
+        if self.stopped:
+            return self._save_and_stop()
         self._finish()
+
+    @property
+    def stopped(self) -> bool:
+        """Say whether a signal asks the run to stop."""
+        return self._signal.received is not None
+
+    def _next(self, batches: Iterator[TensorDictBase]) -> TensorDictBase | None:
+        """Collect the next batch; None at the end, and where a signal killed what collects."""
+        self._state_is_good = True
+        try:
+            return next(batches, None)
+        except Exception as error:
+            if self.stopped:  # a scheduler signals the environments' processes too
+                self._episode_is_good = False
+                return None
+            error.add_note(f"{self.parts.name} failed within the steps after step {self.frames:,}.")
+            raise
+
+    @property
+    def final_return(self) -> float | None:
+        """Return the mean return of the last evaluation."""
+        rows = self.log_file.rows
+        return float(rows[-1]["eval_return"]) if rows else None
 
     def advance(self, num_frames: int) -> None:
         """Count frames."""
@@ -201,7 +240,19 @@ class Run:
 
     def _evaluate(self) -> None:
         """Evaluate, and write a row: mean return, spread, then the latest metrics."""
-        returns = self.parts.evaluation(self.frames)
+        try:
+            returns = self.parts.evaluation(self.frames)
+        except Exception as error:
+            error.add_note(f"{self.parts.name} failed in the evaluation after step {self.frames:,}")
+            raise
+        if self.stopped and not len(returns):  # the evaluation was cut short
+            return
+        if not returns.isfinite().all():
+            self._state_is_good = False
+            raise DivergenceError(
+                f"the evaluation after {self.frames:,} steps returned {returns.tolist()}: weights "
+                f"or rewards are no longer numbers. Lower {_RATES}, or mend the task's rewards."
+            )
         if self._due(self.config.log_interval):
             self.metrics |= self.parts.evaluation.metrics()
             array = returns.double().numpy()
@@ -220,14 +271,14 @@ class Run:
     def _finish(self) -> None:
         """Write the summary and the picture, and print the table."""
         more = self.parts.evaluation.finish(self.run_dir)
-        rows, config = self.log_file.rows, self.config
+        config = self.config
         summary = {
             "env": self.parts.name,
             "seed": config.seeds if isinstance(config, A2CRecallConfig) else config.seed,
             "recall": config.recall.name,
             "frames": self.frames,
             **more,
-            "final_eval_return": float(rows[-1]["eval_return"]) if rows else None,
+            "final_eval_return": self.final_return,
             "steps_per_second": round(self.log_file.steps_per_second(self.frames), 2),
             "wall_seconds": round(self.log_file.wall_seconds, 2),
             "versions": process.versions(),
@@ -241,6 +292,7 @@ class Run:
     def _restore(self) -> float:
         """Load the newest good checkpoint if asked to; return the seconds already spent."""
         directory = self.run_dir / "checkpoints"
+        checkpoints.clean(directory)
         if self.config.resume == "never":
             if directory.exists() or (self.run_dir / "metrics.csv").exists():
                 raise ConfigError(
@@ -284,7 +336,10 @@ class Run:
 
     def _command(self, total_frames: int) -> str:
         given = ("resume=", "run_dir=", "collector.total_frames=")
-        words = [word for word in sys.argv if not word.startswith(given)]
+        overrides = sys.argv[1:]
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            overrides = list(HydraConfig.get().overrides.task)  # the job's own, not the sweep's
+        words = [sys.argv[0], *(word for word in overrides if not word.startswith(given))]
         words += [f"collector.total_frames={total_frames}", f"run_dir={self.run_dir}"]
         return shlex.join(["python", *words, "resume=auto"])
 

@@ -54,6 +54,7 @@ class EvalConfig(Group):
 
     interval: Count
     num_episodes: Count
+    max_steps: Count
 
 
 class CheckpointConfig(Group):

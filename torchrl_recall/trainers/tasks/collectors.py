@@ -16,6 +16,7 @@ from torchrl.envs import ExplorationType, ParallelEnv, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
 from torchrl_recall.optim.compilation import compile_function, with_fallback
+from torchrl_recall.trainers.runs.process import workers_ignore_signals
 from torchrl_recall.trainers.schema.on_policy import OnPolicyRecallConfig
 from torchrl_recall.trainers.schema.sac import SACRecallConfig
 from torchrl_recall.trainers.tasks.gym import make_env
@@ -168,6 +169,7 @@ class ParallelCollector:
         self.collector = collector
         self.seed = seed
         collector.set_seed(seed)
+        collector.reset()  # environments are reset when they are made, before they have a seed
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         return iter(self.collector)
@@ -230,10 +232,9 @@ def make_collector(
         policy = make_policy(actor, ExplorationType.RANDOM, compile=bool(config.compile))
         return StepCollector(env, policy, **frames)
     make_copy = partial(make_env, config.env.name, device, clip_actions=clip_actions)
-    copies = ParallelEnv(config.collector.num_envs, make_copy)
-    return ParallelCollector(
-        Collector(
+    with workers_ignore_signals():
+        copies = ParallelEnv(config.collector.num_envs, make_copy)
+        collector = Collector(
             copies, actor, track_traj_ids=False, auto_register_policy_transforms=False, **frames
-        ),
-        config.seed,
-    )
+        )
+        return ParallelCollector(collector, config.seed)

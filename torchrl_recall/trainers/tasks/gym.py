@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TransformAction
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.envs import DoubleToFloat, GymEnv, TransformedEnv
 
@@ -45,13 +47,7 @@ def make_env(
     Raises:
         ConfigError: there is no such task, or its spaces are of another kind.
     """
-    try:
-        gymnasium.spec(name)
-    except gymnasium.error.Error as error:
-        raise ConfigError(
-            f"env.name={name!r} is not a registered Gymnasium task: {error}. "
-            "`gymnasium.pprint_registry()` lists those installed."
-        ) from error
+    _spec(name)
     on_cpu = device is None or device.type == "cpu"  # no device then means no casts
     try:
         env = TransformedEnv(GymEnv(name, device=None if on_cpu else device), DoubleToFloat())
@@ -104,16 +100,35 @@ def make_env(
     return env
 
 
+def _spec(name: str) -> EnvSpec:
+    """Return a task's spec; ``module:Task-v0`` imports the module first, as Gymnasium does."""
+    module, _, task = name.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(task)
+    except ImportError as error:
+        raise ConfigError(
+            f"env.name={name!r}: the module {module!r} cannot be imported: {error}. "
+            "Install it, or put its folder into PYTHONPATH."
+        ) from error
+    except gymnasium.error.Error as error:
+        raise ConfigError(
+            f"env.name={name!r} is not a registered Gymnasium task: {error}. "
+            "`gymnasium.pprint_registry()` lists those installed."
+        ) from error
+
+
 def longest_episode(name: str) -> int | None:
     """Return the time limit of a Gymnasium task, if it has one."""
-    return gymnasium.spec(name).max_episode_steps
+    return _spec(name).max_episode_steps
 
 
 def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
-    """Stop at the first NaN or infinity that an environment returns.
+    """Stop at the first NaN or infinity, and say whose it is.
 
     Args:
-        data: what was just collected.
+        data: what was just collected, with time as its last dimension.
 
     Keyword Args:
         env_name: for the error.
@@ -123,20 +138,38 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
         DivergenceError: it was the policy that chose NaN.
         FloatingPointError: naming environment, step and key.
     """
-    action = data.get("action", None)
-    if action is not None and not _is_finite(action):
+    keys = [key for key in _IN_ORDER if data.get(key, None) is not None]
+    if all(_is_finite(data.get(key)) for key in keys):
+        return
+    # The first in time is the cause; within a step the observation comes before the action.
+    key = min(keys, key=lambda key: _first_bad(data.get(key), data.shape))
+    if key == "action":
         raise DivergenceError(
             f"the policy chose NaN or infinity as an action within the {data.numel()} steps after "
             f"step {frames}: training has diverged, so nothing was saved. Lower optim.lr or "
-            "recall.lr, or set recall.max_deviation; older checkpoints are intact."
+            "recall.lr, or set recall.max_deviation."
         )
-    for key in ("observation", ("next", "observation"), ("next", "reward")):
-        if not _is_finite(data.get(key)):
-            raise FloatingPointError(
-                f"{env_name} returned NaN or infinity in {key} within the {data.numel()} steps "
-                f"after step {frames}. The run was saved up to there; mend the environment, then "
-                "go on with resume=auto."
-            )
+    raise FloatingPointError(
+        f"{env_name} returned NaN or infinity in {key} within the {data.numel()} steps "
+        f"after step {frames}. The run was saved up to there; mend the environment, then "
+        "go on with resume=auto."
+    )
+
+
+# The entries of a step in the order in which they come about.
+_IN_ORDER: tuple[NestedKey, ...] = (
+    "observation",
+    "action",
+    ("next", "observation"),
+    ("next", "reward"),
+)
+
+
+def _first_bad(tensor: Tensor, shape: torch.Size) -> int:
+    """Return the first time step that is not finite; one beyond the last if all are."""
+    bad = ~tensor.isfinite().reshape(*shape, -1).all(-1)
+    steps = bad.reshape(-1, shape[-1]).any(0).nonzero()
+    return int(steps[0]) if len(steps) else shape[-1]
 
 
 def _is_finite(tensor: Tensor) -> bool:

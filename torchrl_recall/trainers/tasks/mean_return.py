@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from tensordict.nn import ProbabilisticTensorDictSequential
@@ -43,22 +45,39 @@ class MeanReturn(Evaluation):
         super().__init__()
         self.env = make_env(config.env.name, device, clip_actions=clip_actions)
         self.seed, self.num_episodes = config.seed + _SEED_OFFSET, config.eval.num_episodes
+        self.max_steps, self._warned = config.eval.max_steps, False
         self.policy = make_policy(
             actor, ExplorationType.DETERMINISTIC, compile=bool(config.compile)
         )
 
     def evaluate(self) -> Tensor:
-        """Return one return for each episode, ``[num_episodes]``."""
+        """Return the return of each episode, ``[num_episodes]``; none if a signal cuts it short."""
         returns = []
         task = self.env.base_env._env
         for episode in range(self.num_episodes):
             observation, _ = task.reset(seed=self.seed if episode == 0 else None)
-            total, done = 0.0, False
+            total, steps, done = 0.0, 0, False
             while not done:
                 state = torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
                 action = self.policy(state).cpu().numpy()
                 observation, reward, terminated, truncated, _ = task.step(action)
-                total += float(reward)
-                done = terminated or truncated
+                total, steps = total + float(reward), steps + 1
+                done = terminated or truncated or self._is_too_long(steps)
+                if self.is_stopped():
+                    return torch.zeros(0, dtype=torch.float64)
             returns.append(total)
         return torch.tensor(returns, dtype=torch.float64)
+
+    def _is_too_long(self, steps: int) -> bool:
+        """Cut an episode of a task that may never end, and say so once."""
+        if steps < self.max_steps:
+            return False
+        if not self._warned:
+            warnings.warn(
+                f"an evaluated episode has not ended within eval.max_steps={self.max_steps} steps; "
+                "its return up to there counts. Give the task a time limit "
+                "(gymnasium.register(..., max_episode_steps=...)), or raise eval.max_steps.",
+                stacklevel=2,
+            )
+            self._warned = True
+        return True
