@@ -38,6 +38,7 @@ def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
     from torchrl_recall.trainers.hosts.hindsight_sac import HindsightSAC
     from torchrl_recall.trainers.hosts.on_policy import TRPO
     from torchrl_recall.trainers.tasks.coverage import Coverage, coverage_goals
+    from torchrl_recall.trainers.tasks.devices import any_device
     from torchrl_recall.trainers.tasks.goals import (
         GoalCollector,
         GoalParts,
@@ -50,17 +51,16 @@ def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
     curriculum = make_curriculum(env, config, device)  # Goal GAN
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=1)
-    relabel: list = [HindsightGoal(env.goal_of_state)]
+    goal_of_state = any_device(env, env.goal_of_state)
+    relabel: list = [HindsightGoal(goal_of_state)]
     if (radius := config.recall.support_radius) is not None:
         visited = partial(Draws().candidates, replay_buffer, config.recall.state_batch_size)
-        relabel.append(
-            NearVisited(lambda: visited()["observation"], radius, project=env.goal_of_state)
-        )
+        relabel.append(NearVisited(lambda: visited()["observation"], radius, project=goal_of_state))
     states = GoalGANStates(  # Alg. 2, l.2 and 3: goals of the GAN, decoded
         curriculum,
         config.recall.num_high_value_states,
-        goal_decoder=env.state_of_goal,
-        is_valid=env.is_valid,
+        goal_decoder=any_device(env, env.state_of_goal),
+        is_valid=any_device(env, env.is_valid),
     )
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     recall = build_recall(  # or the control that `recall=` names

@@ -15,6 +15,7 @@ from torchrl_recall.modules.sac_critic import SACCritic
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.schema import GoalGANRecallConfig
+from torchrl_recall.trainers.tasks.devices import any_device
 
 __all__ = ["HindsightSAC"]
 
@@ -41,7 +42,9 @@ class HindsightSAC(Stateful):
     """
 
     def __init__(self, env: GoalEnv, config: GoalGANRecallConfig, device: torch.device) -> None:
-        self.env, self.num_updates = env, config.sac.num_updates
+        self.num_updates = config.sac.num_updates
+        self.goal_of_state = any_device(env, env.goal_of_state)
+        self.reached = any_device(env, env.reached)
         self.sac = SAC(env, config, device)
         self.actor, self.loss_module = self.sac.actor, self.sac.loss_module
         self.critic = SACCritic(self.loss_module)
@@ -62,7 +65,7 @@ class HindsightSAC(Stateful):
         Returns:
             Losses of the last step.
         """
-        data = data.clone().set(_ACHIEVED, self.env.goal_of_state(data["next", "observation"]))
+        data = data.clone().set(_ACHIEVED, self.goal_of_state(data["next", "observation"]))
         data["next", "done"][:, -1] = True  # the rows that follow are another environment's
         self.replay_buffer.extend(data.reshape(-1))
         for _ in range(self.num_updates):
@@ -71,7 +74,7 @@ class HindsightSAC(Stateful):
 
     def _reward(self, relabelled: TensorDictBase) -> Tensor:
         following = relabelled["next"]
-        reached = self.env.reached(following["observation"], following["desired_goal"])
+        reached = self.reached(following["observation"], following["desired_goal"])
         relabelled.set_(("next", "terminated"), reached)
         return reached.float()
 

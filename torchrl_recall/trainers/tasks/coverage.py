@@ -14,6 +14,7 @@ from torchrl_recall.envs import GoalEnv
 from torchrl_recall.trainers.runs.log import installed
 from torchrl_recall.trainers.runs.parts import Evaluation
 from torchrl_recall.trainers.schema import GoalGANRecallConfig
+from torchrl_recall.trainers.tasks.devices import policy_for
 
 __all__ = ["Coverage", "coverage_goals"]
 
@@ -36,7 +37,8 @@ class Coverage(Evaluation):
         config: GoalGANRecallConfig,
     ) -> None:
         super().__init__()
-        self.env, self.actor, self.goals = env, actor, goals
+        self.env, self.goals = env, goals
+        self.policy, _ = policy_for(env, actor)
         self.target, self.stop_at_target = config.eval.target, config.eval.stop_at_target
         env.assign_goals(goals)
 
@@ -47,7 +49,7 @@ class Coverage(Evaluation):
         reached = torch.zeros(len(self.goals), dtype=torch.bool)
         with set_exploration_type(ExplorationType.DETERMINISTIC):
             for _ in range(self.env.max_steps):
-                following = self.env.step(self.actor(state))["next"]
+                following = self.env.step(self.policy(state))["next"]
                 reached |= following["terminated"].squeeze(-1)
                 state = following.select(*state.keys(), strict=False)
         return reached

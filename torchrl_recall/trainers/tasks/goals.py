@@ -18,6 +18,7 @@ from torchrl_recall.trainers.hosts.hindsight_sac import HindsightSAC
 from torchrl_recall.trainers.hosts.on_policy import OnPolicy
 from torchrl_recall.trainers.runs.parts import Parts
 from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
+from torchrl_recall.trainers.tasks.devices import any_device, policy_for
 
 __all__ = [
     "GoalCollector",
@@ -98,7 +99,8 @@ class GoalCollector:
         curriculum: GoalGANCurriculum,
         config: GoalGANRecallConfig,
     ) -> None:
-        self.env, self.policy, self.curriculum = env, policy, curriculum
+        self.env, self.curriculum = env, curriculum
+        self.policy, self.device = policy_for(env, policy)
         self.config, self.num_steps, self.frames = config.collector, config.env.max_steps, 0
         self.goals, self.batches_left = curriculum.kept, 0
 
@@ -116,21 +118,26 @@ class GoalCollector:
         Args:
             goals: shape ``[num_goals, goal_dim]``.
         """
+        goals = goals.to(self.env.goal_spec.device)
         self.env.assign_goals(goals.repeat_interleave(self.config.num_rollouts, 0))
         with set_exploration_type(ExplorationType.RANDOM):
             data = self.env.rollout(self.num_steps, self.policy, break_when_any_done=False)
         self.frames += data.numel()
-        return data.select(*_KEYS)
+        return data.select(*_KEYS).to(self.device)
 
     def success_rates(self, data: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Return the goals of a batch and the successes per finished episode, ``[num_goals]``.
+        """Return the goals of a batch and the share of their first episodes that reached them.
+
+        Later episodes do not count: in a fixed number of steps a short one finishes more often than
+        a long one, so that successes would outnumber failures.
 
         Args:
             data: from :meth:`collect`.
         """
-        shape = len(self.goals), -1
-        reached, done = (data["next", key].reshape(shape) for key in ("terminated", "done"))
-        return self.goals, reached.sum(1) / done.sum(1)  # each environment finishes an episode
+        reached, done = (data["next", key].squeeze(-1) for key in ("terminated", "done"))
+        first_end = done.int().argmax(1, keepdim=True)  # each environment finishes an episode
+        success = reached.gather(1, first_end).reshape(len(self.goals), -1)
+        return self.goals, success.float().mean(1)
 
     def shutdown(self) -> None:
         """Close the environment."""
@@ -149,7 +156,8 @@ class GoalCollector:
         """
         self.frames = frames
         if state is not None:
-            self.goals, self.batches_left = state["goals"].clone(), state["batches_left"]
+            self.goals = state["goals"].clone().to(self.curriculum.kept.device)
+            self.batches_left = state["batches_left"]
         return True
 
 
@@ -174,6 +182,6 @@ class GoalParts(Parts[OnPolicy | HindsightSAC]):
             The number of frames that this took.
         """
         visited = self.collector.collect(self.curriculum.gan.uniform(num_goals))
-        states = visited["next", "observation"]
-        self.curriculum.pretrain(self.collector.env.goal_of_state(states).flatten(0, -2))
+        goal_of_state = any_device(self.collector.env, self.collector.env.goal_of_state)
+        self.curriculum.pretrain(goal_of_state(visited["next", "observation"]).flatten(0, -2))
         return visited.numel()
