@@ -53,7 +53,7 @@ def tiny(method: str, **changes) -> list[str]:
 
 def train(run_dir: Path, overrides: list[str]) -> int:
     with process_state_kept():
-        return a2c_recall.train(configure([*overrides, f"run_dir='{run_dir}'"]))
+        return a2c_recall.train(configure([*overrides, f"run_dir='{run_dir}'"])).status
 
 
 def parts(*overrides: str):

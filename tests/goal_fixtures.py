@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from recipe_fixtures import RECIPES, process_state_kept
+from tensordict.nn import TensorDictModule
 
 from torchrl_recall.recipes import goal_gan_recall
 from torchrl_recall.trainers.schema import GoalGANRecallConfig, validate
@@ -59,7 +60,7 @@ def configure(overrides: list[str]) -> GoalGANRecallConfig:
 def train(run_dir: Path, overrides: list[str]) -> int:
     config = configure([*overrides, f"run_dir='{run_dir}'"])
     with process_state_kept():
-        return goal_gan_recall.train(config)
+        return goal_gan_recall.train(config).status
 
 
 def parts(recall: str = "backtracking", **changes):
@@ -68,10 +69,10 @@ def parts(recall: str = "backtracking", **changes):
     return goal_gan_recall.build(configure(tiny(recall, **changes)), CPU)
 
 
-def right(num: int):
+def along(x: float) -> TensorDictModule:
     """A policy that always moves along the first dimension of the plane."""
 
-    def act(tensordict):
-        return tensordict.set("action", torch.tensor([1.0, 0.0]).expand(num, 2).clone())
+    def act(observation):
+        return torch.tensor([x, 0.0]).expand(*observation.shape[:-1], 2).clone()
 
-    return act
+    return TensorDictModule(act, ["observation"], ["action"])

@@ -55,7 +55,7 @@ def train(host: str, run_dir: Path, overrides: list[str]) -> int:
     config = configure(host, [*overrides, f"run_dir='{run_dir}'"])
     with process_state_kept():
         os.chdir(run_dir.parent)
-        return trpo_recall.train(config)
+        return trpo_recall.train(config).status
 
 
 def parts(host: str = "trpo", recall: str = "backtracking", **changes):

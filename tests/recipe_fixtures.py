@@ -91,7 +91,7 @@ def train(run_dir: Path, overrides: list[str]) -> int:
     config = configure([*overrides, f"run_dir='{run_dir}'"])
     with process_state_kept():
         os.chdir(run_dir.parent)
-        return recipe(config)
+        return recipe(config).status
 
 
 def command(*overrides: str, run_dir: Path | None = None) -> list[str]:

@@ -2,127 +2,98 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 
 import pytest
 import torch
+from experience import (
+    episode,
+    episodes,
+    make_replay_buffer,
+    new_model,
+    padded,
+    same,
+    steps,
+    weights,
+)
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.collectors import Collector
-from torchrl.data import Bounded, LazyTensorStorage, TensorDictReplayBuffer, Unbounded
+from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
 from torchrl.envs import Compose, DoubleToFloat, GymEnv, StepCounter, TransformedEnv
-from torchrl.modules import MLP, ValueOperator
+from torchrl.modules import MLP, ProbabilisticActor, ValueOperator
 from torchrl.objectives import SACLoss
 
 from torchrl_recall import (
     AdvantageGate,
+    BacktrackingLoss,
     BacktrackingModel,
     CriticStates,
     ImitationLoss,
     LoopErasure,
     Recall,
+    RecallTraceGenerator,
     RewardStates,
     SACCritic,
-    SelfImitation,
     WithinSupport,
 )
-
-
-def episode(value: float, *, length: int = 5, action: float | None = None) -> TensorDict:
-    """One whole trajectory of the given return."""
-    path = torch.randn(length + 1, 3).cumsum(0)
-    data = TensorDict({"observation": path[:-1]}, [length])
-    data["action"] = (
-        torch.rand(length, 2) * 2 - 1 if action is None else torch.full((length, 2), action)
-    )
-    done = torch.zeros(length, 1, dtype=torch.bool)
-    done[-1] = True
-    reward = torch.full((length, 1), value / length)
-    following = {"observation": path[1:], "reward": reward, "done": done, "terminated": done}
-    return data.set("next", TensorDict(following, [length]))
-
-
-def episodes(*values: float) -> TensorDict:
-    return torch.cat([episode(value) for value in values])
-
-
-def make_replay_buffer(*data: TensorDict) -> TensorDictReplayBuffer:
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1000), batch_size=16)
-    buffer.extend(torch.cat(data) if data else episodes(0.0, 1.0, 2.0))
-    return buffer
-
+from torchrl_recall.envs import FourRoomsEnv, four_rooms_model
+from torchrl_recall.imitation_updates import AdamSteps, ImitationUpdates
+from torchrl_recall.model_updates import ModelUpdates
+from torchrl_recall.optim.adam import make_adam
+from torchrl_recall.schedule import Schedule
+from torchrl_recall.seeds import SeededCategorical, SeedStreams, StackedMLP
+from torchrl_recall.seeds.draws import SeededDraws
+from torchrl_recall.seeds.end_states import SuccessStates
+from torchrl_recall.seeds.recent_successes import RecentSuccesses
 
 SMALL = {"interval": 10, "num_updates": 3, "batch_size": 8, "num_trajectories": 3}
 SMALL_RECALL = SMALL | {"num_model_updates": 2, "trace_length": 4, "state_batch_size": 16}
 
 
-def new_model() -> BacktrackingModel:
-    return BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)), num_cells=(8, 8))
-
-
 @pytest.fixture
 def make(make_actor):
-    """A recall or self-imitation object and the policy it teaches."""
+    """A recall object and the policy it teaches."""
 
-    def build(kind: type = Recall, **kwargs):
+    def build(**kwargs):
         actor = make_actor()
-        loss = ImitationLoss(actor)
-        if kind is SelfImitation:
-            return SelfImitation(loss, **SMALL | kwargs), actor
-        seeds = kwargs.pop("high_value_states", RewardStates(4))
-        model = kwargs.pop("model", None) or new_model()
-        return Recall(model, loss, seeds, **SMALL_RECALL | kwargs), actor
+        states = kwargs.pop("high_value_states", RewardStates(4))
+        return Recall(new_model(), ImitationLoss(actor), states, **SMALL_RECALL | kwargs), actor
 
     return build
 
 
-def weights(module: nn.Module) -> list[torch.Tensor]:
-    return [value.detach().clone() for value in module.parameters()]
-
-
-def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def steps(optimizer: torch.optim.Optimizer) -> int:
-    counts = {int(state["step"]) for state in optimizer.state.values()}
-    assert len(counts) <= 1
-    return counts.pop() if counts else 0
-
-
-KINDS = pytest.mark.parametrize("kind", [Recall, SelfImitation])
-
-
-@KINDS
 @pytest.mark.parametrize("values", [(), (1.0, 1.0, 1.0, 1.0), (0.0,) * 10])
-def test_nothing_happens_before_a_useful_return(kind, values, make):
-    recall, actor = make(kind)
+def test_nothing_happens_before_a_useful_return(values, make):
+    recall, actor = make()
     policy = weights(actor)
-    model = weights(recall.model) if kind is Recall else []
+    model = weights(recall.model)
     for value in values:
         recall.extend(episode(value))
         assert recall.step(make_replay_buffer()) == {}
     assert not recall.trajectories.ready
     assert same(weights(actor), policy)
     assert steps(recall.imitate.steps.optimizer) == 0
-    if kind is Recall:
-        assert same(weights(recall.model), model)
-        assert steps(recall.train_model.optimizer) == 0
+    assert same(weights(recall.model), model)
+    assert steps(recall.train_model.optimizer) == 0
 
 
-@KINDS
-def test_a_better_return_starts_it(kind, make):
-    recall, actor = make(kind)
+def test_a_better_return_starts_it(make):
+    recall, actor = make(filters=[])
     policy = weights(actor)
     recall.extend(episodes(1.0, 2.0))
     assert recall.trajectories.ready
     metrics = recall.step(make_replay_buffer())
     assert not same(weights(actor), policy)
-    expected = {"recall/kept", "recall/loss_imitation"}
-    if kind is Recall:
-        expected |= {"backtracking/loss_backward_policy", "backtracking/loss_state_predictor"}
-    assert set(metrics) == expected
+    assert set(metrics) == {
+        "recall/kept",
+        "recall/loss_imitation",
+        "backtracking/loss_backward_policy",
+        "backtracking/loss_state_predictor",
+    }
     assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
     assert metrics["recall/kept"] == 1
 
@@ -138,9 +109,8 @@ def test_a_better_return_starts_it(kind, make):
 )
 def test_schedule_by_hand(length, interval, rounds, make):
     recall, _ = make(interval=interval)
-    start = episodes(1.0, 2.0)
-    recall.trajectories.buffer.extend(start)  # makes it active without counting frames
-    recall.model.update_statistics(start)
+    recall.trajectories.extend(episodes(1.0, 2.0))  # makes it active without counting frames
+    recall.trajectories.flush()
     for expected in rounds:
         recall.extend(episode(1.0, length=length))
         recall.step(make_replay_buffer())
@@ -149,9 +119,8 @@ def test_schedule_by_hand(length, interval, rounds, make):
     assert recall.schedule.frames == 4 * length
 
 
-@KINDS
-def test_rounds_missed_before_a_useful_return_are_not_made_up(kind, make):
-    recall, _ = make(kind)
+def test_rounds_missed_before_a_useful_return_are_not_made_up(make):
+    recall, _ = make()
     for _ in range(20):
         recall.extend(episode(1.0))
         recall.step(make_replay_buffer())
@@ -169,9 +138,7 @@ def test_frames_of_a_batch_count_each(make):
 def test_padding_is_not_experience(make):
     recall, _ = make()
     short, long = episode(2.0, length=3), episode(1.0, length=5)
-    for data in (short, long):
-        data["collector", "mask"] = torch.ones(len(data), dtype=torch.bool)
-    data = torch.stack([torch.cat([short, short.new_zeros(2)]), long])
+    data = padded(short, long)
     recall.extend(data)
     recall.trajectories.flush()
     assert recall.schedule.frames == 8
@@ -180,9 +147,8 @@ def test_padding_is_not_experience(make):
     torch.testing.assert_close(recall.model.observations.mean, expected)
 
 
-@KINDS
-def test_annealing_reaches_zero(kind, make):
-    recall, actor = make(kind, anneal_frames=40, lr=1e-3)
+def test_annealing_reaches_zero(make):
+    recall, actor = make(anneal_frames=40, lr=1e-3)
     recall.extend(episodes(1.0, 2.0))
     assert recall.schedule.share == pytest.approx(0.75)
     recall.step(make_replay_buffer())
@@ -206,9 +172,8 @@ def test_without_annealing_the_weight_is_one(make):
     assert recall.schedule.share == 1
 
 
-@KINDS
-def test_no_imitation_updates(kind, make):
-    recall, actor = make(kind, num_updates=0)
+def test_no_imitation_updates(make):
+    recall, actor = make(num_updates=0)
     policy = weights(actor)
     recall.extend(episodes(1.0, 2.0))
     recall.step(make_replay_buffer())
@@ -251,16 +216,6 @@ def test_no_seeds_no_imitation(make):
     assert same(weights(actor), policy)
     assert "recall/loss_imitation" not in metrics
     assert steps(recall.train_model.optimizer) == 2
-
-
-def test_self_imitation_learns_the_actions_of_the_best_trajectories(make):
-    recall, actor = make(SelfImitation, num_trajectories=1, lr=0.02, num_updates=100)
-    best = episode(9.0, action=0.5)
-    for data in (episode(1.0, action=-0.5), best, episode(2.0, action=-0.5)):
-        recall.extend(data)
-        recall.step(make_replay_buffer())
-    mode = actor.get_dist(best.select("observation")).deterministic_sample
-    assert mode.mean().item() == pytest.approx(0.5, abs=0.1)
 
 
 def test_backward_policy_learns_from_the_best_trajectories_only(make):
@@ -339,9 +294,8 @@ def advance(recall, buffer, seed: int, rounds: int = 4) -> None:
         recall.step(buffer)
 
 
-@KINDS
-def test_experience_is_taken_in_an_interval_at_a_time(kind, make):
-    recall, _ = make(kind)
+def test_experience_is_taken_in_an_interval_at_a_time(make):
+    recall, _ = make()
     data = episodes(1.0, 2.0, 3.0)  # 15 frames, and the interval is 10
     for frame in data[:9].split(1):
         recall.extend(frame)
@@ -349,8 +303,7 @@ def test_experience_is_taken_in_an_interval_at_a_time(kind, make):
     assert not len(recall.trajectories.buffer)
     recall.extend(data[9:10])
     assert len(recall.trajectories.buffer) == 10
-    if kind is Recall:
-        assert recall.model.observations.count.item() == 10
+    assert recall.model.observations.count.item() == 10
     for frame in data[10:].split(1):
         recall.extend(frame)
     recall.trajectories.flush()
@@ -377,9 +330,8 @@ def test_what_was_offered_is_a_copy(make):
     assert torch.equal(recall.trajectories.buffer[:]["observation"], expected)
 
 
-@KINDS
-def test_unfinished_trajectories_are_dropped_with_what_was_offered(kind, make):
-    recall, _ = make(kind)
+def test_unfinished_trajectories_are_dropped_with_what_was_offered(make):
+    recall, _ = make()
     recall.extend(episode(1.0)[:3])
     recall.drop_unfinished()
     recall.extend(episode(2.0))
@@ -387,15 +339,15 @@ def test_unfinished_trajectories_are_dropped_with_what_was_offered(kind, make):
     assert recall.trajectories.filter.returns.tolist() == [2.0]
 
 
-@KINDS
-def test_state_dict_continues_identically(kind, make):
+def test_state_dict_continues_identically(make):
     buffer = make_replay_buffer()
-    recall, actor = make(kind, anneal_frames=1000)
+    recall, actor = make(anneal_frames=1000)
     advance(recall, buffer, 1)
-    recall.extend(episode(3.0)[:3])  # saved in mid-trajectory
+    last = episode(3.0)
+    recall.extend(last[:3])  # saved in mid-trajectory
     file = io.BytesIO()
     torch.save(recall.state_dict(), file)
-    other, copy = make(kind, anneal_frames=1000)
+    other, copy = make(anneal_frames=1000)
     assert not same(weights(copy), weights(actor))
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=False))
@@ -406,15 +358,15 @@ def test_state_dict_continues_identically(kind, make):
     )
 
     for both in (recall, other):
+        both.extend(last[3:])
         advance(both, buffer, 2)
     assert same(weights(copy), weights(actor))
     assert steps(other.imitate.steps.optimizer) == steps(recall.imitate.steps.optimizer) > 0
     assert torch.equal(
         other.trajectories.buffer[:]["observation"], recall.trajectories.buffer[:]["observation"]
     )
-    if kind is Recall:
-        assert same(weights(other.model), weights(recall.model))
-        assert torch.equal(other.model.deltas.mean, recall.model.deltas.mean)
+    assert same(weights(other.model), weights(recall.model))
+    assert torch.equal(other.model.deltas.mean, recall.model.deltas.mean)
 
 
 @pytest.mark.parametrize(
@@ -492,3 +444,124 @@ def test_random_frames_leave_no_backlog_of_rounds(make):
     recall.extend(data)
     recall.step(make_replay_buffer())
     assert steps(recall.imitate.steps.optimizer) == 3 * (data.numel() // 10)
+
+
+# the parts
+
+
+def test_a_round_goes_through_its_parts_in_the_order_of_algorithm_1(make):
+    recall, _ = make()
+    called = []
+
+    def named(name, part):
+        def call(*args):
+            called.append(name)
+            return part(*args)
+
+        return call
+
+    for name in ("train_model", "high_value_states", "generate", "imitate"):
+        setattr(recall, name, named(name, getattr(recall, name)))
+    recall.extend(torch.cat([episodes(1.0, 2.0), episodes(1.0, 2.0)]))  # two rounds
+    recall.step(make_replay_buffer())
+    assert called == 2 * ["train_model", "high_value_states", "generate", "imitate"]
+
+
+def test_the_parts_compose_what_the_options_build(make):
+    """``Recall.from_parts`` with the parts of an object does bitwise what that object does."""
+    recall, actor = make()
+    other, twin = make()
+    other.load_state_dict(copy.deepcopy(recall.state_dict()))
+    twin.load_state_dict(actor.state_dict())
+    composed = Recall.from_parts(
+        other.model,
+        schedule=other.schedule,
+        trajectories=other.trajectories,
+        train_model=other.train_model,
+        high_value_states=other.high_value_states,
+        generate=other.generate,
+        imitate=other.imitate,
+        state_batch_size=16,
+    )
+    buffer = make_replay_buffer()
+    for each in (recall, composed):
+        advance(each, buffer, 1)
+    assert same(weights(actor), weights(twin))
+    assert same(weights(recall.model), weights(other.model))
+
+
+def of_seeds(seeds: list[int]):
+    """Recall in a grid of 5 x 5 for these seeds, each with numbers of its own, and its policy."""
+    num, layout = len(seeds), FourRoomsEnv(5).layout
+    streams, init = SeedStreams(seeds, stream="recall"), SeedStreams(seeds, stream="init")
+    policy = StackedMLP(num, [layout.num_cells], 8, 4, rand=init.rand)
+    loss = ImitationLoss(
+        ProbabilisticActor(
+            TensorDictModule(policy, ["observation"], ["logits"]),
+            in_keys=["logits"],
+            distribution_class=SeededCategorical,
+        ),
+        reduction="none",
+    )
+    successes = RecentSuccesses(num, 3, 20, 10, num_states=layout.num_cells, streams=streams)
+    draws = SeededDraws(streams, successes)
+    model = four_rooms_model(
+        layout,
+        StackedMLP(num, [layout.num_cells], 8, 4, rand=init.rand),
+        smoothing=0.2,
+        rand=streams.rand,
+    )
+    model_loss = BacktrackingLoss(model, reduction="none")
+    recall = Recall.from_parts(
+        model,
+        schedule=Schedule(60),
+        trajectories=successes,
+        train_model=ModelUpdates(
+            model_loss,
+            num_updates=2,
+            batch_size=16,
+            optimizer=make_adam(model_loss, 1e-2, foreach=True),
+            draws=draws,
+        ),
+        high_value_states=SuccessStates(successes),
+        generate=RecallTraceGenerator(model, trace_length=6, num_traces=4),
+        imitate=ImitationUpdates(
+            loss,
+            AdamSteps(loss, lr=1e-2, optimizer=make_adam(loss, 1e-2, foreach=True), draws=draws),
+            num_updates=3,
+            batch_size=16,
+            transforms=[LoopErasure()],
+            draws=draws,
+        ),
+        draws=draws,
+    )
+    env = FourRoomsEnv(5, batch_size=[num, 3], streams=SeedStreams(seeds, stream="env"))
+    return recall, policy, env
+
+
+def random_walk(env, streams: SeedStreams):
+    def act(tensordict):
+        return tensordict.set("action", (streams.rand(tensordict.shape) * 4).long())
+
+    return env.rollout(20, act, break_when_any_done=False)
+
+
+def test_one_seed_of_many_gets_bitwise_what_it_gets_alone():
+    together, policies, envs = of_seeds([3, 4, 5])
+    alone, policy, env = of_seeds([4])
+    acts, act = (SeedStreams(seeds, stream="act") for seeds in ([3, 4, 5], [4]))
+    replay_buffer = ReplayBuffer(storage=LazyTensorStorage(10))  # exact dynamics do not read it
+    before = weights(policy)
+    for _ in range(6):
+        data, own = random_walk(envs, acts), random_walk(env, act)
+        assert (data[1] == own[0]).all()
+        for recall, experience in ((together, data), (alone, own)):
+            recall.extend(experience)
+            assert recall.step(replay_buffer)["recall/loss_imitation"].isfinite()
+    assert alone.trajectories.seen.all()
+    assert not same(weights(policy), before)
+    for both, single in ((policies, policy), (together.model, alone.model)):
+        for many, one in zip(both.parameters(), single.parameters(), strict=True):
+            assert torch.equal(many[1], one[0])
+    count = (recall.trajectories.count for recall in (together, alone))
+    assert next(count)[1] == next(count)[0] > 0

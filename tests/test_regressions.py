@@ -196,10 +196,10 @@ def test_recall_offers_every_trace_of_every_seed(make_actor):
         [n],
     )
     recall.extend(data)
-    recall.take_in()
+    recall.trajectories.flush()
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
     buffer.extend(data)
-    pairs = recall._pairs(buffer)
+    pairs = recall.generate(recall.high_value_states(buffer[:]))
     assert pairs.shape == (12, 5)
     assert len(pairs["action"].flatten(0, 1).unique(dim=0)) > 30
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.checks import at_least
-from torchrl_recall.data.top_trajectories import TopTrajectories, valid_steps
+from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
 from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates
@@ -113,6 +113,7 @@ class SelfImitation(Stateful):
             return_threshold=return_threshold,
             reward_key=reward_key,
             done_key=done_key,
+            keys=read_keys(imitation_loss, *filters),
             device=next((p.device for p in imitation_loss.parameters()), None),
             on_write=[steps.observe],
         )
@@ -154,11 +155,8 @@ class SelfImitation(Stateful):
             Detached means of the last round; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
-        if self.schedule.due:
-            self.trajectories.flush()
-        for share in self.schedule.rounds():
-            if self.trajectories.ready:
-                metrics = self.imitate(self.trajectories.pairs(), share)
+        for share in self.schedule.rounds(self.trajectories):
+            metrics = self.imitate(self.trajectories.pairs(), share)
         return metrics
 
     def drop_unfinished(self) -> None:
@@ -242,11 +240,12 @@ class ForwardModelImitation(Stateful):
         ...     model, ImitationLoss(actor), critic, num_states=4, interval=40,
         ... )
         >>> replay_buffer = ReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
-        >>> data = TensorDict({                       # two episodes of 20 steps
-        ...     "observation": torch.randn(40, 3),
+        >>> path = torch.randn(2, 21, 3).cumsum(1)    # two episodes of 20 steps
+        >>> data = TensorDict({
+        ...     "observation": path[:, :-1].flatten(0, 1),
         ...     "action": torch.rand(40, 2),
         ...     "next": {
-        ...         "observation": torch.randn(40, 3),
+        ...         "observation": path[:, 1:].flatten(0, 1),
         ...         "reward": torch.randn(40, 1),
         ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
         ...     },
@@ -299,6 +298,8 @@ class ForwardModelImitation(Stateful):
             return_threshold=return_threshold,
             reward_key=reward_key,
             done_key=done_key,
+            observation_key=model.observation_key,
+            keys=read_keys(imitation_loss, BacktrackingLoss(model), critic, *filters),
             device=next((p.device for p in imitation_loss.parameters()), None),
             on_write=[self._update_statistics, steps.observe],
         )
@@ -346,11 +347,7 @@ class ForwardModelImitation(Stateful):
             Detached means of the last round; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
-        if self.schedule.due:
-            self.trajectories.flush()
-        for share in self.schedule.rounds():
-            if not self.trajectories.ready:
-                continue
+        for share in self.schedule.rounds(self.trajectories):
             metrics = self.train_model(self.trajectories, replay_buffer)
             starts = self.draws.candidates(replay_buffer, self.state_batch_size)
             assert starts is not None

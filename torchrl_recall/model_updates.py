@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -20,15 +20,6 @@ from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.traces.high_value_states import best_indices
 
 __all__ = ["ModelUpdates"]
-
-
-class TrajectoryStore(Protocol):
-    """A store of good trajectories."""
-
-    buffer: Any
-
-    def transitions(self) -> Any:
-        """Return what batches are drawn from."""
 
 
 class ModelUpdates(Stateful):
@@ -71,11 +62,12 @@ class ModelUpdates(Stateful):
         >>> from torchrl_recall.data.top_trajectories import TopTrajectories
         >>> from torchrl_recall.model_updates import ModelUpdates
         >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
-        >>> data = TensorDict({                       # two episodes of 20 steps
-        ...     "observation": torch.randn(40, 3),
+        >>> path = torch.randn(2, 21, 3).cumsum(1)    # two episodes of 20 steps
+        >>> data = TensorDict({
+        ...     "observation": path[:, :-1].flatten(0, 1),
         ...     "action": torch.rand(40, 2),
         ...     "next": {
-        ...         "observation": torch.randn(40, 3),
+        ...         "observation": path[:, 1:].flatten(0, 1),
         ...         "reward": torch.randn(40, 1),
         ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
         ...     },
@@ -133,9 +125,7 @@ class ModelUpdates(Stateful):
         self.optimizer = make_adam(loss, lr) if optimizer is None else optimizer
         self._update = make_update(loss, self.optimizer, loss_fn=self._losses, compile=compile)
 
-    def __call__(
-        self, trajectories: TrajectoryStore, replay_buffer: ReplayBuffer
-    ) -> dict[str, Tensor]:
+    def __call__(self, trajectories: Any, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         """Train the model for a round.
 
         Args:
@@ -156,7 +146,7 @@ class ModelUpdates(Stateful):
         losses = [self._update(*batch) for batch in zip(*batches, strict=True)]
         return mean_losses(losses, "backtracking")
 
-    def most_valuable(self, trajectories: TrajectoryStore) -> Any:
+    def most_valuable(self, trajectories: Any) -> Any:
         """Return the ``state_fraction`` of most valuable states of the good trajectories."""
         if self.critic is None or self.state_fraction == 1:
             return trajectories.transitions()

@@ -11,15 +11,17 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.checks import at_least
-from torchrl_recall.data.top_trajectories import TopTrajectories, valid_steps
+from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import HighValueStates
 
@@ -65,7 +67,9 @@ class Recall(Stateful):
         state_batch_size: transitions from which end states are chosen.
         trace_length: steps of each trace (line 11).
         num_traces: N, traces that end in each high-value state.
-        filters: modules that complete traces or narrow their mask, in order.
+        filters: modules that complete traces or narrow their mask, in order. By default traces of
+            continuous states are cut where they leave the data, by
+            :class:`~torchrl_recall.WithinSupport`; ``[]`` imitates all of them, as the paper does.
         num_updates: imitation steps in each round (lines 12 and 13).
         batch_size: pairs in each of them.
         lr: learning rate of imitation by Adam; the paper takes the host's.
@@ -102,11 +106,12 @@ class Recall(Stateful):
         >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
         >>> recall = Recall(model, ImitationLoss(actor), RewardStates(4), interval=40)
         >>> replay_buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
-        >>> data = TensorDict({                       # two episodes of 20 steps
-        ...     "observation": torch.randn(40, 3),
+        >>> path = torch.randn(2, 21, 3).cumsum(1)    # two episodes of 20 steps
+        >>> data = TensorDict({
+        ...     "observation": path[:, :-1].flatten(0, 1),
         ...     "action": torch.rand(40, 2),
         ...     "next": {
-        ...         "observation": torch.randn(40, 3),
+        ...         "observation": path[:, 1:].flatten(0, 1),
         ...         "reward": torch.randn(40, 1),
         ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
         ...     },
@@ -147,14 +152,28 @@ class Recall(Stateful):
         state_batch_size: int = 1024,
         trace_length: int = 20,
         num_traces: int = 1,
-        filters: Sequence[TensorDictModuleBase] = (),
+        filters: Sequence[TensorDictModuleBase] | None = None,
         num_updates: int = 10,
         batch_size: int = 256,
         lr: float = 3e-4,
         max_kl: float | None = None,
         compile: bool = False,
     ) -> None:
+        if filters is None:
+            codec = model.observations
+            filters = [WithinSupport(codec.normalize)] if isinstance(codec, ContinuousCodec) else []
         steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
+        train_model = ModelUpdates(
+            BacktrackingLoss(model),
+            num_updates=num_model_updates,
+            batch_size=model_batch_size,
+            lr=model_lr,
+            state_predictor_data=state_predictor_data,
+            state_fraction=state_fraction,
+            critic=critic,
+            state_batch_size=state_batch_size,
+            compile=compile,
+        )
         self._compose(
             model,
             schedule=Schedule(interval, start_frames=start_frames, anneal_frames=anneal_frames),
@@ -165,20 +184,12 @@ class Recall(Stateful):
                 return_threshold=return_threshold,
                 reward_key=reward_key,
                 done_key=done_key,
+                observation_key=model.observation_key,
+                keys=read_keys(imitation_loss, train_model.loss, critic, *filters),
                 device=next((p.device for p in imitation_loss.parameters()), None),
                 on_write=[lambda data: model.update_statistics(valid_steps(data)), steps.observe],
             ),
-            train_model=ModelUpdates(
-                BacktrackingLoss(model),
-                num_updates=num_model_updates,
-                batch_size=model_batch_size,
-                lr=model_lr,
-                state_predictor_data=state_predictor_data,
-                state_fraction=state_fraction,
-                critic=critic,
-                state_batch_size=state_batch_size,
-                compile=compile,
-            ),
+            train_model=train_model,
             high_value_states=high_value_states,
             generate=RecallTraceGenerator(
                 model, trace_length=trace_length, num_traces=num_traces, compile=compile
@@ -271,11 +282,7 @@ class Recall(Stateful):
             Detached means of the last round; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
-        if self.schedule.due:
-            self.trajectories.flush()
-        for share in self.schedule.rounds():
-            if not self.trajectories.ready:  # nothing has been better than anything else yet
-                continue
+        for share in self.schedule.rounds(self.trajectories):
             metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
             candidates = self.draws.candidates(replay_buffer, self.state_batch_size)
             end_states = self.high_value_states(candidates)  # l.10

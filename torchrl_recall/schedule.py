@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from typing import Protocol
 
 from torchrl_recall.checks import at_least
 
 __all__ = ["Schedule"]
+
+
+class Store(Protocol):
+    """Trajectories that rounds learn from."""
+
+    @property
+    def ready(self) -> bool:
+        """Say whether one has been better than another."""
+
+    @property
+    def waits_for(self) -> str:
+        """Say what is missing until then."""
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
 
 
 class Schedule:
@@ -14,12 +31,16 @@ class Schedule:
 
     .. math:: \text{share} = \max(0, 1 - \text{frames} / \text{anneal\_frames})
 
+    Rounds wait until one trajectory has been better than another. A warning names the reason where
+    that takes long.
+
     Args:
         interval: frames between rounds.
 
     Keyword Args:
         start_frames: frames before which there are no rounds, such as the host's random ones.
         anneal_frames: frames at which the share has fallen linearly to zero; None keeps it at one.
+        patience: frames, or calls without any frames, after which waiting is worth a warning.
 
     Raises:
         ValueError: a number is out of its range.
@@ -35,12 +56,18 @@ class Schedule:
     """
 
     def __init__(
-        self, interval: int, *, start_frames: int = 0, anneal_frames: int | None = None
+        self,
+        interval: int,
+        *,
+        start_frames: int = 0,
+        anneal_frames: int | None = None,
+        patience: int = 20_000,
     ) -> None:
         at_least(1, interval=interval, anneal_frames=1 if anneal_frames is None else anneal_frames)
         at_least(0, start_frames=start_frames)
         self.interval, self.anneal_frames = interval, anneal_frames
         self.frames, self._last_round = 0, start_frames
+        self.patience, self._idle_calls, self._warned = patience, 0, False
 
     @property
     def share(self) -> float:
@@ -58,12 +85,37 @@ class Schedule:
         """Count frames."""
         self.frames += num_frames
 
-    def rounds(self) -> Iterator[float]:
-        """Yield the share of each round that is due, and leave out those that annealing ended."""
+    def rounds(self, trajectories: Store | None = None) -> Iterator[float]:
+        """Yield the share of each round that is due, once trajectories are ready.
+
+        Rounds that annealing ended, or that come before one trajectory has been better than
+        another, are left out and not made up.
+
+        Args:
+            trajectories: those that a round learns from; without any, each due round counts.
+        """
+        if trajectories is not None and self.due:
+            trajectories.flush()
+        elif not self.frames:
+            self._wait("extend() was never called with experience.")
         while self.due:
             self._last_round += self.interval
-            if share := self.share:
+            if not (share := self.share):
+                continue
+            if trajectories is None or trajectories.ready:
                 yield share
+            else:
+                self._wait(trajectories.waits_for)
+
+    def _wait(self, reason: str) -> None:
+        """Say once why nothing has been learned for long."""
+        self._idle_calls += 1
+        waited = self._idle_calls if not self.frames else self.frames
+        if waited >= self.patience and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"recall has learned nothing after {self.frames:,} frames: {reason}", stacklevel=4
+            )
 
     def state_dict(self) -> dict:
         """Return how far the schedule is."""

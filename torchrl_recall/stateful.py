@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-__all__ = ["Part", "Stateful"]
+__all__ = ["NoDeepCopy", "Part", "Stateful"]
 
 
 class Part(Protocol):
@@ -19,7 +19,17 @@ class Part(Protocol):
         """Restore :meth:`state_dict`."""
 
 
-class Stateful(ABC):
+class NoDeepCopy:
+    """Base of objects whose compiled or bound functions a deep copy would share."""
+
+    def __deepcopy__(self, memo: dict) -> NoReturn:
+        raise TypeError(
+            f"a deep copy of {type(self).__name__} would train the original's networks. Build "
+            "another one with networks of its own, and give it state_dict() of this one."
+        )
+
+
+class Stateful(NoDeepCopy, ABC):
     """Base of objects that are saved and restored part by part."""
 
     @abstractmethod

@@ -75,8 +75,10 @@ def shares(task: str, *words: str) -> Contestants:
     curriculum = loop.parts.curriculum
     for _ in range(2):  # there is something good to learn from, and updates are compiled
         loop.run()
-    rates = torch.rand(loop.config.num_goals)
+    rates, tried = torch.rand(loop.config.num_goals), curriculum.propose()
+    labels = curriculum.label(rates)
     return {
         "an iteration": loop.run,
         "all of the Goal GAN": lambda: curriculum.update(curriculum.propose(), rates),
+        "its gradient steps": lambda: curriculum.fit(tried, labels),
     }

@@ -20,7 +20,7 @@ from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_cont
 )
 def test_one_step_by_hand(before, reached, after):
     out = episode_continues(torch.tensor([before]), torch.tensor([[reached]]), max_steps=5)
-    assert out["step_count"].tolist() == [before + 1]
+    assert out["elapsed_steps"].tolist() == [before + 1]
     flags = tuple(out[key].item() for key in ("reward", "terminated", "truncated", "done"))
     assert flags == after
 
@@ -30,10 +30,10 @@ def test_shapes_are_those_of_the_batch(shape):
     batch = torch.Size(shape)
     first = episode_begins(batch)
     reached = torch.zeros(*shape, 1, dtype=torch.bool)
-    following = episode_continues(first["step_count"], reached, max_steps=5)
+    following = episode_continues(first["elapsed_steps"], reached, max_steps=5)
     for out in (first, following):
-        assert out["step_count"].shape == batch
-        assert out["step_count"].dtype == torch.int64
+        assert out["elapsed_steps"].shape == batch
+        assert out["elapsed_steps"].dtype == torch.int64
         for key in ("done", "terminated", "truncated"):
             assert out[key].shape == (*shape, 1)
             assert not out[key].any()

@@ -91,7 +91,9 @@ def test_traces_are_imitated_for_the_goal_that_they_reach():
 def test_traces_end_where_the_visited_states_do():
     built = parts(recall__support_radius=0.1, recall__state_batch_size=1_000)
     near = next(t for t in built.recall.imitate.transforms if isinstance(t, NearVisited))
-    built.replay_buffer.extend(TensorDict({"observation": torch.tensor([[0.0, 0.0], [0.1, 0.0]])}, [2]))
+    built.replay_buffer.extend(
+        TensorDict({"observation": torch.tensor([[0.0, 0.0], [0.1, 0.0]])}, [2])
+    )
     path = torch.tensor([[[0.5, 0.0], [0.0, 0.05], [0.1, 0.0]]])
     traces = TensorDict({"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 2])
     assert near(traces)["mask"].tolist() == [[False, True]]

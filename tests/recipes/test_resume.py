@@ -279,7 +279,7 @@ def test_handlers_of_the_caller_come_back(tmp_path):
     with process_state_kept():
         signal.signal(signal.SIGTERM, handler)
         words = tiny("none", collector__total_frames=62)
-        assert sac_recall.train(configure([*words, f"run_dir={tmp_path / 'run'}"])) == 0
+        assert sac_recall.train(configure([*words, f"run_dir={tmp_path / 'run'}"])).status == 0
         assert signal.getsignal(signal.SIGTERM) is handler
 
 

@@ -154,7 +154,7 @@ def test_torch_threads_are_applied(tmp_path, threads):
     words = tiny("none", collector__total_frames=62, torch_threads=threads)
     with process_state_kept():
         torch.set_num_threads(3 - threads)
-        assert sac_recall.train(configure([*words, f"run_dir={tmp_path / 'run'}"])) == 0
+        assert sac_recall.train(configure([*words, f"run_dir={tmp_path / 'run'}"])).status == 0
         assert torch.get_num_threads() == threads
 
 

@@ -27,7 +27,7 @@ def naive(data, seed, length):
         for env in range(data.shape[1]):
             row = data[seed, env]
             if row["next", "terminated"][time] and row["next", "reward"][time] > 0:
-                first = max(time - int(row["step_count"][time]), time - length + 1)
+                first = max(time - int(row["elapsed_steps"][time]), time - length + 1)
                 episode = row[first : time + 1]
                 found.append(
                     list(
@@ -55,7 +55,12 @@ def kept(successes, seed):
 
 def filled(data, *, num_trajectories, length, chunk=300):
     successes = RecentSuccesses(
-        data.shape[0], ENVS, num_trajectories, length, streams=SeedStreams(range(data.shape[0]))
+        data.shape[0],
+        ENVS,
+        num_trajectories,
+        length,
+        num_states=25,
+        streams=SeedStreams(range(data.shape[0])),
     )
     for part in data.split(chunk, dim=2):
         successes.extend(part)
@@ -117,7 +122,7 @@ def test_transitions_come_from_kept_trajectories_uniformly():
 
 
 def test_before_the_first_success_there_is_nothing():
-    successes = RecentSuccesses(2, ENVS, 5, 4, streams=SeedStreams([0, 1]))
+    successes = RecentSuccesses(2, ENVS, 5, 4, num_states=121, streams=SeedStreams([0, 1]))
     assert not successes.seen.any()
     assert not successes.sample(3)["mask"].any()
     assert successes.sample_transitions(3).shape == (2, 3)
@@ -126,7 +131,7 @@ def test_before_the_first_success_there_is_nothing():
 def test_a_time_out_is_no_success():
     data = steps(size=11, length=60)
     data["next", "terminated"].zero_()
-    successes = RecentSuccesses(2, ENVS, 5, 4, streams=SeedStreams([0, 1]))
+    successes = RecentSuccesses(2, ENVS, 5, 4, num_states=121, streams=SeedStreams([0, 1]))
     successes.extend(data)
     assert not successes.seen.any()
 
@@ -135,18 +140,60 @@ def test_state_goes_on_in_the_middle_of_episodes():
     data = steps()
     whole = filled(data, num_trajectories=8, length=9, chunk=10)
     first = filled(data[..., :150], num_trajectories=8, length=9, chunk=10)
-    second = RecentSuccesses(SEEDS, ENVS, 8, 9, streams=SeedStreams([0, 1]))
+    second = RecentSuccesses(SEEDS, ENVS, 8, 9, num_states=25, streams=SeedStreams([0, 1]))
     second.load_state_dict(first.state_dict())
     for part in data[..., 150:].split(10, dim=2):
         second.extend(part)
     assert torch.equal(second.count, whole.count)
+    assert torch.equal(second.visited, whole.visited)
     assert (second._kept == whole._kept).all()
 
 
 @pytest.mark.parametrize(
-    ("num_trajectories", "length", "word"),
-    [(0, 3, "num_trajectories"), (3, 0, "length"), (2.5, 3, "num_trajectories")],
+    ("num_trajectories", "length", "num_states", "word"),
+    [
+        (0, 3, 5, "num_trajectories"),
+        (3, 0, 5, "length"),
+        (2.5, 3, 5, "num_trajectories"),
+        (3, 3, 0, "num_states"),
+    ],
 )
-def test_numbers_below_one_are_refused(num_trajectories, length, word):
+def test_numbers_below_one_are_refused(num_trajectories, length, num_states, word):
     with pytest.raises(ValueError, match=f"{word} must be an integer of at least 1"):
-        RecentSuccesses(1, 1, num_trajectories, length, streams=SeedStreams([0]))
+        RecentSuccesses(
+            1, 1, num_trajectories, length, num_states=num_states, streams=SeedStreams([0])
+        )
+
+
+def test_states_that_were_visited():
+    data = steps(length=7)
+    successes = filled(data, num_trajectories=8, length=9)
+    for seed in range(SEEDS):
+        visited = set(data[seed]["next", "observation"].flatten().tolist())
+        assert set(successes.visited[seed].nonzero().flatten().tolist()) == visited
+
+
+def test_frames_are_counted_for_each_seed():
+    data = steps(length=7)
+    successes = RecentSuccesses(SEEDS, ENVS, 8, 9, num_states=25, streams=SeedStreams([0, 1]))
+    assert successes.extend(data) == 3 * 7
+
+
+def test_pairs_are_whole_successes_seed_by_seed():
+    data = steps()
+    successes = filled(data, num_trajectories=10, length=6)
+    successes.num_pairs = 4
+    pairs = successes.pairs()
+    assert pairs.shape == (SEEDS * 4, 6)
+    keys = ("observation", "action", ("next", "observation"))
+    for row, trajectory in enumerate(pairs):
+        valid = trajectory[trajectory["mask"]]
+        steps_of = list(zip(*[valid[key].tolist() for key in keys], strict=True))
+        assert steps_of in kept(successes, row // 4)
+
+
+def test_successes_stay_when_open_episodes_are_dropped():
+    successes = filled(steps(length=3), num_trajectories=1, length=1)
+    before = successes.count.clone()
+    successes.drop_unfinished()
+    assert torch.equal(successes.count, before)

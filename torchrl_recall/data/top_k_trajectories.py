@@ -6,12 +6,13 @@ import warnings
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 from torchrl.envs import Transform
 
 from torchrl_recall.checks import at_least, next_key, require
+from torchrl_recall.data.streams import TrajectoryStreams
 
 __all__ = ["TopKTrajectories"]
 
@@ -24,8 +25,10 @@ class TopKTrajectories(Transform):
 
     A trajectory counts once it is done, written at once or spread over many writes. Writes have
     the shape ``[time]`` or ``[batch, time]``, where each row is a stream, or hold whole
-    trajectories, padded with a ``("collector", "mask")`` as ``trajs_per_batch`` makes them. Streams
-    must not be concatenated in time, nor split where they are not done (``split_trajs=True``).
+    trajectories, padded with a ``("collector", "mask")`` as ``trajs_per_batch`` makes them. Data of
+    asynchronous collectors, or split by ``split_trajs=True``, must carry their
+    ``("collector", "traj_ids")``. What cannot have been one trajectory is dropped, with a warning;
+    see :class:`~torchrl_recall.data.streams.TrajectoryStreams`.
 
     With ``return_threshold``, the buffer holds the most recent trajectories whose return exceeds
     it instead: with random starts, ranking by return keeps only trivially short trajectories.
@@ -46,10 +49,10 @@ class TopKTrajectories(Transform):
         return_threshold: least return to exceed, in units of reward; None ranks by return.
         reward_key: key of the rewards, under ``"next"``.
         done_key: key of the flag that ends a trajectory, under ``"next"``; it covers time-outs.
+        observation_key: key of the states, by which a cut stream is noticed.
 
     Raises:
-        ValueError: ``num_trajectories`` is below one, rewards are NaN, or one trajectory is
-            longer than the buffer.
+        ValueError: ``num_trajectories`` is below one, or rewards are NaN.
         KeyError: a reward or done flag is missing.
         RuntimeError: the transform is put in an environment or the buffer is shared between
             processes.
@@ -79,6 +82,7 @@ class TopKTrajectories(Transform):
         return_threshold: float | None = None,
         reward_key: NestedKey = "reward",
         done_key: NestedKey = "done",
+        observation_key: NestedKey = "observation",
     ) -> None:
         super().__init__()
         at_least(1, num_trajectories=num_trajectories)
@@ -99,9 +103,8 @@ class TopKTrajectories(Transform):
         self._returns = torch.zeros(0)
         self._lengths = torch.zeros(0, dtype=torch.long)
 
-        # The open ones.
-        self._unfinished: list[TensorDictBase] = []  # writes since the oldest open trajectory
-        self._starts = torch.zeros(0, dtype=torch.long)  # where each row's open one begins
+        self.streams = TrajectoryStreams(self.done_key, observation_key)
+        self._warned: set[str] = set()
 
     @property
     def returns(self) -> Tensor:
@@ -110,7 +113,7 @@ class TopKTrajectories(Transform):
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories, for an environment that was reset in mid-episode."""
-        self._unfinished = []
+        self.streams.drop_unfinished()
 
     @property
     def best_return(self) -> float:
@@ -159,9 +162,25 @@ class TopKTrajectories(Transform):
             trajectories = data.split(self._lengths.tolist())
             rows += [trajectories[i] for i in old.tolist()]
         rows += [finished[i] for i in (keep[keep >= stored] - stored).tolist()]
+        self._check_entries(rows)
+        joined = torch.cat(rows) if len(rows) > 1 else rows[0].clone()
         self._returns, self._lengths = all_returns[keep], all_lengths[keep]
         self.replay_buffer.empty()
-        return torch.cat(rows) if len(rows) > 1 else rows[0].clone()
+        return joined
+
+    def _check_entries(self, rows: list[TensorDictBase]) -> None:
+        """Refuse rows that the buffer could not hold together, before it is emptied for them."""
+        stored = getattr(self.replay_buffer.storage, "_storage", None)
+        first = stored if isinstance(stored, TensorDictBase) else rows[0]
+        expected = _entries(first.exclude("index"), first.ndim)
+        for row in rows:
+            if (found := _entries(row, row.ndim)) != expected:
+                differ = sorted(map(str, dict(set(found.items()) ^ set(expected.items()))))
+                raise ValueError(
+                    f"a trajectory's entries {differ} are not those of the trajectories before it: "
+                    "one is missing, new, or of another shape or dtype. The buffer was left as it "
+                    "is. Write the same entries each time; data.select(...) keeps some of them."
+                )
 
     def _choose(self, returns: Tensor, lengths: Tensor) -> Tensor:
         """Return the indices of the trajectories to keep, oldest first."""
@@ -175,11 +194,6 @@ class TopKTrajectories(Transform):
 
         # As many as the buffer has room for.
         capacity = self.replay_buffer.storage.max_size
-        if (too_long := lengths > capacity).any():
-            raise ValueError(
-                f"a trajectory of {int(lengths[too_long][0])} steps does not fit into a buffer of "
-                f"{capacity}; give its storage room for {self.num_trajectories} trajectories."
-            )
         fits = lengths[order].cumsum(0) <= capacity
         if not fits.all():
             warnings.warn(
@@ -201,85 +215,47 @@ class TopKTrajectories(Transform):
         return total
 
     def _finished(self, tensordict: TensorDictBase) -> list[TensorDictBase]:
-        """Split off the trajectories that this write completes; keep the rest for later."""
+        """Return the trajectories that this write completes and the buffer can hold."""
         for key in (self.reward_key, self.done_key):
             require(tensordict, key, "TopKTrajectories", "Name it with reward_key= or done_key=.")
         if not tensordict.ndim:
             raise ValueError(
                 "TopKTrajectories needs a time dimension; write with extend(), not add()."
             )
-        if (mask := tensordict.get(("collector", "mask"), None)) is not None:
-            return self._finished_whole(tensordict, mask)
-
-        # Append the write to those since the oldest open trajectory.
-        data = tensordict.reshape(-1, tensordict.shape[-1])
-        if self._unfinished and len(data) != len(self._starts):
-            raise ValueError(
-                f"this write has {len(data)} rows, but trajectories of {len(self._starts)} rows "
-                "are still open. Write every environment each time, or whole trajectories only."
+        capacity = self.replay_buffer.storage.max_size
+        finished = self.streams.finished(tensordict, capacity)
+        if any(len(trajectory) > capacity for trajectory in finished):
+            longest = max(map(len, finished))
+            self._warn_once(
+                f"a trajectory of {longest} steps does not fit into a buffer of {capacity} and is "
+                f"dropped; give its storage room for {self.num_trajectories} trajectories."
             )
-        if not self._unfinished:
-            self._starts = torch.zeros(len(data), dtype=torch.long)
-        self._unfinished.append(data.clone())
-        if not data.get(self.done_key).any():
-            return []
+        return [trajectory for trajectory in finished if len(trajectory) <= capacity]
 
-        # Cut each row after its done flags, in the order in which trajectories ended.
-        window = self._window()
-        done = window.get(self.done_key).reshape(*window.shape, -1).any(-1)
-        finished = []
-        for end, row in done.T.nonzero().tolist():
-            start = int(self._starts[row])
-            if end >= start:
-                finished.append(window[row, start : end + 1])
-                self._starts[row] = end + 1
-
-        # Drop the time steps before the oldest open trajectory.
-        open_from = int(self._starts.min())
-        self._unfinished = [window[:, open_from:].clone()] if open_from < window.shape[1] else []
-        self._starts -= open_from
-        return finished
-
-    def _window(self) -> TensorDictBase:
-        """Join all writes since the oldest open trajectory."""
-        device = self._unfinished[-1].get(self.done_key).device  # a restored part may lie elsewhere
-        return torch.cat([part.to(device) for part in self._unfinished], 1)  # type: ignore[return-value]
-
-    def _finished_whole(self, tensordict: TensorDictBase, mask: Tensor) -> list[TensorDictBase]:
-        """Remove the padding of whole trajectories; ignore those that are not done."""
-        data, mask = tensordict.reshape(-1, tensordict.shape[-1]), mask.reshape(tensordict.shape)
-        mask = mask.reshape(data.shape)
-        return [
-            whole.exclude(("collector", "mask"))
-            for row, valid in zip(data.unbind(0), mask.unbind(0), strict=True)
-            if len(whole := row[valid]) and whole.get(self.done_key)[-1].any()
-        ]
+    def _warn_once(self, message: str) -> None:
+        if message.split()[1] not in self._warned:
+            self._warned.add(message.split()[1])
+            warnings.warn(message, stacklevel=2)
 
     def get_extra_state(self) -> dict:
         """Return the state as tensors and plain containers; the kept rows are in the buffer."""
-        unfinished: Any = self._window() if self._unfinished else None
         return {
             "returns": self._returns.clone(),
             "lengths": self._lengths.clone(),
-            "starts": self._starts.clone(),
             "trajectories_seen": self.trajectories_seen,
             "lowest_return": self.lowest_return,
-            "unfinished": None
-            if unfinished is None
-            else [(key, value.clone()) for key, value in unfinished.items(True, True)],
-            "unfinished_shape": None if unfinished is None else list(unfinished.shape),
+            "streams": self.streams.state_dict(),
         }
 
     def set_extra_state(self, state: dict) -> None:
         """Restore :meth:`get_extra_state`."""
         self._returns = state["returns"].clone()
         self._lengths = state["lengths"].clone()
-        self._starts = state["starts"].clone()
         self.trajectories_seen = state["trajectories_seen"]
         self.lowest_return = state["lowest_return"]
-        self._unfinished = []
-        if state["unfinished"] is not None:
-            unfinished = TensorDict({}, batch_size=state["unfinished_shape"])
-            for key, value in state["unfinished"]:
-                unfinished.set(tuple(key) if isinstance(key, list) else key, value.clone())
-            self._unfinished = [unfinished]
+        self.streams.load_state_dict(state["streams"])
+
+
+def _entries(data: TensorDictBase, ndim: int) -> dict:
+    """Describe the entries of rows: shape and dtype of each."""
+    return {key: (value.shape[ndim:], value.dtype) for key, value in data.items(True, True)}

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from torchrl_recall.checks import at_least
+from torchrl_recall.checks import at_least, next_key
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_k_trajectories import TopKTrajectories
 
-__all__ = ["TopTrajectories", "valid_steps"]
+__all__ = ["TopTrajectories", "read_keys", "valid_steps"]
+
+
+# Entries by which trajectories are known.
+_KNOWN_BY = (
+    "is_init",
+    "step_count",
+    "elapsed_steps",
+    ("collector", "traj_ids"),
+    ("collector", "mask"),
+)
 
 
 class TopTrajectories:
@@ -29,6 +40,8 @@ class TopTrajectories:
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
         reward_key: where rewards are, under ``"next"``.
         done_key: where the end of a trajectory is, under ``"next"``.
+        observation_key: where states are, by which a cut stream is noticed.
+        keys: entries to keep, besides those by which trajectories are known; None keeps all.
         device: where the buffer is.
         on_write: functions that are given each write first, such as
             ``model.update_statistics``.
@@ -67,6 +80,8 @@ class TopTrajectories:
         return_threshold: float | None = None,
         reward_key: NestedKey = "reward",
         done_key: NestedKey = "done",
+        observation_key: NestedKey = "observation",
+        keys: Sequence[NestedKey] | None = None,
         device: torch.device | None = None,
         on_write: Sequence[Callable[[TensorDictBase], None]] = (),
     ) -> None:
@@ -79,7 +94,12 @@ class TopTrajectories:
             return_threshold=return_threshold,
             reward_key=reward_key,
             done_key=done_key,
+            observation_key=observation_key,
         )
+        self.keys = None
+        if keys is not None:
+            read = [self.filter.reward_key, self.filter.done_key, next_key(observation_key)]
+            self.keys = list(dict.fromkeys([*keys, observation_key, *read, *_KNOWN_BY]))
         self.buffer.append_transform(self.filter)
         self.write_every, self.on_write = write_every, list(on_write)
         self._gathered: list[TensorDictBase] = []
@@ -90,13 +110,27 @@ class TopTrajectories:
         """Say whether a trajectory better than another has been seen; until then none is good."""
         return self.filter.best_return > self.filter.lowest_return
 
+    @property
+    def waits_for(self) -> str:
+        """Say what is missing until trajectories are ready."""
+        if not self.filter.trajectories_seen:
+            return (
+                f"no episode has ended; {self.filter.streams.num_open:,} steps of open ones are "
+                "held. Give the task a time limit, or call extend() with whole episodes."
+            )
+        return (
+            f"all {self.filter.trajectories_seen:,} trajectories have the same return, so that "
+            "none is better than another. Look at the rewards, or give return_threshold=."
+        )
+
     def extend(self, data: TensorDictBase) -> int:
         """Offer new experience, ``[time]`` or ``[batch, time]``, in order.
 
         Returns:
             The number of its frames.
         """
-        self._gathered.append(data.clone())
+        kept = data if self.keys is None else data.select(*self.keys, strict=False)
+        self._gathered.append(kept.clone())
         num_frames = valid_steps(data).numel()
         self._num_gathered += num_frames
         if self._num_gathered >= self.write_every:
@@ -138,6 +172,25 @@ class TopTrajectories:
         device = self.buffer.storage.device  # checkpoints are read onto the CPU
         self._gathered = [data.clone().to(device) for data in state["gathered"]]
         self._num_gathered = state["num_gathered"]
+
+
+def read_keys(*readers: Any) -> list[NestedKey] | None:
+    """List the entries that losses, critics and filters read, so that only those are kept.
+
+    Args:
+        readers: modules with ``in_keys``; None is skipped.
+
+    Returns:
+        The entries; None, which keeps all, where a reader does not tell.
+    """
+    keys: list[NestedKey] = []
+    for reader in readers:
+        if reader is None:
+            continue
+        if getattr(reader, "in_keys", None) is None:
+            return None
+        keys += reader.in_keys
+    return keys
 
 
 def valid_steps(data: TensorDictBase) -> TensorDictBase:

@@ -1,4 +1,4 @@
-"""Step count, reward and flags of batched environments whose episodes end at a goal."""
+"""Steps, reward, flags and numbers of batched environments whose episodes end at a goal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Binary, Composite
 
-__all__ = ["done_spec", "episode_begins", "episode_continues"]
+__all__ = ["done_spec", "episode_begins", "episode_continues", "own_generator"]
 
 
 def done_spec(batch_size: torch.Size) -> Composite:
@@ -32,32 +32,32 @@ def episode_begins(batch_size: torch.Size) -> dict[str, Tensor]:
         batch_size: batch shape of the environment.
 
     Returns:
-        ``step_count`` zero, shape ``[*batch_size]``, and ``done``, ``terminated`` and ``truncated``
-        False, shape ``[*batch_size, 1]``.
+        ``elapsed_steps`` zero, shape ``[*batch_size]``, and ``done``, ``terminated`` and
+        ``truncated`` False, shape ``[*batch_size, 1]``.
 
     Examples:
         >>> import torch
         >>> from torchrl_recall.envs.episodes import episode_begins
-        >>> episode_begins(torch.Size([2]))["step_count"]
+        >>> episode_begins(torch.Size([2]))["elapsed_steps"]
         tensor([0, 0])
     """
     false = torch.zeros(*batch_size, 1, dtype=torch.bool)
     return {
-        "step_count": torch.zeros(batch_size, dtype=torch.int64),
+        "elapsed_steps": torch.zeros(batch_size, dtype=torch.int64),
         **{key: false.clone() for key in ("done", "terminated", "truncated")},
     }
 
 
-def episode_continues(step_count: Tensor, reached: Tensor, max_steps: int) -> dict[str, Tensor]:
+def episode_continues(elapsed_steps: Tensor, reached: Tensor, max_steps: int) -> dict[str, Tensor]:
     """Count a step, reward reaching the goal, and end episodes there or at the time limit.
 
     Args:
-        step_count: steps before this one, shape ``[*batch_size]``.
+        elapsed_steps: steps before this one, shape ``[*batch_size]``.
         reached: True where this step reached the goal, shape ``[*batch_size, 1]``.
         max_steps: steps of an episode at most.
 
     Returns:
-        ``step_count``, shape ``[*batch_size]``; ``reward``, 1 at the goal and else 0,
+        ``elapsed_steps``, shape ``[*batch_size]``; ``reward``, 1 at the goal and else 0,
         ``terminated`` at the goal, ``truncated`` at the limit elsewhere, and ``done``, either of
         the two, each of shape ``[*batch_size, 1]``.
 
@@ -69,12 +69,20 @@ def episode_continues(step_count: Tensor, reached: Tensor, max_steps: int) -> di
         >>> after["terminated"].flatten(), after["truncated"].flatten()
         (tensor([ True, False, False]), tensor([False,  True, False]))
     """
-    step_count = step_count + 1
-    truncated = (step_count >= max_steps).unsqueeze(-1) & ~reached
+    elapsed_steps = elapsed_steps + 1
+    truncated = (elapsed_steps >= max_steps).unsqueeze(-1) & ~reached
     return {
-        "step_count": step_count,
+        "elapsed_steps": elapsed_steps,
         "reward": reached.float(),
         "terminated": reached,
         "truncated": truncated,
         "done": reached | truncated,
     }
+
+
+def own_generator() -> torch.Generator:
+    """Make random numbers of an environment's own, so that it shifts nobody else's.
+
+    They begin with torch's seed, of which nothing is drawn. ``set_seed`` gives another.
+    """
+    return torch.Generator().manual_seed(torch.initial_seed())

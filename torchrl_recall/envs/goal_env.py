@@ -13,7 +13,7 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
 from torchrl_recall.checks import at_least, positive
-from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues
+from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues, own_generator
 
 __all__ = ["GoalEnv"]
 
@@ -62,13 +62,14 @@ class GoalEnv(EnvBase):
         positive(goal_radius=goal_radius)
         at_least(1, max_steps=max_steps)
         self.goal_spec, self.goal_radius, self.max_steps = goal_spec, goal_radius, max_steps
+        self.generator = own_generator()
         self._goals: Tensor | None = None
         self._assigned = False
         shape = self.batch_size
         seen = {"observation": observation_spec, "desired_goal": goal_spec, **(hidden or {})}
         self.observation_spec = Composite(
             {key: spec.expand(*shape, *spec.shape).clone() for key, spec in seen.items()},
-            step_count=Unbounded(shape=shape, dtype=torch.int64),
+            elapsed_steps=Unbounded(shape=shape, dtype=torch.int64),
             shape=shape,
         )
         self.state_spec = self.observation_spec.clone()
@@ -107,12 +108,20 @@ class GoalEnv(EnvBase):
         """Return True for states within ``goal_radius`` of their goals, shape ``[*batch, 1]``."""
         return (self.goal_of_state(states) - goals).norm(dim=-1, keepdim=True) <= self.goal_radius
 
-    def sample_goals(self, num: int) -> Tensor:
-        """Draw goals uniformly outside of walls, shape ``[num, goal_dim]``."""
+    def sample_goals(self, num: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw goals uniformly among those that are not inside a wall, ``[num, goal_dim]``.
+
+        Args:
+            num: number of goals.
+
+        Keyword Args:
+            generator: gives the random numbers; the environment's own by default.
+        """
+        generator = self.generator if generator is None else generator
         low, high = self.goal_spec.space.low, self.goal_spec.space.high
         goals = torch.empty(0, len(low))
         while len(goals) < num:
-            drawn = low + (high - low) * torch.rand(2 * num, len(low))
+            drawn = low + (high - low) * torch.rand(2 * num, len(low), generator=generator)
             goals = torch.cat([goals, drawn[self.is_valid(self.state_of_goal(drawn))]])
         return goals[:num]
 
@@ -157,7 +166,7 @@ class GoalEnv(EnvBase):
         if self._goals is None:
             goals = self.sample_goals(num)
         else:
-            goals = self._goals[torch.randint(len(self._goals), (num,))]
+            goals = self._goals[torch.randint(len(self._goals), (num,), generator=self.generator)]
         return goals.reshape(*self.batch_size, -1)
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDict:
@@ -182,12 +191,12 @@ class GoalEnv(EnvBase):
         out = self._advance(tensordict, action.clamp(low, high))
         out["desired_goal"] = goal
         reached = self.reached(out["observation"], goal)
-        out |= episode_continues(tensordict.get("step_count"), reached, self.max_steps)
+        out |= episode_continues(tensordict.get("elapsed_steps"), reached, self.max_steps)
         return TensorDict(out, batch_size=self.batch_size)
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            torch.manual_seed(seed)
+            self.generator.manual_seed(seed)
 
 
 def _finite(goals: Tensor) -> Tensor:

@@ -118,7 +118,8 @@ class GoalMazeEnv(GoalEnv):
         """Put the body there at rest, the ant with random joint angles as its resets draw them."""
         states = torch.from_numpy(self._rest).float().expand(*goals.shape[:-1], -1).clone()
         if not self._is_point:  # gymnasium's Ant: uniform within 0.1 of its pose
-            noise = 0.2 * torch.rand(*goals.shape[:-1], self._model.nq - 7) - 0.1
+            shape = (*goals.shape[:-1], self._model.nq - 7)
+            noise = 0.2 * torch.rand(shape, generator=self.generator) - 0.1
             states[..., 7 : self._model.nq] += noise
         states[..., :2] = goals
         return states

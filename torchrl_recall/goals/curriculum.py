@@ -12,11 +12,12 @@ from torchrl_recall.checks import at_least, positive
 from torchrl_recall.goals.gan import GoalGAN, GoalGANLoss
 from torchrl_recall.optim.batches import mean_losses
 from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.stateful import NoDeepCopy
 
 __all__ = ["GoalGANCurriculum"]
 
 
-class GoalGANCurriculum:
+class GoalGANCurriculum(NoDeepCopy):
     r"""Curriculum of goals that learns from their success rates (Held et al., 2018, Alg. 1).
 
     A goal is *good* if its success rate lies within ``success_range``: neither hopeless nor
@@ -118,12 +119,18 @@ class GoalGANCurriculum:
         """Fit the GAN to goals that are reached by chance, such as those of a random policy.
 
         Args:
-            goals: shape ``[num_goals, goal_dim]``.
+            goals: shape ``[num_goals, goal_dim]``; those outside of the bounds are left out.
         """
         self._check(goals)
+        goals = goals[((goals >= self.gan.low) & (goals <= self.gan.high)).all(1)]
+        if not len(goals):
+            raise ValueError(
+                "none of the goals lies within the bounds of the GAN's goal_spec; give goals in "
+                "environment units, or wider bounds."
+            )
         goals = goals[torch.randperm(len(goals))[: self.max_kept]]
         self._keep(goals)
-        self._fit(goals, torch.ones(len(goals), dtype=torch.bool, device=goals.device))
+        self.fit(goals, torch.ones(len(goals), dtype=torch.bool, device=goals.device))
 
     def sample(self, num: int) -> Tensor:
         """Draw new goals, with noise; uniform ones where none was good in the last iteration.
@@ -193,20 +200,29 @@ class GoalGANCurriculum:
             # proposes, and collapses.
             good_first = labels.int().argsort(descending=True, stable=True)
             chosen = good_first[self._apart(goals[good_first])]
-            metrics |= self._fit(goals[chosen], labels[chosen])
+            metrics |= self.fit(goals[chosen], labels[chosen])
             if self._collapsed():
                 self.num_collapses += 1
                 self.gan.reset_parameters()
                 self.optimizer.state.clear()
                 good = torch.cat([self.kept, goals[labels]])
-                self._fit(good, torch.ones(len(good), dtype=torch.bool, device=goals.device))
+                self.fit(good, torch.ones(len(good), dtype=torch.bool, device=goals.device))
 
         metrics["goal_gan/kept"] = torch.tensor(len(self.kept))
         metrics["goal_gan/fallbacks"] = torch.tensor(self.num_fallbacks)
         metrics["goal_gan/collapses"] = torch.tensor(self.num_collapses)
         return metrics
 
-    def _fit(self, goals: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def fit(self, goals: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Take ``num_updates`` gradient steps on labelled goals.
+
+        Args:
+            goals: shape ``[num_goals, goal_dim]``.
+            labels: whether each is good, shape ``[num_goals]``; at least one is.
+
+        Returns:
+            Means of the losses.
+        """
         """Take ``num_updates`` gradient steps on labelled goals."""
         data = TensorDict({"goal": goals, "label": labels.unsqueeze(-1)}, [len(goals)])
         # Half of each batch is good, even if few goals are: else the discriminator forgets them.
@@ -264,6 +280,6 @@ class GoalGANCurriculum:
         """Restore :meth:`state_dict`."""
         self.loss_module.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.kept = state["kept"].clone()
+        self.kept = state["kept"].clone().to(self.gan.low.device)
         self.num_fallbacks, self.num_collapses, fall_back = state["counts"]
         self._fall_back = bool(fall_back)

@@ -57,9 +57,9 @@ class GoalGAN(nn.Module):
         super().__init__()
         space = getattr(goal_spec, "space", None)
         low, high = getattr(space, "low", None), getattr(space, "high", None)
-        if low is None or high is None or low.ndim != 1 or not (high - low).isfinite().all():
+        if low is None or high is None or low.ndim != 1 or not _is_wide(low, high):
             raise ValueError(
-                "goal_spec must be a Bounded vector with finite bounds, such as "
+                "goal_spec must be a Bounded vector with finite bounds of some width, such as "
                 f"Bounded(-1, 1, (2,)), got {goal_spec}."
             )
         self.noise_dim, self.goal_dim = noise_dim, len(low)
@@ -101,6 +101,10 @@ class GoalGAN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.reset_parameters()
+
+
+def _is_wide(low: Tensor, high: Tensor) -> bool:
+    return bool(((high - low).isfinite() & (high > low)).all())
 
 
 def _mlp(in_features: int, num_cells: Sequence[int], out_features: int) -> MLP:

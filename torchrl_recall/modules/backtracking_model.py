@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -118,7 +119,7 @@ class BacktrackingModel(TensorDictModuleBase):
         self.out_keys = [self.action_key, self.observation_key]
         if self.deltas is not None:
             self.out_keys.insert(1, self.delta_key)
-        self._has_statistics = False
+        self._has_statistics = self._warned_outside = False
 
     @classmethod
     def from_specs(
@@ -292,10 +293,25 @@ class BacktrackingModel(TensorDictModuleBase):
                 )
         if not next_observation.numel():
             return
+        self._warn_outside(observation, next_observation)
         self.observations.update(next_observation)
         self.actions.update(action)
         if self.deltas is not None:
             self.deltas.update(observation - next_observation)
+
+    def _warn_outside(self, *states: Tensor) -> None:
+        """Say once that data lie outside the bounds to which sampled states are clamped."""
+        codec = self.observations
+        if self._warned_outside or getattr(codec, "low", None) is None:
+            return
+        if any(not torch.equal(codec.clamp(state), state) for state in states):
+            self._warned_outside = True
+            warnings.warn(
+                f"{self.observation_key!r} lies outside the bounds of its spec, to which "
+                "sampled states are clamped. Give the model a spec with true bounds, such as "
+                "Unbounded(shape).",
+                stacklevel=3,
+            )
 
     def _condition(self, next_observation: Tensor, action: Tensor | None = None) -> TensorDict:
         batch = next_observation.shape[: next_observation.ndim - len(self.observation_spec.shape)]

@@ -60,6 +60,13 @@ class SACCritic(TensorDictModuleBase):
 
     def __init__(self, loss_module: SACLoss, *, compile: bool = False) -> None:
         super().__init__()
+        if not isinstance(loss_module, SACLoss) or loss_module._version != 2:
+            raise TypeError(
+                f"SACCritic reads V and Q off a SACLoss without a value network, but "
+                f"{type(loss_module).__name__} keeps them in another way. Give CriticStates and "
+                "AdvantageGate a module of your own that writes state_value and "
+                "state_action_value."
+            )
         self.__dict__["loss_module"] = loss_module  # not a submodule: the loss owns its parameters
         networks = loss_module.qvalue_network, loss_module.actor_network
         self.in_keys = list(dict.fromkeys(key for network in networks for key in network.in_keys))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
@@ -130,13 +130,17 @@ class ImitationLoss(LossModule):
 
         Raises:
             KeyError: the action is missing.
+            ValueError: the action has another shape than the policy's own.
         """
         cure = "Rename it with loss.set_keys(action=...)."
-        action = require(tensordict, self.tensor_keys.action, "ImitationLoss", cure)
+        require(tensordict, self.tensor_keys.action, "ImitationLoss", cure)
         data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
+        action = data.get(self.tensor_keys.action)  # before the actor may write one of its own
+        states = data.select(*self.actor_network.in_keys)  # the actor writes into these
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
-            dist = self.actor_network.get_dist(data)
-        log_prob = dist.log_prob(self._clamp(data.get(self.tensor_keys.action)))
+            dist = self.actor_network.get_dist(states)
+        _check_shape(dist, action, self.tensor_keys.action)
+        log_prob = dist.log_prob(self._clamp(action))
         if action.is_floating_point() and log_prob.shape == action.shape:
             log_prob = log_prob.sum(-1)  # a distribution without event dimensions
         loss = self._reduce_loss(-log_prob, tensordict)
@@ -159,3 +163,13 @@ def _bounds(spec: TensorSpec | None, actor) -> tuple[Tensor | None, Tensor | Non
     if spec is None or not spec.dtype.is_floating_point or not hasattr(spec.space, "low"):
         return None, None
     return spec.space.low.clone(), spec.space.high.clone()
+
+
+def _check_shape(dist: Any, action: Tensor, key: NestedKey) -> None:
+    """Refuse actions that a Gaussian would broadcast instead of scoring them."""
+    loc = getattr(dist, "loc", None)
+    if isinstance(loc, Tensor) and loc.shape[-1:] != action.shape[-1:]:
+        raise ValueError(
+            f"the action at {key!r} has shape {tuple(action.shape)}, but the policy's own have "
+            f"{tuple(loc.shape)}. Give actions of the policy's action space."
+        )

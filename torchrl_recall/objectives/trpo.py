@@ -102,6 +102,7 @@ class TRPOLoss(PPOLoss):
             "Write it with GAE or loss.value_estimator, or rename it with "
             "loss.set_keys(advantage=...)."
         )
+        tensordict = tensordict.copy()  # the actor writes into it
         advantage = require(tensordict, self.tensor_keys.advantage, "TRPOLoss", cure)
         advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=False)
         shape = advantage.shape[:-1]

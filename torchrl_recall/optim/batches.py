@@ -57,7 +57,7 @@ class Draws:
 
     def candidates(self, buffer: ReplayBuffer, num: int) -> TensorDictBase:
         """Draw at most ``num`` transitions without repeats, so that no state is chosen twice."""
-        return buffer[torch.randint(len(buffer), (num,)).unique()]
+        return buffer[_rows(buffer, torch.randint(len(buffer), (num,)).unique())]
 
     def batches(
         self, data: TensorDictBase | ReplayBuffer, num: int, size: int, keys: Sequence[NestedKey]
@@ -67,7 +67,7 @@ class Draws:
         A replay buffer is indexed: its own batch size and priorities do not matter.
         """
         index = torch.randint(len(data), (num * size,))
-        return iter(data[index].select(*keys).reshape(num, size).unbind(0))
+        return iter(data[_rows(data, index)].select(*keys).reshape(num, size).unbind(0))
 
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
@@ -87,6 +87,14 @@ class Draws:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
+
+
+def _rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> Any:
+    """Turn numbers of rows into an index, also of a storage ``[environments, time]``."""
+    storage = getattr(data, "storage", None)
+    if storage is None or getattr(storage, "ndim", 1) == 1:
+        return index
+    return torch.unravel_index(index, storage.shape)
 
 
 def mean_losses(losses: Sequence[TensorDictBase], prefix: str) -> dict[str, Tensor]:

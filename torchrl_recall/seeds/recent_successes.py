@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -81,17 +79,12 @@ class RecentSuccesses:
         """Return True: dynamics are learned from all experience, before any success."""
         return True
 
-    @property
-    def buffer(self) -> Any:
-        """Return the store itself, from which batches are drawn."""
-        return self
-
     def extend(self, data: TensorDictBase) -> int:
         """Take new steps in.
 
         Args:
             data: shape ``[num_seeds, num_envs, time]``, each row going on where it stopped, with
-                ``step_count``, the steps already taken in the episode.
+                ``elapsed_steps``, the steps already taken in the episode.
 
         Returns:
             The number of each seed's frames.
@@ -111,7 +104,7 @@ class RecentSuccesses:
         # The last steps of each success; those before its episode are masked.
         steps = torch.arange(self.length)
         tails = window[seed.unsqueeze(-1), row.unsqueeze(-1), time.unsqueeze(-1) + steps]
-        age = data["step_count"][seed, row, time].unsqueeze(-1)
+        age = data["elapsed_steps"][seed, row, time].unsqueeze(-1)
         tails["mask"] = steps.flip(0) <= age
         # Each goes into its seed's next slot, and of more than there are slots only the newest.
         new = torch.bincount(seed, minlength=self.num_seeds)
@@ -121,12 +114,16 @@ class RecentSuccesses:
         self._kept[seed[newest], slot[newest]] = tails[newest]
         self.count += new
 
+    @property
+    def waits_for(self) -> str:
+        """Return nothing: it is always ready."""
+        return ""
+
     def flush(self) -> None:
         """Do nothing: steps are taken in at once."""
 
     def drop_unfinished(self) -> None:
-        """Refuse: the environments of a batch of seeds are never cut."""
-        raise NotImplementedError("RecentSuccesses has no open trajectories to drop.")
+        """Do nothing: ``elapsed_steps`` of a success masks the steps before its episode."""
 
     def transitions(self) -> RecentSuccesses:
         """Return the store itself, from which batches are drawn."""

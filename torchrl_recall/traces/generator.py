@@ -81,9 +81,8 @@ class RecallTraceGenerator(nn.Module):
         self.model = model
         self.trace_length = trace_length
         self.num_traces = num_traces
-        self._step: Step = self._eager_step
-        if compile:
-            self._step = _compile_step(self._eager_step)
+        self.compile_step = compile
+        self._step: Step | None = None  # made at the first call
 
     @torch.no_grad()
     def forward(self, end_states: TensorDictBase) -> TensorDict:
@@ -104,11 +103,12 @@ class RecallTraceGenerator(nn.Module):
                 model.
         """
         model = self.model
+        step = self._step = self._step or self._make_step()
         states = [self._repeated(end_states)]
         actions: list[Tensor] = []
         with set_exploration_type(ExplorationType.RANDOM):
             for _ in range(self.trace_length):
-                action, state = self._step(states[-1])
+                action, state = step(states[-1])
                 actions.append(action)
                 states.append(state)
         path = torch.stack(states[::-1], 1)  # forward time: s_{T-L}, ..., s_T
@@ -138,6 +138,12 @@ class RecallTraceGenerator(nn.Module):
                 break_when_any_done=False,
             )
         return reverse_time(rollout, observation_key=model.observation_key)
+
+    def _make_step(self) -> Step:
+        return _compile_step(self._eager_step) if self.compile_step else self._eager_step
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_step": None}  # a copy makes a step of its own model
 
     def _eager_step(self, next_observation: Tensor) -> tuple[Tensor, Tensor]:
         action = self.model.sample_action(next_observation)

@@ -74,7 +74,7 @@ def test_partial_resets_leave_the_others_alone():
     torch.manual_seed(0)
     env = FourRoomsEnv(7, start="uniform", batch_size=[64], max_steps=9)
     rollout = env.rollout(200, break_when_any_done=False)
-    count, done = rollout["step_count"], rollout["next", "done"].squeeze(-1)
+    count, done = rollout["elapsed_steps"], rollout["next", "done"].squeeze(-1)
     following = rollout["next", "observation"]
     goes_on = ~done[:, :-1]
     assert count[:, 1:][goes_on].equal(count[:, :-1][goes_on] + 1)

@@ -79,7 +79,7 @@ def test_values_are_those_of_the_environment():
         lambda cell: torch.multinomial(policy[cell], 1).squeeze(-1), ["observation"], ["action"]
     )
     rollout = env.rollout(STEPS, actor, break_when_any_done=False)
-    first = rollout["step_count"] == torch.arange(STEPS)  # of the first episode
+    first = rollout["elapsed_steps"] == torch.arange(STEPS)  # of the first episode
     reward = (rollout["next", "reward"].squeeze(-1) * first).double()
     returns = (reward * GAMMA ** torch.arange(STEPS)).sum(1)
     error = float(returns.std()) / math.sqrt(len(returns))

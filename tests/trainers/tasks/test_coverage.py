@@ -6,7 +6,7 @@ import csv
 
 import pytest
 import torch
-from goal_fixtures import configure, right, tiny
+from goal_fixtures import along, configure, tiny
 
 from torchrl_recall.envs import PointMassEnv
 from torchrl_recall.trainers.tasks.coverage import Coverage, coverage_goals
@@ -17,11 +17,7 @@ GOALS = torch.tensor([[0.5, 0.0], [0.0, 0.9], [0.8, 0.0], [-0.5, 0.0]])
 def build(policy=None, **changes) -> Coverage:
     env = PointMassEnv(2, max_steps=10, goal_radius=0.15, batch_size=[4])
     changes = {"eval__target": 0.5} | changes
-    return Coverage(env, policy or right(4), GOALS, configure(tiny(**changes)))
-
-
-def left(tensordict):
-    return tensordict.set("action", torch.tensor([-1.0, 0.0]).expand(4, 2).clone())
+    return Coverage(env, policy or along(1.0), GOALS, configure(tiny(**changes)))
 
 
 def test_coverage_counts_the_goals_that_are_reached():
@@ -33,11 +29,11 @@ def test_coverage_counts_the_goals_that_are_reached():
 
 def test_the_target_is_the_first_evaluation_that_reaches_it():
     coverage = build()
-    coverage.actor = left
+    coverage.policy = along(-1.0)
     assert coverage(100).tolist() == [0.25]
     assert coverage.frames_to_target() is None
     assert not coverage.reached_target
-    coverage.actor = right(4)
+    coverage.policy = along(1.0)
     coverage(200)
     coverage(300)
     assert coverage.frames_to_target() == 200
@@ -46,10 +42,10 @@ def test_the_target_is_the_first_evaluation_that_reaches_it():
 
 
 def test_a_run_may_end_at_its_target():
-    coverage = build(left, eval__stop_at_target="true")
+    coverage = build(along(-1.0), eval__stop_at_target="true")
     coverage(100)
     assert not coverage.reached_target
-    coverage.actor = right(4)
+    coverage.policy = along(1.0)
     coverage(200)
     assert coverage.reached_target
 

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from goal_fixtures import configure, parts, right, tiny, train
+from goal_fixtures import along, configure, parts, tiny, train
 from recipe_fixtures import checkpoint_frames, load, metrics, sha256, stopped_copy
+from tensordict import TensorDict
 
 from torchrl_recall.envs import PointMassEnv
 from torchrl_recall.trainers.schema import ConfigError
@@ -24,7 +25,7 @@ def collector(policy, num_envs: int, **changes) -> GoalCollector:
 
 
 def test_each_goal_is_tried_by_its_environments_and_its_rate_is_theirs():
-    tried = collector(right(6), 6)
+    tried = collector(along(1.0), 6)
     goals = torch.tensor([[0.5, 0.0], [0.0, 0.9], [-0.5, 0.0]])
     data = tried.collect(goals)
     assert data.shape == (6, 20)
@@ -37,8 +38,20 @@ def test_each_goal_is_tried_by_its_environments_and_its_rate_is_theirs():
     assert rates.tolist() == [1.0, 0.0, 0.0]
 
 
+def test_only_first_episodes_count_by_hand():
+    """Two goals, tried twice each, in five steps; later episodes of an environment do not count."""
+    tried = collector(along(1.0), 4)
+    tried.goals = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
+    reached = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 1, 0]])
+    limit = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0]])
+    flags = {"terminated": reached.bool(), "done": (reached | limit).bool()}
+    data = TensorDict({"next": {k: v.unsqueeze(-1) for k, v in flags.items()}}, [4, 5])
+    # The first environment succeeds at once, the others fail first.
+    assert tried.success_rates(data)[1].tolist() == [0.5, 0.0]
+
+
 def test_goals_change_after_their_batches():
-    tried = collector(right(24), 24, collector__num_batches=2, env__max_steps=10)
+    tried = collector(along(1.0), 24, collector__num_batches=2, env__max_steps=10)
     goals, left = [], []
     for _ in tried:  # 960 frames, 240 in a batch
         goals.append(tried.goals)
@@ -50,7 +63,7 @@ def test_goals_change_after_their_batches():
 
 
 def test_a_collector_goes_on_in_the_middle_of_a_set_of_goals():
-    tried, other = (collector(right(24), 24, collector__num_batches=2) for _ in range(2))
+    tried, other = (collector(along(1.0), 24, collector__num_batches=2) for _ in range(2))
     next(iter(tried))
     assert other.load_state_dict(copy.deepcopy(tried.state_dict()), tried.frames)
     goals = tried.goals

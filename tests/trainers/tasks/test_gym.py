@@ -63,12 +63,23 @@ def test_a_task_of_that_kind_passes():
 
 
 @pytest.mark.parametrize(
-    "name", ["NoSuchTask-v1", "Hopper-v99", "Hoper-v5", "not a name", "no_module_here:Hopper-v5"]
+    "name", ["NoSuchTask-v1", "Hopper-v99", "Hoper-v5", "not a name", "gymnasium:Hoper-v5"]
 )
 def test_unknown_task_is_named_with_a_cure(name):
     with pytest.raises(ConfigError, match=r"env\.name=.*pprint_registry") as error:
         make_env(name)
     assert name in str(error.value)
+
+
+def test_a_task_of_a_module_that_is_missing_is_named_with_a_cure():
+    with pytest.raises(ConfigError, match=r"the module 'no_module_here' .*PYTHONPATH") as error:
+        make_env("no_module_here:Hopper-v5")
+    assert "env.name='no_module_here:Hopper-v5'" in str(error.value)
+
+
+def test_a_task_may_be_named_with_its_module():
+    assert longest_episode("gymnasium:Hopper-v5") == 1_000
+    assert make_env("gymnasium:Hopper-v5").observation_spec["observation"].shape == (11,)
 
 
 def test_a_task_whose_library_is_missing_is_a_configuration_error():
@@ -170,3 +181,35 @@ def test_a_policy_that_chooses_nan_has_diverged():
     data = transition().set("action", torch.full((2, 1), math.nan))
     with pytest.raises(DivergenceError, match="within the 2 steps after step 17"):
         check_finite(data, env_name="Some-v0", frames=17)
+
+
+def in_time(**bad: list[float]) -> TensorDict:
+    """Three steps of one environment, some of whose numbers are given."""
+    values = {key: torch.tensor(value).reshape(3, 1) for key, value in bad.items()}
+    zeros = torch.zeros(3, 1)
+    following = values.get("following", zeros)
+    return TensorDict(
+        {
+            "observation": values.get("observation", zeros),
+            "action": values.get("action", zeros),
+            "next": {"observation": following, "reward": values.get("reward", zeros)},
+        },
+        [3],
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        ({"following": [0, math.nan, math.nan], "action": [0, 0, math.nan]}, FloatingPointError),
+        ({"following": [0, 0, math.nan], "action": [0, math.nan, math.nan]}, DivergenceError),
+        ({"reward": [0, math.inf, 0], "action": [0, math.nan, 0]}, DivergenceError),
+        ({"observation": [0, math.nan, 0], "action": [0, math.nan, 0]}, FloatingPointError),
+    ],
+)
+def test_the_first_bad_number_is_the_cause(bad, error):
+    with pytest.raises(FloatingPointError) as found:
+        check_finite(
+            in_time(**{k: list(map(float, v)) for k, v in bad.items()}), env_name="T", frames=0
+        )
+    assert type(found.value) is error

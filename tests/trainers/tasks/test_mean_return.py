@@ -101,3 +101,25 @@ def test_state_holds_all_evaluations():
     evaluation(200)  # what was saved does not grow
     assert other.frames == [100]
     assert other.results[0].tolist() == evaluation.results[0].tolist()
+
+
+def test_an_episode_that_does_not_end_is_cut_and_said_so_once():
+    """Pendulum never ends before its limit of 200 steps."""
+    evaluation, _ = build(2, name="Pendulum-v1")
+    evaluation.policy = lambda observation: torch.zeros(1)
+    whole = evaluation.evaluate()
+    evaluation.max_steps = 3
+    with pytest.warns(UserWarning, match=r"within eval\.max_steps=3 steps") as told:
+        cut = evaluation.evaluate()
+    assert len(told) == 1
+    plain = gymnasium.make("Pendulum-v1")
+    plain.reset(seed=FIRST_SEED)
+    by_hand = sum(float(plain.step(np.zeros(1, np.float32))[1]) for _ in range(3))
+    assert float(cut[0]) == pytest.approx(by_hand, rel=1e-5)
+    assert (whole < cut).all()  # costs add up
+
+
+def test_a_signal_cuts_an_evaluation_short():
+    evaluation, _ = build(1)
+    evaluation.is_stopped = lambda: True
+    assert evaluation(0).tolist() == []

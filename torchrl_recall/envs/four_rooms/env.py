@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues
+from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues, own_generator
 from torchrl_recall.envs.four_rooms.drawing import draw
 from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start, step_limit
 from torchrl_recall.seeds import SeedStreams
@@ -77,14 +77,15 @@ class FourRoomsEnv(EnvBase):
         self.layout = FourRoomsLayout(size, start=start, goal=goal, slip=slip, blocked=blocked)
         self.max_steps = step_limit(size, max_steps)
         self.streams = streams
+        self.generator = own_generator()
         shape, num_cells = self.batch_size, self.layout.num_cells
         self.observation_spec = Composite(
             observation=Categorical(num_cells, shape=shape), shape=shape
         )
         self.state_spec = Composite(
-            step_count=Unbounded(shape=shape, dtype=torch.int64), shape=shape
+            elapsed_steps=Unbounded(shape=shape, dtype=torch.int64), shape=shape
         )
-        self.observation_spec["step_count"] = Unbounded(shape=shape, dtype=torch.int64)
+        self.observation_spec["elapsed_steps"] = Unbounded(shape=shape, dtype=torch.int64)
         self.action_spec = Categorical(4, shape=shape)
         self.reward_spec = Unbounded(shape=(*shape, 1))
         self.done_spec = done_spec(shape)
@@ -111,18 +112,20 @@ class FourRoomsEnv(EnvBase):
         cell = layout.next_cell[tensordict.get("observation"), action]
         reached = (cell == layout.goal).unsqueeze(-1)
         out = {"observation": cell}
-        out |= episode_continues(tensordict.get("step_count"), reached, self.max_steps)
+        out |= episode_continues(tensordict.get("elapsed_steps"), reached, self.max_steps)
         return TensorDict(out, batch_size=self.batch_size)
 
     def _rand(self, where: Tensor | None = None) -> Tensor:
         """Draw a number in [0, 1) for each environment; see :meth:`SeedStreams.rand`."""
         if self.streams is None:
-            return torch.rand(self.batch_size)
+            compiling = torch.compiler.is_compiling()  # a graph takes torch's numbers only
+            generator = None if compiling else self.generator
+            return torch.rand(self.batch_size, generator=generator)
         return self.streams.rand(self.batch_size, where=where)
 
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
-            torch.manual_seed(seed)
+            self.generator.manual_seed(seed)
 
     def render(
         self,

@@ -151,6 +151,7 @@ class Run:
         Args:
             collector: where frames come from.
         """
+        self._make_up_for_evaluation()
         batches = iter(collector)
         while (data := self._next(batches)) is not None:
             check_finite(data, env_name=self.parts.name, frames=self.frames)
@@ -170,6 +171,16 @@ class Run:
         if self.stopped:
             return self._save_and_stop()
         self._finish()
+
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate at once if a signal cut the last evaluation short."""
+        evaluated = self.parts.evaluation.frames
+        last = evaluated[-1] if evaluated else 0
+        if last < self.frames:
+            self._previous_frames, previous = last, self._previous_frames
+            if self._due(self.config.eval.interval):
+                self._evaluate()
+            self._previous_frames = previous
 
     @property
     def stopped(self) -> bool:

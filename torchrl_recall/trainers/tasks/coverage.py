@@ -97,9 +97,7 @@ def coverage_goals(env: GoalEnv, num_goals: int) -> Tensor:
     """Choose goals to evaluate on: in two dimensions a grid, in more a fixed uniform draw."""
     low, high = env.goal_spec.space.low, env.goal_spec.space.high
     if (dim := len(low)) > 2:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return env.sample_goals(num_goals)
+        return env.sample_goals(num_goals, generator=torch.Generator().manual_seed(0))
     side = round(num_goals ** (1 / dim))
     share = (torch.arange(side) + 0.5) / side  # centres of as many equal cells
     grid = torch.stack(torch.meshgrid(*[share] * dim, indexing="ij"), -1).reshape(-1, dim)

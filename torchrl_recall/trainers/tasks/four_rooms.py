@@ -74,11 +74,12 @@ class RolloutCollector:
         return {"now": self._now.clone(), "streams": self.streams.state_dict()}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Restore :meth:`state_dict`; returns True, for all episodes go on."""
-        assert state is not None
+        """Restore :meth:`state_dict`; return whether episodes go on."""
+        self.frames = frames
+        if state is None:  # after an error new episodes begin
+            return False
         self._now = state["now"].clone()
         self.streams.load_state_dict(state["streams"])
-        self.frames = frames
         return True
 
 

@@ -146,7 +146,11 @@ class GoalCollector:
 
     def state_dict(self) -> dict:
         """Return the goals that are tried; each batch begins with new episodes."""
-        return {"goals": self.goals.clone(), "batches_left": self.batches_left}
+        return {
+            "goals": self.goals.clone(),
+            "batches_left": self.batches_left,
+            "generator": self.env.generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
         """Restore :meth:`state_dict`.
@@ -158,6 +162,7 @@ class GoalCollector:
         if state is not None:
             self.goals = state["goals"].clone().to(self.curriculum.kept.device)
             self.batches_left = state["batches_left"]
+            self.env.generator.set_state(state["generator"].clone())
         return True
 
 

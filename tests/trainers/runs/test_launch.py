@@ -1,0 +1,81 @@
+"""Start and end of every recipe: its status, or one line that says what to mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from recipe_fixtures import compose_config, process_state_kept, summary, tiny
+
+from torchrl_recall.recipes import sac_recall
+from torchrl_recall.trainers.runs.checkpoints import CheckpointError
+from torchrl_recall.trainers.runs.launch import launch
+from torchrl_recall.trainers.schema import ConfigError, SACRecallConfig
+from torchrl_recall.trainers.tasks.gym import DivergenceError
+
+
+@dataclass
+class Ended:
+    """A run that has ended."""
+
+    status: int = 0
+    final_return: float | None = 1.5
+
+
+def start(train, *overrides: str):
+    return launch(train, compose_config([*tiny(), *overrides]), SACRecallConfig)
+
+
+def end_of(train, *overrides: str):
+    """What the process would exit with."""
+    with pytest.raises(SystemExit) as exit:
+        start(train, *overrides)
+    return exit.value.code
+
+
+def test_a_finished_run_returns_its_final_return():
+    assert start(lambda config: Ended()) == 1.5
+    assert start(lambda config: Ended(final_return=None)) is None
+
+
+def test_a_stopped_run_ends_with_its_status():
+    assert end_of(lambda config: Ended(status=143)) == 143
+
+
+def test_a_real_run_returns_its_final_return(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
+    words = ["collector.total_frames=70", f"run_dir={tmp_path / 'run'}"]
+    with process_state_kept():
+        found = start(sac_recall.train, *words)
+    assert found == summary(tmp_path / "run")["final_eval_return"]
+
+
+def test_the_recipe_gets_its_typed_configuration():
+    seen = []
+    start(lambda config: seen.append(config) or Ended(), "seed=7")
+    (config,) = seen
+    assert type(config) is SACRecallConfig
+    assert config.seed == 7
+
+
+@pytest.mark.parametrize(
+    "kind", [ConfigError, CheckpointError, FloatingPointError, DivergenceError]
+)
+def test_what_a_user_can_mend_is_one_line(kind):
+    def train(config):
+        raise kind("this went wrong.")
+
+    assert end_of(train) == f"{kind.__name__}: this went wrong."
+
+
+def test_a_wrong_configuration_never_trains():
+    code = end_of(lambda config: pytest.fail("trained"), "optim.lr=-1")
+    assert code.startswith("ConfigError: optim.lr must be positive")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    def train(config):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        launch(train, compose_config(tiny()), SACRecallConfig)
