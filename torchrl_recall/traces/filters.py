@@ -15,7 +15,7 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_recall.checks import next_key, positive
+from torchrl_recall.checks import next_key, positive, require
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 
 __all__ = [
@@ -211,7 +211,9 @@ class WithinSupport(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
-        deviation = self.normalize(tensordict.get(self.in_keys[0])).abs().amax(-1)
+        _check_traces(tensordict)
+        states = require(tensordict, self.in_keys[0], "WithinSupport", _CURE)
+        deviation = self.normalize(states).abs().amax(-1)
         return _narrow(tensordict, self.mask_key, _unbroken(deviation <= self.max_deviation))
 
 
@@ -329,6 +331,7 @@ class ConfidentSteps(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        _check_traces(tensordict)
         sure = self.model.state_predictor_log_prob(tensordict) >= self.min_log_prob
         return _narrow(tensordict, self.mask_key, _unbroken(sure))
 
@@ -339,8 +342,21 @@ def _path_keys(observation_key: NestedKey) -> list[NestedKey]:
 
 def _path(tensordict: TensorDictBase, keys: list[NestedKey]) -> Tensor:
     """Join traces and their end states, ``[num_traces, trace_length + 1, *state_shape]``."""
-    states, next_states = (tensordict.get(key) for key in keys)
+    _check_traces(tensordict)
+    states, next_states = (require(tensordict, key, "the filter", _CURE) for key in keys)
     return torch.cat([states, next_states[:, -1:]], 1)
+
+
+_CURE = "Name the states with observation_key=."
+
+
+def _check_traces(tensordict: TensorDictBase) -> None:
+    """Refuse pairs without order, of which none is nearer to an end state than another."""
+    if tensordict.ndim != 2:
+        raise ValueError(
+            f"this filter needs traces of shape [num_traces, trace_length], got "
+            f"{tuple(tensordict.shape)}. Filter traces before they are flattened."
+        )
 
 
 def _unbroken(keep: Tensor) -> Tensor:
