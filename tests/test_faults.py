@@ -271,7 +271,7 @@ def test_an_exception_of_the_task_saves_first_and_says_where(at, tmp_path, monke
         train(configure(arguments))
     assert any("FaultRaises-v0 failed" in note for note in caught.value.__notes__)
     (frames,) = checkpoint_frames(tmp_path / "run")
-    assert frames == (44 if "step" in at else 29)
+    assert frames == (44 if "step" in at else 14)  # TorchRL resets once when it wraps a task
     monkeypatch.setattr(Raises, "at", {})
     with process_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -323,7 +323,7 @@ def test_nan_of_an_action_is_not_blamed_on_the_state_that_follows_it():
         check_finite(data, env_name="Task-v0", frames=0)
 
 
-@pytest.mark.parametrize("lr", ["1e30", "1e38"])
+@pytest.mark.parametrize("lr", ["1e30", "1e36"])
 def test_numbers_that_stop_being_numbers_stop_a_run_of_the_four_rooms(lr, tmp_path):
     overrides = ["env.size=7", "collector.total_frames=2560", f"optim.lr={lr}", "run_dir=run"]
     done = shell("a2c_recall.py", *overrides, cwd=tmp_path)
@@ -466,7 +466,8 @@ def test_losses_write_nothing_into_their_data(make_actor, make_model, transition
     data = transitions(8)
     data["advantage"] = torch.randn(8, 1)
     actor = make_actor(return_log_prob=True)
-    data["action_log_prob"] = actor.get_dist(data.select("observation")).log_prob(data["action"])
+    log_prob = actor.get_dist(data.select("observation")).log_prob(data["action"])
+    data["action_log_prob"] = log_prob.detach()
     before = data.clone()
     ImitationLoss(actor)(data)
     BacktrackingLoss(make_model())(data)

@@ -137,7 +137,10 @@ def test_nothing_may_be_left_out_of_a_checkpoint(runs, tmp_path, part):
             changed += 1
     assert changed or part == "nothing"
     checkpoints.save(again / "checkpoints", frames, state)
-    train(again, [*tiny("backtracking"), "resume=auto"])
+    with warnings.catch_warnings():
+        if part == "observation":  # the stream does not go on, which is noticed
+            warnings.filterwarnings("ignore", "TopKTrajectories dropped")
+        train(again, [*tiny("backtracking"), "resume=auto"])
     assert (sha256(again) == sha256(whole)) == (part == "nothing")
 
 

@@ -57,7 +57,7 @@ class Draws:
 
     def candidates(self, buffer: ReplayBuffer, num: int) -> TensorDictBase:
         """Draw at most ``num`` transitions without repeats, so that no state is chosen twice."""
-        return buffer[_rows(buffer, torch.randint(len(buffer), (num,)).unique())]
+        return _take(buffer, torch.randint(len(buffer), (num,)).unique())
 
     def batches(
         self, data: TensorDictBase | ReplayBuffer, num: int, size: int, keys: Sequence[NestedKey]
@@ -67,7 +67,7 @@ class Draws:
         A replay buffer is indexed: its own batch size and priorities do not matter.
         """
         index = torch.randint(len(data), (num * size,))
-        return iter(data[_rows(data, index)].select(*keys).reshape(num, size).unbind(0))
+        return iter(_take(data, index).select(*keys).reshape(num, size).unbind(0))
 
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
@@ -89,12 +89,13 @@ class Draws:
         """Restore :meth:`state_dict`."""
 
 
-def _rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> Any:
-    """Turn numbers of rows into an index, also of a storage ``[environments, time]``."""
+def _take(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictBase:
+    """Take rows by their numbers, also out of a storage ``[environments, time]``."""
     storage = getattr(data, "storage", None)
     if storage is None or getattr(storage, "ndim", 1) == 1:
-        return index
-    return torch.unravel_index(index, storage.shape)
+        return data[index]
+    rows = storage.get(torch.unravel_index(index, storage.shape))
+    return data._transform(rows)  # as indexing a buffer of one dimension does
 
 
 def mean_losses(losses: Sequence[TensorDictBase], prefix: str) -> dict[str, Tensor]:

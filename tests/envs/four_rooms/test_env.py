@@ -32,6 +32,7 @@ def test_torchrl_contract_eager_serial_and_parallel():
 def test_compiled_steps_are_eager_steps(slip):
     env = FourRoomsEnv(9, slip=slip, batch_size=[16])
     check_env_specs(env)
+    env.generator = torch.default_generator  # of which a graph draws
     step = torch.compile(env._step, fullgraph=True, options={"fallback_random": True})
     data = env.reset()
     for seed in range(20):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from goal_fixtures import along
-from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 
 from torchrl_recall.envs import PointMassEnv
-from torchrl_recall.trainers.tasks.devices import any_device, policy_for
+from torchrl_recall.trainers.tasks.devices import PolicyFor, any_device
 
 
 def env() -> PointMassEnv:
@@ -26,19 +25,19 @@ def test_functions_take_tensors_of_any_device(device):
 
 
 def test_a_policy_without_weights_acts_where_the_environment_is():
-    policy = along(1.0)
-    found, where = policy_for(env(), policy)
-    assert found is policy
-    assert where == env().goal_spec.device
+    policy = PolicyFor(env(), along(1.0))
+    assert policy.device == env().goal_spec.device
 
 
 def test_a_policy_acts_for_states_of_the_environments_device(device):
     layer = torch.nn.Linear(2, 2, device=device)
-    policy, where = policy_for(env(), TensorDictModule(layer, ["observation"], ["action"]))
-    assert where == layer.weight.device
-    states = TensorDict({"observation": torch.rand(3, 2)}, [3])
+    task = env()
+    policy = PolicyFor(task, TensorDictModule(layer, ["observation"], ["action"]))
+    assert policy.device == layer.weight.device
+    states = task.reset()
     expected = layer(states["observation"].to(device)).cpu()
-    acted = policy(states)
+    acted = policy(states.clone())
     assert acted["action"].device.type == "cpu"
     torch.testing.assert_close(acted["action"], expected)
     assert torch.equal(acted["observation"], states["observation"])
+    assert task.rollout(3, policy)["action"].device.type == "cpu"  # torchrl wraps plain functions

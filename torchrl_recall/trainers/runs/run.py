@@ -89,7 +89,7 @@ class Run:
         self.profile: Profile | None = None
         self._stack = ExitStack()
         self._state_is_good = False  # whether all of the last batch has been learned from
-        self._episode_is_good = True
+        self._episode_is_good, self._resumed = True, False
 
     def __enter__(self) -> Run:
         process.quiet()
@@ -151,7 +151,8 @@ class Run:
         Args:
             collector: where frames come from.
         """
-        self._make_up_for_evaluation()
+        if self._resumed:
+            self._make_up_for_evaluation()
         batches = iter(collector)
         while (data := self._next(batches)) is not None:
             check_finite(data, env_name=self.parts.name, frames=self.frames)
@@ -329,6 +330,7 @@ class Run:
         if not self.parts.collector.load_state_dict(state["collector"], self.frames):
             self.parts.recall.drop_unfinished()
         process.set_rng_state_dict(state["rng"])
+        self._resumed = True
         print(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]
 

@@ -176,7 +176,7 @@ class ParallelCollector:
 
     def shutdown(self) -> None:
         """End the processes."""
-        self.collector.shutdown()
+        self.collector.shutdown(raise_on_error=False)  # a signal may have ended them already
 
     def state_dict(self) -> dict:
         """Return nothing: the environments are in other processes."""

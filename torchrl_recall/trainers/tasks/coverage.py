@@ -14,7 +14,7 @@ from torchrl_recall.envs import GoalEnv
 from torchrl_recall.trainers.runs.log import installed
 from torchrl_recall.trainers.runs.parts import Evaluation
 from torchrl_recall.trainers.schema import GoalGANRecallConfig
-from torchrl_recall.trainers.tasks.devices import policy_for
+from torchrl_recall.trainers.tasks.devices import PolicyFor
 
 __all__ = ["Coverage", "coverage_goals"]
 
@@ -38,7 +38,7 @@ class Coverage(Evaluation):
     ) -> None:
         super().__init__()
         self.env, self.goals = env, goals
-        self.policy, _ = policy_for(env, actor)
+        self.policy = PolicyFor(env, actor)
         self.target, self.stop_at_target = config.eval.target, config.eval.stop_at_target
         env.assign_goals(goals)
 

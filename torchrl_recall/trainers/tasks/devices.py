@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_recall.envs import GoalEnv
 
-__all__ = ["any_device", "policy_for"]
+__all__ = ["PolicyFor", "any_device"]
 
 
 def any_device(env: GoalEnv, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -29,21 +28,27 @@ def any_device(env: GoalEnv, function: Callable[..., Tensor]) -> Callable[..., T
     return call
 
 
-def policy_for(
-    env: GoalEnv, policy: TensorDictModuleBase
-) -> tuple[Callable[[TensorDictBase], TensorDictBase], torch.device]:
-    """Return the policy for states of an environment on another device, and its own device.
+class PolicyFor(TensorDictModuleBase):
+    """A policy for states of an environment on another device.
 
     Args:
         env: gives states and takes actions on its device.
         policy: on any device.
+
+    Attributes:
+        device: of the policy.
     """
-    here = env.goal_spec.device
-    device = next((p.device for p in policy.parameters()), here)
-    if device == here:
-        return policy, device
 
-    def act(states: TensorDictBase) -> TensorDictBase:
-        return states.set("action", policy(states.to(device)).get("action").to(here))
+    def __init__(self, env: GoalEnv, policy: TensorDictModuleBase) -> None:
+        super().__init__()
+        self.in_keys, self.out_keys = policy.in_keys, ["action"]
+        self.here = env.goal_spec.device
+        self.device = next((p.device for p in policy.parameters()), self.here)
+        self.__dict__["policy"] = policy  # not a submodule: the host owns its parameters
 
-    return act, device
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the action for states of shape ``[*batch]``."""
+        if self.device == self.here:
+            return self.policy(tensordict)
+        states = tensordict.select(*self.in_keys).to(self.device)
+        return tensordict.set("action", self.policy(states).get("action").to(self.here))

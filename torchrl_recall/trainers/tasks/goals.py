@@ -18,7 +18,7 @@ from torchrl_recall.trainers.hosts.hindsight_sac import HindsightSAC
 from torchrl_recall.trainers.hosts.on_policy import OnPolicy
 from torchrl_recall.trainers.runs.parts import Parts
 from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
-from torchrl_recall.trainers.tasks.devices import any_device, policy_for
+from torchrl_recall.trainers.tasks.devices import PolicyFor, any_device
 
 __all__ = [
     "GoalCollector",
@@ -100,7 +100,7 @@ class GoalCollector:
         config: GoalGANRecallConfig,
     ) -> None:
         self.env, self.curriculum = env, curriculum
-        self.policy, self.device = policy_for(env, policy)
+        self.policy = PolicyFor(env, policy)
         self.config, self.num_steps, self.frames = config.collector, config.env.max_steps, 0
         self.goals, self.batches_left = curriculum.kept, 0
 
@@ -123,7 +123,7 @@ class GoalCollector:
         with set_exploration_type(ExplorationType.RANDOM):
             data = self.env.rollout(self.num_steps, self.policy, break_when_any_done=False)
         self.frames += data.numel()
-        return data.select(*_KEYS).to(self.device)
+        return data.select(*_KEYS).to(self.policy.device)
 
     def success_rates(self, data: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return the goals of a batch and the share of their first episodes that reached them.
