@@ -144,5 +144,6 @@ class Parts(Generic[HostT]):
 
     def clip_actions(self, data: TensorDictBase) -> TensorDictBase:
         """Copy the data with actions clipped to their bounds, as the environment executed them."""
-        space = self.env.action_spec_unbatched.space
-        return data.copy().set("action", torch.clamp(data["action"], space.low, space.high))
+        action, space = data["action"], self.env.action_spec_unbatched.space
+        low, high = space.low.to(action.device), space.high.to(action.device)
+        return data.copy().set("action", torch.clamp(action, low, high))
