@@ -42,7 +42,7 @@ class HindsightSAC(Stateful):
     """
 
     def __init__(self, env: GoalEnv, config: GoalGANRecallConfig, device: torch.device) -> None:
-        self.num_updates = config.sac.num_updates
+        self.device, self.num_updates = device, config.sac.num_updates
         self.goal_of_state = any_device(env, env.goal_of_state)
         self.reached = any_device(env, env.reached)
         self.sac = SAC(env, config, device)
@@ -55,7 +55,7 @@ class HindsightSAC(Stateful):
             self._reward,
             her_ratio=config.hindsight.ratio,
             achieved_goal_key=_ACHIEVED,
-            storage=LazyTensorStorage(size, device=device),
+            storage=LazyTensorStorage(size, device="cpu"),  # torchrl indexes there
             batch_size=config.hindsight.batch_size,
         )
 
@@ -67,9 +67,9 @@ class HindsightSAC(Stateful):
         """
         data = data.clone().set(_ACHIEVED, self.goal_of_state(data["next", "observation"]))
         data["next", "done"][:, -1] = True  # the rows that follow are another environment's
-        self.replay_buffer.extend(data.reshape(-1))
+        self.replay_buffer.extend(data.reshape(-1).cpu())
         for _ in range(self.num_updates):
-            losses = self.sac.update(self.replay_buffer.sample())
+            losses = self.sac.update(self.replay_buffer.sample().to(self.device))
         return {f"sac/{key}": value for key, value in losses.items()}
 
     def _reward(self, relabelled: TensorDictBase) -> Tensor:
