@@ -36,6 +36,10 @@ class Stateful(NoDeepCopy, ABC):
     def stateful_parts(self) -> Mapping[str, Part]:
         """Name the parts whose state is all of the object's state."""
 
+    def __repr__(self) -> str:
+        parts = (f"{name}={type(part).__name__}" for name, part in self.stateful_parts().items())
+        return f"{type(self).__name__}({', '.join(parts)})"
+
     def state_dict(self) -> dict:
         """Return the state of each part."""
         return {name: part.state_dict() for name, part in self.stateful_parts().items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -12,8 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -22,6 +18,7 @@ from torchrl_recall.trainers.runs import checkpoints, process
 from torchrl_recall.trainers.runs.log import RunLog
 from torchrl_recall.trainers.runs.parts import Parts
 from torchrl_recall.trainers.runs.profile import Profile
+from torchrl_recall.trainers.runs.resumption import check_config, command
 from torchrl_recall.trainers.schema import (
     A2CRecallConfig,
     ConfigError,
@@ -37,20 +34,6 @@ Config = SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig | GoalGANRecal
 PartsT = TypeVar("PartsT", bound=Parts)
 
 _RATES = "optim.lr, recall.lr or backtracking.lr"  # what makes weights diverge
-
-# Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
-# follows total_frames by default, so a prolonged run anneals over the longer span.
-_MAY_CHANGE = (
-    "resume",
-    "run_dir",
-    "compile_from_frames",
-    "collector.total_frames",
-    "recall.anneal_frames",
-    "eval",
-    "checkpoint",
-    "logger",
-    "profile",
-)
 
 
 class Run:
@@ -109,7 +92,7 @@ class Run:
                 self._episode_is_good = False  # it went wrong after the state, which is still good
                 self.save()
                 print(f"\nsaved at {self.frames:,} steps; go on with:")
-                print(self._command(self.config.collector.total_frames))
+                print(command(self.run_dir, self.config.collector.total_frames))
 
     def resume(self, parts: PartsT) -> PartsT:
         """Take hold of the run's folder, and restore the parts from its newest good checkpoint.
@@ -277,7 +260,7 @@ class Run:
         received = self._signal.received
         assert received is not None
         print(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:")
-        print(self._command(self.config.collector.total_frames))
+        print(command(self.run_dir, self.config.collector.total_frames))
         self.status = 128 + received
 
     def _finish(self) -> None:
@@ -297,7 +280,7 @@ class Run:
             "weights_sha256": process.weights_sha256(*(m.state_dict() for m in self.parts.weights)),
         }
         self.log_file.finish(summary)
-        print(f"to go on: {self._command(2 * self.frames)}")
+        print(f"to go on: {command(self.run_dir, 2 * self.frames)}")
         if self.profile is not None:
             print(f"\n{self.profile.table()}")
 
@@ -317,7 +300,7 @@ class Run:
             return 0.0
         self.frames, state = found
         self._previous_frames = self.frames
-        self._check_config(state["config"])
+        check_config(self.config.model_dump(), state["config"], self.run_dir)
         if state["versions"] != process.versions():
             warnings.warn(
                 f"the checkpoint was written with {state['versions']}; with other versions the "
@@ -333,32 +316,3 @@ class Run:
         self._resumed = True
         print(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]
-
-    def _check_config(self, saved: dict) -> None:
-        ours, theirs = _flat(self.config.model_dump()), _flat(saved)
-        differ = [
-            f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
-            for key in sorted({*ours, *theirs})
-            if ours.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE)
-        ]
-        if differ:
-            raise ConfigError(
-                f"the run in {self.run_dir} has another configuration ({'; '.join(differ)}). "
-                "Resume with the saved values, or choose another run_dir."
-            )
-
-    def _command(self, total_frames: int) -> str:
-        given = ("resume=", "run_dir=", "collector.total_frames=")
-        overrides = sys.argv[1:]
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-            overrides = list(HydraConfig.get().overrides.task)  # the job's own, not the sweep's
-        words = [sys.argv[0], *(word for word in overrides if not word.startswith(given))]
-        words += [f"collector.total_frames={total_frames}", f"run_dir={self.run_dir}"]
-        return shlex.join(["python", *words, "resume=auto"])
-
-
-def _flat(node: dict, prefix: str = "") -> dict:
-    out: dict = {}
-    for key, value in node.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return out

@@ -165,6 +165,12 @@ class A2CRecallConfig(Group):
 
     def faults(self) -> Iterator[str]:
         """Refuse repeated seeds, and intervals that end between updates or evaluations."""
+        if self.recall.min_probability is not None and self.backtracking.dynamics == "exact":
+            yield (
+                f"recall.min_probability={self.recall.min_probability} asks a learned state "
+                "predictor, but backtracking.dynamics=exact has none; set one of them to null or "
+                "learned."
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield f"seeds={self.seeds} must name one seed or several different ones."
         batch = self.collector.num_envs * self.collector.frames_per_env

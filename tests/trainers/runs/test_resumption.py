@@ -1,0 +1,42 @@
+"""What a resumed run may change, and the command that resumes it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchrl_recall.trainers.runs.resumption import check_config, command
+from torchrl_recall.trainers.schema import ConfigError
+
+CONFIG = {"seed": 0, "optim": {"lr": 1e-3}, "collector": {"total_frames": 100}, "resume": "never"}
+
+
+def test_a_prolonged_run_has_the_same_configuration():
+    longer = CONFIG | {"collector": {"total_frames": 200}, "resume": "auto"}
+    check_config(longer, CONFIG, Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (CONFIG | {"seed": 1}, "seed: 0 was saved, 1 is asked for"),
+        (CONFIG | {"optim": {"lr": 1e-4}}, "optim.lr: 0.001 was saved"),
+        (CONFIG | {"extra": 3}, "extra: None was saved, 3"),
+    ],
+)
+def test_another_configuration_is_refused_by_its_keys(changed, words):
+    with pytest.raises(ConfigError, match=words):
+        check_config(changed, CONFIG, Path("run"))
+
+
+def test_the_command_can_be_copied(monkeypatch):
+    argv = ["recipes/sac_recall.py", "seeds=[0,1]", "run_dir=old", "resume=never"]
+    monkeypatch.setattr(sys, "argv", argv)
+    words = shlex.split(command(Path("a folder"), 500))
+    assert words == [
+        "python", "recipes/sac_recall.py", "seeds=[0,1]", "collector.total_frames=500",
+        "run_dir=a folder", "resume=auto",
+    ]  # fmt: skip

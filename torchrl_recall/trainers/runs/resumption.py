@@ -1,0 +1,75 @@
+"""What a resumed run may change, and the command that resumes it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from torchrl_recall.trainers.schema import ConfigError
+
+__all__ = ["check_config", "command"]
+
+# Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
+# follows total_frames by default, so a prolonged run anneals over the longer span.
+_MAY_CHANGE = (
+    "resume",
+    "run_dir",
+    "compile_from_frames",
+    "collector.total_frames",
+    "recall.anneal_frames",
+    "eval",
+    "checkpoint",
+    "logger",
+    "profile",
+)
+
+
+def check_config(config: dict, saved: dict, run_dir: Path) -> None:
+    """Refuse to go on with a run of another configuration.
+
+    Args:
+        config: what is asked for.
+        saved: the configuration in the checkpoint.
+        run_dir: the run's folder, for the error.
+
+    Raises:
+        ConfigError: naming the keys that differ.
+    """
+    ours, theirs = _flat(config), _flat(saved)
+    differ = [
+        f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+    if differ:
+        raise ConfigError(
+            f"the run in {run_dir} has another configuration ({'; '.join(differ)}). "
+            "Resume with the saved values, or choose another run_dir."
+        )
+
+
+def command(run_dir: Path, total_frames: int) -> str:
+    """Return the command that goes on with a run, for a shell.
+
+    Args:
+        run_dir: the run's folder.
+        total_frames: when it is to end.
+    """
+    given = ("resume=", "run_dir=", "collector.total_frames=")
+    overrides = sys.argv[1:]
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        overrides = list(HydraConfig.get().overrides.task)  # the job's own, not the sweep's
+    words = [sys.argv[0], *(word for word in overrides if not word.startswith(given))]
+    words += [f"collector.total_frames={total_frames}", f"run_dir={run_dir}"]
+    return shlex.join(["python", *words, "resume=auto"])
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    out: dict = {}
+    for key, value in node.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
