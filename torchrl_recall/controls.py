@@ -46,6 +46,7 @@ class SelfImitation(Stateful):
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
         reward_key: where rewards are, under ``"next"``.
         done_key: where the end of a trajectory is, under ``"next"``.
+        observation_key: where states are, by which a cut stream is noticed.
         filters: modules that complete the pairs or narrow their mask, in order.
         num_updates: imitation steps in each round.
         batch_size: pairs in each of them.
@@ -97,6 +98,7 @@ class SelfImitation(Stateful):
         return_threshold: float | None = None,
         reward_key: NestedKey = "reward",
         done_key: NestedKey = "done",
+        observation_key: NestedKey = "observation",
         filters: Sequence[TensorDictModuleBase] = (),
         num_updates: int = 10,
         batch_size: int = 256,
@@ -113,6 +115,7 @@ class SelfImitation(Stateful):
             return_threshold=return_threshold,
             reward_key=reward_key,
             done_key=done_key,
+            observation_key=observation_key,
             keys=read_keys(imitation_loss, *filters),
             device=next((p.device for p in imitation_loss.parameters()), None),
             on_write=[steps.observe],
@@ -135,7 +138,7 @@ class SelfImitation(Stateful):
         imitate: ImitationUpdates,
         draws: BatchSource,
     ) -> SelfImitation:
-        """Compose the control from its parts; see :meth:`Recall.from_parts`."""
+        """Compose the control from its parts; see :meth:`~torchrl_recall.Recall.from_parts`."""
         control = cls.__new__(cls)
         control.schedule, control.trajectories = schedule, trajectories
         control.imitate, control.draws = imitate, draws

@@ -152,9 +152,9 @@ class ModelUpdates(Stateful):
             return trajectories.transitions()
         states = self.draws.candidates(trajectories.buffer, self.state_batch_size)
         assert states is not None
-        key = self.loss.backtracking_model.observation_key
         with torch.no_grad():
-            values = self.critic(states.select(key))["state_value"]
+            inputs = states.select(*self.critic.in_keys, strict=False)
+            values = self.critic(inputs)["state_value"]
         k = max(1, round(self.state_fraction * len(states)))
         return states[best_indices(values.flatten(), k, name="values")]
 

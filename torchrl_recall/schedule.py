@@ -40,7 +40,8 @@ class Schedule:
     Keyword Args:
         start_frames: frames before which there are no rounds, such as the host's random ones.
         anneal_frames: frames at which the share has fallen linearly to zero; None keeps it at one.
-        patience: frames, or calls without any frames, after which waiting is worth a warning.
+        patience: frames without a round, or calls of :meth:`rounds` before any frame, after which a
+            warning says what is missing.
 
     Raises:
         ValueError: a number is out of its range.

@@ -54,7 +54,8 @@ class TrajectoryStreams:
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories."""
-        self._parts, self._by_id = [], {}
+        self._parts, self._by_id, self._done_ids = [], {}, set()
+        self._lost = torch.zeros_like(self._lost)
 
     def finished(self, data: TensorDictBase, capacity: int) -> list[TensorDictBase]:
         """Take a write in, and return the trajectories that it completes.
@@ -79,9 +80,11 @@ class TrajectoryStreams:
         valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         steps, ids = rows[valid].exclude(_MASK), ids[valid]
         finished = []
+        device = ids.device  # a restored part may lie elsewhere
         done_ids, self._done_ids = self._done_ids, set()
         for number in ids.unique().tolist():
-            own = torch.cat([*self._by_id.pop(number, []), steps[ids == number]])
+            open_parts = [part.to(device) for part in self._by_id.pop(number, [])]
+            own = torch.cat([*open_parts, steps[ids == number]])
             begin = self._begins(own)
             ends = (self._done(own).nonzero().squeeze(-1) + 1).tolist()
             start = 0

@@ -104,7 +104,7 @@ class TopKTrajectories(Transform):
         self._lengths = torch.zeros(0, dtype=torch.long)
 
         self.streams = TrajectoryStreams(self.done_key, observation_key)
-        self._warned: set[str] = set()
+        self._warned_long = False
 
     @property
     def returns(self) -> Tensor:
@@ -224,18 +224,15 @@ class TopKTrajectories(Transform):
             )
         capacity = self.replay_buffer.storage.max_size
         finished = self.streams.finished(tensordict, capacity)
-        if any(len(trajectory) > capacity for trajectory in finished):
-            longest = max(map(len, finished))
-            self._warn_once(
+        longest = max(map(len, finished), default=0)
+        if longest > capacity and not self._warned_long:
+            self._warned_long = True
+            warnings.warn(
                 f"a trajectory of {longest} steps does not fit into a buffer of {capacity} and is "
-                f"dropped; give its storage room for {self.num_trajectories} trajectories."
+                f"dropped; give its storage room for {self.num_trajectories} trajectories.",
+                stacklevel=2,
             )
         return [trajectory for trajectory in finished if len(trajectory) <= capacity]
-
-    def _warn_once(self, message: str) -> None:
-        if message.split()[1] not in self._warned:
-            self._warned.add(message.split()[1])
-            warnings.warn(message, stacklevel=2)
 
     def get_extra_state(self) -> dict:
         """Return the state as tensors and plain containers; the kept rows are in the buffer."""

@@ -16,7 +16,7 @@ from torchrl_recall.data.top_k_trajectories import TopKTrajectories
 __all__ = ["TopTrajectories", "read_keys", "valid_steps"]
 
 
-# Entries by which trajectories are known.
+# Entries that tell where an episode begins, and which steps belong together.
 _KNOWN_BY = (
     "is_init",
     "step_count",
@@ -41,7 +41,7 @@ class TopTrajectories:
         reward_key: where rewards are, under ``"next"``.
         done_key: where the end of a trajectory is, under ``"next"``.
         observation_key: where states are, by which a cut stream is noticed.
-        keys: entries to keep, besides those by which trajectories are known; None keeps all.
+        keys: entries to keep, besides those that tell trajectories apart; None keeps all.
         device: where the buffer is.
         on_write: functions that are given each write first, such as
             ``model.update_statistics``.
@@ -107,7 +107,13 @@ class TopTrajectories:
 
     @property
     def ready(self) -> bool:
-        """Say whether a trajectory better than another has been seen; until then none is good."""
+        """Say whether some trajectory is known to be good.
+
+        That is one above ``return_threshold``, or without a threshold one that was better than
+        another.
+        """
+        if self.filter.return_threshold is not None:
+            return len(self.filter.returns) > 0
         return self.filter.best_return > self.filter.lowest_return
 
     @property
@@ -117,6 +123,11 @@ class TopTrajectories:
             return (
                 f"no episode has ended; {self.filter.streams.num_open:,} steps of open ones are "
                 "held. Give the task a time limit, or call extend() with whole episodes."
+            )
+        if self.filter.return_threshold is not None:
+            return (
+                f"none of {self.filter.trajectories_seen:,} trajectories had a return above "
+                f"return_threshold={self.filter.return_threshold}."
             )
         return (
             f"all {self.filter.trajectories_seen:,} trajectories have the same return, so that "
@@ -130,7 +141,11 @@ class TopTrajectories:
             The number of its frames.
         """
         kept = data if self.keys is None else data.select(*self.keys, strict=False)
-        self._gathered.append(kept.clone())
+        device = self.buffer.storage.device
+        kept = kept.clone()
+        if kept.get(self.filter.done_key).device != device:
+            kept = kept.to(device)
+        self._gathered.append(kept)
         num_frames = valid_steps(data).numel()
         self._num_gathered += num_frames
         if self._num_gathered >= self.write_every:

@@ -223,7 +223,6 @@ class GoalGANCurriculum(NoDeepCopy):
         Returns:
             Means of the losses.
         """
-        """Take ``num_updates`` gradient steps on labelled goals."""
         data = TensorDict({"goal": goals, "label": labels.unsqueeze(-1)}, [len(goals)])
         # Half of each batch is good, even if few goals are: else the discriminator forgets them.
         size, half = (self.num_updates, self.batch_size), self.batch_size // 2

@@ -57,6 +57,10 @@ class Draws:
 
     def candidates(self, buffer: ReplayBuffer, num: int) -> TensorDictBase:
         """Draw at most ``num`` transitions without repeats, so that no state is chosen twice."""
+        if not len(buffer):
+            raise ValueError(
+                "the replay buffer given to step() is empty; extend it with recall's data."
+            )
         return _take(buffer, torch.randint(len(buffer), (num,)).unique())
 
     def batches(

@@ -213,12 +213,14 @@ class TrustRegion:
         else:  # none is good: every parameter gets its bits back
             for parameter, start in zip(self.parameters, before, strict=True):
                 parameter.copy_(start)
-            fraction, improvement, kl = 0.0, torch.zeros(()), torch.zeros(())
+            zero = before[0].new_zeros(())
+            fraction, improvement, kl = 0.0, zero, zero.clone()
+        device = before[0].device
         return {
-            "accepted": torch.tensor(fraction > 0),
+            "accepted": torch.tensor(fraction > 0, device=device),
             "kl": kl,
             "improvement": improvement,
-            "step_fraction": torch.tensor(fraction),
+            "step_fraction": torch.tensor(fraction, device=device),
         }
 
     def _dist(self, states: TensorDictBase, *, frozen: bool = False) -> Distribution:

@@ -46,7 +46,7 @@ def build_four_rooms_recall(
     the store keeps each seed's recent successes.
 
     Adam steps with ``foreach``. Its fused step rounds the last few entries of a tensor in another
-    way than those before them, so that a seed would depend on its company.
+    way than those before them: a seed's weights would depend on the number of seeds.
 
     Args:
         config: ``recall``, ``backtracking``, ``prioritized_replay`` and ``seeds``.

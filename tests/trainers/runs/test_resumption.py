@@ -32,11 +32,12 @@ def test_another_configuration_is_refused_by_its_keys(changed, words):
         check_config(changed, CONFIG, Path("run"))
 
 
-def test_the_command_can_be_copied(monkeypatch):
-    argv = ["recipes/sac_recall.py", "seeds=[0,1]", "run_dir=old", "resume=never"]
+def test_the_command_can_be_copied(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    argv = ["recipes/sac_recall.py", "seeds=[0,1]", "+run_dir=old", "resume=never"]
     monkeypatch.setattr(sys, "argv", argv)
     words = shlex.split(command(Path("a folder"), 500))
     assert words == [
-        "python", "recipes/sac_recall.py", "seeds=[0,1]", "collector.total_frames=500",
+        sys.executable, "recipes/sac_recall.py", "seeds=[0,1]", "collector.total_frames=500",
         "run_dir=a folder", "resume=auto",
     ]  # fmt: skip

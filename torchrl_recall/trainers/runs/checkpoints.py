@@ -86,7 +86,7 @@ def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
     # Newer ones were refused when this run was resumed.
     stale = [path for path in newest_first if int(path.name) > frames]
     for old in stale + [path for path in newest_first if path not in stale][keep:]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import importlib.util
 import json
 import math
@@ -68,12 +67,12 @@ class RunLog:
             )
         )
 
-        if (
-            self._logger is not None and backend == "tensorboard" and frames
-        ):  # drop what comes after the checkpoint
+        # Drop what comes after the checkpoint.
+        if self._logger is not None and backend == "tensorboard" and frames:
             from torch.utils.tensorboard import SummaryWriter
 
             folder = str(run_dir / "tensorboard")
+            self._logger.experiment.close()
             self._logger.experiment = SummaryWriter(folder, purge_step=frames + 1)
 
     @property
@@ -112,8 +111,11 @@ class RunLog:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was, and let the logger write what it holds."""
         self._bar.close()
+        if self._logger is not None:
+            self._logger.shutdown()
+            self._logger = None
 
     def finish(self, summary: dict) -> None:
         """Write ``summary.json`` and ``curve.png``, and print the table."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import logging
 import signal
 import sys
@@ -60,7 +59,7 @@ def versions() -> dict[str, str]:
 def rng_state_dict() -> dict[str, Tensor]:
     """Return the state of torch's random generators, the only global ones a recipe draws from."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -100,8 +99,10 @@ def lock(run_dir: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise ConfigError(f"run_dir={run_dir} is not a folder to write into: {error}") from error
-    with file:
+    try:
         yield
+    finally:
+        file.release()
 
 
 class StopSignal:
@@ -118,13 +119,14 @@ class StopSignal:
         self._previous: dict = {}
         if threading.current_thread() is threading.main_thread():
             for name in self.NAMES:
-                if (number := getattr(signal, name, None)) is not None:
+                number = getattr(signal, name, None)
+                # An ignored signal stays so: under nohup a run outlives its terminal.
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._remember)
 
     def restore(self) -> None:
         """Give the signals back to whoever handled them before."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        _restore(self._previous)
 
     def _remember(self, number: int, frame) -> None:
         if self.received is signal.SIGINT and number == signal.SIGINT:
@@ -143,5 +145,9 @@ def workers_ignore_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _restore(previous)
+
+
+def _restore(handlers: dict) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -63,9 +63,16 @@ def command(run_dir: Path, total_frames: int) -> str:
     overrides = sys.argv[1:]
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         overrides = list(HydraConfig.get().overrides.task)  # the job's own, not the sweep's
-    words = [sys.argv[0], *(word for word in overrides if not word.startswith(given))]
+    kept = (word for word in overrides if not word.lstrip("+").startswith(given))
+    words = [_python(), sys.argv[0], *kept]
     words += [f"collector.total_frames={total_frames}", f"run_dir={run_dir}"]
-    return shlex.join(["python", *words, "resume=auto"])
+    return shlex.join([*words, "resume=auto"])
+
+
+def _python() -> str:
+    """Return the interpreter that runs now, as a short path if it lies below the current folder."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _flat(node: dict, prefix: str = "") -> dict:

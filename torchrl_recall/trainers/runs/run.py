@@ -137,7 +137,8 @@ class Run:
         if self._resumed:
             self._make_up_for_evaluation()
         batches = iter(collector)
-        while (data := self._next(batches)) is not None:
+        reached = self.parts.evaluation.reached_target  # by a run that is launched again
+        while not reached and (data := self._next(batches)) is not None:
             check_finite(data, env_name=self.parts.name, frames=self.frames)
             self._state_is_good = False
             yield data
@@ -186,8 +187,8 @@ class Run:
     @property
     def final_return(self) -> float | None:
         """Return the mean return of the last evaluation."""
-        rows = self.log_file.rows
-        return float(rows[-1]["eval_return"]) if rows else None
+        results = self.parts.evaluation.results
+        return float(results[-1].double().mean()) if results else None
 
     def advance(self, num_frames: int) -> None:
         """Count frames."""
@@ -248,7 +249,7 @@ class Run:
                 f"the evaluation after {self.frames:,} steps returned {returns.tolist()}: weights "
                 f"or rewards are no longer numbers. Lower {_RATES}, or mend the task's rewards."
             )
-        if self._due(self.config.log_interval):
+        if self._due(self.config.log_interval) or self.parts.evaluation.reached_target:
             self.metrics |= self.parts.evaluation.metrics()
             array = returns.double().numpy()
             statistics = {"eval_return": np.mean(array), "eval_return_std": np.std(array)}

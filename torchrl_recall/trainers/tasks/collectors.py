@@ -141,7 +141,7 @@ class StepCollector:
         a new one begins.
 
         Args:
-            state: what was saved; None after NaN, when the episode is not to go on.
+            state: what was saved; None after an error, when the episode is not to go on.
             frames: collected so far.
 
         Returns:
@@ -149,7 +149,7 @@ class StepCollector:
         """
         self.frames = frames
         if state is None or not state["observation"].isfinite().all():
-            warnings.warn("the saved episode had reached NaN; a new one begins.", stacklevel=2)
+            warnings.warn("the saved episode ended in an error; a new one begins.", stacklevel=2)
             return False
         if not load_env_state_dict(self.env, state["env"]):
             return False
@@ -172,7 +172,13 @@ class ParallelCollector:
         collector.reset()  # environments are reset when they are made, before they have a seed
 
     def __iter__(self) -> Iterator[TensorDictBase]:
-        return iter(self.collector)
+        self._batches = iter(self.collector)
+        while (data := self.collect()) is not None:
+            yield data
+
+    def collect(self) -> TensorDictBase | None:
+        """Take a batch; None at the end."""
+        return next(self._batches, None)
 
     def shutdown(self) -> None:
         """End the processes."""

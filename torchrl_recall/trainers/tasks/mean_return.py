@@ -21,7 +21,7 @@ _SEED_OFFSET = 1_000_000  # keeps evaluation from the episodes that are trained 
 
 
 class MeanReturn(Evaluation):
-    """Undiscounted returns of the deterministic policy in an environment of their own.
+    """Undiscounted returns of the deterministic policy in a separate environment.
 
     The same seed starts the same episodes each time, and no random state outside is touched.
 
