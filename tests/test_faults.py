@@ -185,6 +185,7 @@ def test_a_signal_to_the_whole_group_saves_a_run_of_several_environments(name, t
         [sys.executable, str(RECIPES / "trpo_recall.py"), *overrides],
         cwd=tmp_path, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_DFL),
     )  # fmt: skip
     try:
         deadline = time.time() + 120
@@ -200,6 +201,17 @@ def test_a_signal_to_the_whole_group_saves_a_run_of_several_environments(name, t
     assert process.returncode == 128 + number, out
     assert f"stopped by {name}" in out
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_under_nohup_a_run_outlives_its_terminal():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    remembered = StopSignal()
+    try:
+        signal.raise_signal(signal.SIGHUP)
+        assert remembered.received is None
+    finally:
+        remembered.restore()
+        assert signal.signal(signal.SIGHUP, previous) is signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once():

@@ -213,7 +213,7 @@ def test_the_script_runs_from_a_shell(tmp_path):
     done = shell(words, tmp_path)
     assert done.returncode == 0, done.stderr
     assert summary(tmp_path / "run")["seed"] == [3, 4]
-    assert "to go on: python" in done.stdout
+    assert f"to go on: {sys.executable} {SCRIPT}" in done.stdout
 
 
 def test_the_oracle_judges_the_policy(runs):

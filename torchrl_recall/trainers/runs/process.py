@@ -120,8 +120,10 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             for name in self.NAMES:
                 number = getattr(signal, name, None)
-                # An ignored signal stays so: under nohup a run outlives its terminal.
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                is_ignored = number is not None and signal.getsignal(number) is signal.SIG_IGN
+                if is_ignored and name == "SIGHUP":
+                    continue  # under nohup a run outlives its terminal
+                if number is not None:
                     self._previous[number] = signal.signal(number, self._remember)
 
     def restore(self) -> None:
