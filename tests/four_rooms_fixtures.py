@@ -1,4 +1,4 @@
-"""What tests of the four-room recipe and its parts share: tiny configurations and runs."""
+"""Share, among tests of the four-room recipe and its parts, tiny configurations and runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of the Goal GAN recipe and of its parts share: tiny configurations and runs."""
+"""Share, among tests of the Goal GAN recipe and its parts, tiny configurations and runs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def train(run_dir: Path, overrides: list[str]) -> int:
 
 
 def parts(recall: str = "backtracking", **changes):
-    """What the recipe composes for a tiny run."""
+    """Compose what the recipe composes, for a tiny run."""
     torch.manual_seed(0)
     return goal_gan_recall.build(configure(tiny(recall, **changes)), CPU)
 

@@ -1,4 +1,4 @@
-"""What tests of the TRPO and PPO recipes and of their parts share: tiny configurations and runs."""
+"""Share, among tests of the TRPO and PPO recipes and their parts, tiny configurations and runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train(host: str, run_dir: Path, overrides: list[str]) -> int:
 
 
 def parts(host: str = "trpo", recall: str = "backtracking", **changes):
-    """What the recipe composes for a tiny run."""
+    """Compose what the recipe composes, for a tiny run."""
     torch.manual_seed(0)
     return trpo_recall.build(configure(host, tiny(host, recall, **changes)), CPU)
 

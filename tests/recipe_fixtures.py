@@ -1,4 +1,4 @@
-"""What the recipe tests share: tiny runs, small real environments, and checkpoints to rewrite."""
+"""Share, among the recipe tests, tiny runs, small real environments and altered checkpoints."""
 
 from __future__ import annotations
 

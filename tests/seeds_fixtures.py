@@ -31,7 +31,7 @@ def random_walks(seeds: Sequence[int], *, size: int = 5, steps: int = 60, start=
 def successes_of(
     seeds: Sequence[int], *, size: int = 5, steps: int = 60, start="uniform", **kwargs
 ) -> RecentSuccesses:
-    """What is kept of random walks; without steps, nothing yet."""
+    """Keep trajectories of random walks; without steps, nothing yet."""
     successes = RecentSuccesses(
         len(seeds),
         NUM_ENVS,

@@ -574,6 +574,8 @@ def test_success_rates_count_one_episode_of_each_environment():
     collector.goals = torch.full((1, 2), 0.3)
     _, rate = collector.success_rates(data)
     assert rate.item() == pytest.approx(0.8, abs=0.03)
+    reached, done = data["next", "terminated"], data["next", "done"]
+    assert reached.sum() / done.sum() > 0.9  # what the share of all finished episodes would say
 
 
 def test_goals_outside_of_the_bounds_are_not_kept():

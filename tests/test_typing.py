@@ -1,4 +1,4 @@
-"""What a type checker tells a user: the options of recall are spelled out, not ``**kwargs``."""
+"""Show a type checker the options of recall, which are spelled out and not ``**kwargs``."""
 
 from __future__ import annotations
 

@@ -294,18 +294,6 @@ class ForwardModelImitation(Stateful):
         self.ends = CriticStates(critic, num_states, observation_key=model.observation_key)
         steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
         self.schedule = Schedule(interval, start_frames=start_frames, anneal_frames=anneal_frames)
-        self.trajectories = TopTrajectories(
-            num_trajectories,
-            buffer_size=buffer_size,
-            write_every=interval,
-            return_threshold=return_threshold,
-            reward_key=reward_key,
-            done_key=done_key,
-            observation_key=model.observation_key,
-            keys=read_keys(imitation_loss, BacktrackingLoss(model), critic, *filters),
-            device=next((p.device for p in imitation_loss.parameters()), None),
-            on_write=[self._update_statistics, steps.observe],
-        )
         self.train_model = ModelUpdates(
             BacktrackingLoss(model),
             num_updates=num_model_updates,
@@ -317,6 +305,18 @@ class ForwardModelImitation(Stateful):
             state_batch_size=state_batch_size,
             prepare=self._reverse,
             compile=compile,
+        )
+        self.trajectories = TopTrajectories(
+            num_trajectories,
+            buffer_size=buffer_size,
+            write_every=interval,
+            return_threshold=return_threshold,
+            reward_key=reward_key,
+            done_key=done_key,
+            observation_key=model.observation_key,
+            keys=read_keys(imitation_loss, self.train_model.loss, critic, *filters),
+            device=next((p.device for p in imitation_loss.parameters()), None),
+            on_write=[self._update_statistics, steps.observe],
         )
         self.generate = RecallTraceGenerator(
             model, trace_length=trace_length, num_traces=num_traces, compile=compile

@@ -11,10 +11,7 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
 
 from torchrl_recall import TopKTrajectories
-from torchrl_recall.data.buffer_state import (
-    load_replay_buffer_state_dict,
-    replay_buffer_state_dict,
-)
+from torchrl_recall.data.buffer_state import BufferState
 
 
 def rows(start: int, stop: int) -> TensorDict:
@@ -34,7 +31,7 @@ def test_continues_identically(written, kind):
     buffer, other = make(kind), make(kind)
     if written:
         buffer.extend(rows(0, written))
-    load_replay_buffer_state_dict(other, copy.deepcopy(replay_buffer_state_dict(buffer)))
+    BufferState(other).load_state_dict(copy.deepcopy(BufferState(buffer).state_dict()))
     assert len(other) == len(buffer)
     for both in (buffer, other):
         both.extend(rows(100, 104))
@@ -48,7 +45,7 @@ def test_continues_identically(written, kind):
 def test_only_written_rows_are_saved():
     buffer = make(size=10_000)
     buffer.extend(rows(0, 3))
-    state = replay_buffer_state_dict(buffer)
+    state = BufferState(buffer).state_dict()
     assert len(state["rows"]) == 3
     file = io.BytesIO()
     torch.save(state, file)
@@ -58,19 +55,19 @@ def test_only_written_rows_are_saved():
 def test_a_saved_state_does_not_change_with_the_buffer():
     buffer = make()
     buffer.extend(rows(0, 10))
-    state = replay_buffer_state_dict(buffer)
+    state = BufferState(buffer).state_dict()
     buffer.extend(rows(100, 110))
     other = make()
-    load_replay_buffer_state_dict(other, state)
+    BufferState(other).load_state_dict(state)
     assert other[:]["id"].tolist() == list(range(10))
 
 
 def test_goes_back_in_the_same_buffer():
     buffer = make()
     buffer.extend(rows(0, 6))
-    state = copy.deepcopy(replay_buffer_state_dict(buffer))
+    state = copy.deepcopy(BufferState(buffer).state_dict())
     buffer.extend(rows(6, 12))
-    load_replay_buffer_state_dict(buffer, state)
+    BufferState(buffer).load_state_dict(state)
     assert buffer[:]["id"].tolist() == list(range(6))
     buffer.extend(rows(50, 52))
     assert buffer[:]["id"].tolist() == [*range(6), 50, 51]
@@ -79,7 +76,7 @@ def test_goes_back_in_the_same_buffer():
 def test_an_empty_state_empties():
     buffer = make()
     buffer.extend(rows(0, 6))
-    load_replay_buffer_state_dict(buffer, replay_buffer_state_dict(make()))
+    BufferState(buffer).load_state_dict(BufferState(make()).state_dict())
     assert len(buffer) == 0
     buffer.extend(rows(20, 22))
     assert buffer[:]["id"].tolist() == [20, 21]
@@ -90,7 +87,7 @@ def test_too_small_a_buffer_is_refused_and_left_alone():
     big.extend(rows(0, 6))
     small.extend(rows(0, 2))
     with pytest.raises(ValueError, match="6 rows"):
-        load_replay_buffer_state_dict(small, replay_buffer_state_dict(big))
+        BufferState(small).load_state_dict(BufferState(big).state_dict())
     assert small[:]["id"].tolist() == [0, 1]
 
 
@@ -110,7 +107,7 @@ def test_transforms_are_part_of_it():
         buffer.extend(one(value, True))
     buffer.extend(one(2.0, False))
     other, keep = filtered()
-    load_replay_buffer_state_dict(other, copy.deepcopy(replay_buffer_state_dict(buffer)))
+    BufferState(other).load_state_dict(copy.deepcopy(BufferState(buffer).state_dict()))
     other.extend(one(2.0, True))
     assert keep.returns.tolist() == [5.0, 4.0]
     assert sorted(other[:]["next", "reward"].flatten().tolist()) == [2.0, 2.0, 5.0]

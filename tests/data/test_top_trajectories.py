@@ -131,3 +131,9 @@ def test_state_goes_on_in_the_middle_of_an_episode(write_every):
 def test_bad_arguments_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         TopTrajectories(**{name: value})
+
+
+@pytest.mark.parametrize("key", ["reward", "done"])
+def test_a_missing_entry_is_named(key):
+    with pytest.raises(KeyError, match=f"{key}_key="):
+        TopTrajectories(1).extend(episode(1.0).exclude(("next", key)))

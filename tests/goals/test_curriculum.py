@@ -16,7 +16,7 @@ def curriculum(dim: int = 2, **kwargs) -> GoalGANCurriculum:
 
 
 def in_ring(goals: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Whether goals lie in a ring; in its middle a success rate of a half, none elsewhere."""
+    """Say whether goals lie in a ring."""
     radius = goals.norm(dim=1)
     return (radius >= low) & (radius <= high)
 

@@ -1,4 +1,4 @@
-"""How states and actions enter and leave the networks."""
+"""Check how states and actions enter and leave the networks."""
 
 from __future__ import annotations
 

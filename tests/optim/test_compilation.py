@@ -1,4 +1,4 @@
-"""What calls of compiled functions check, and what happens when compilation fails."""
+"""Check calls of compiled functions, and failures to compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs of recall traces are worth imitating."""
+"""Check which pairs of recall traces are worth imitating."""
 
 from __future__ import annotations
 

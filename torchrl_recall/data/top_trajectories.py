@@ -143,7 +143,8 @@ class TopTrajectories:
         kept = data if self.keys is None else data.select(*self.keys, strict=False)
         device = self.buffer.storage.device
         kept = kept.clone()
-        if kept.get(self.filter.done_key).device != device:
+        done = kept.get(self.filter.done_key, None)  # the filter names what is missing
+        if done is not None and done.device != device:
             kept = kept.to(device)
         self._gathered.append(kept)
         num_frames = valid_steps(data).numel()

@@ -1,1 +1,1 @@
-"""What runs a recipe."""
+"""Run a recipe."""

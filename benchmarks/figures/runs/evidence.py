@@ -1,4 +1,4 @@
-"""What all figures share: options, rows, and the statistics that stand behind claims."""
+"""Share options, rows and the statistics behind claims among all figures."""
 
 from __future__ import annotations
 

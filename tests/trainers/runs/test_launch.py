@@ -27,7 +27,7 @@ def start(train, *overrides: str):
 
 
 def end_of(train, *overrides: str):
-    """What the process would exit with."""
+    """Return the status that the process would exit with."""
     with pytest.raises(SystemExit) as exit:
         start(train, *overrides)
     return exit.value.code

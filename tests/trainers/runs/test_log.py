@@ -1,4 +1,4 @@
-"""What a run writes as it goes: metrics, an optional logger, a table and a picture."""
+"""Check what a run writes as it goes: metrics, an optional logger, a table and a picture."""
 
 from __future__ import annotations
 

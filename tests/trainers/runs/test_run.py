@@ -110,7 +110,7 @@ def test_a_resumed_run_counts_on(tmp_path):
 
 
 class Broken(RuntimeError):
-    """What a task may raise."""
+    """Stand for an error that a task may raise."""
 
 
 def breaking(run, owner: str, after: int, kind: type[Exception] = Broken) -> None:

@@ -79,7 +79,7 @@ def numbers(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, se
 
 
 def said(recipe: str, key: str, kinds: set, number: float) -> str:
-    """What is said of the number in the place of a key's value; rows of tables go by their key."""
+    """Return the message for a number in place of a key's value; rows of tables go by their key."""
     cfg = OmegaConf.create(plain(recipe))
     value = [1, number] if list in kinds else number
     row = f"{key}.Some-v0" if dict in kinds else key

@@ -1,4 +1,4 @@
-"""What a run writes as it goes: metrics, a logger, a table and a picture."""
+"""Write the record of a run as it goes: metrics, a logger, a table and a picture."""
 
 from __future__ import annotations
 

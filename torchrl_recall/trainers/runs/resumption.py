@@ -1,4 +1,4 @@
-"""What a resumed run may change, and the command that resumes it."""
+"""Check what a resumed run may change, and name the command that resumes it."""
 
 from __future__ import annotations
 

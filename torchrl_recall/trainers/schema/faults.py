@@ -1,4 +1,4 @@
-"""What pydantic found, in a sentence for each key."""
+"""Say what pydantic found, in a sentence for each key."""
 
 from __future__ import annotations
 
