@@ -1,6 +1,7 @@
 """Recall Traces (Goyal et al., ICLR 2019): backtracking models as composable TorchRL modules."""
 
 from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.data.buffer_reader import BufferReader
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_k_trajectories import TopKTrajectories
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
@@ -36,6 +37,7 @@ __all__ = [
     "BacktrackingEnv",
     "BacktrackingLoss",
     "BacktrackingModel",
+    "BufferReader",
     "BufferState",
     "ConfidentSteps",
     "CriticStates",

@@ -79,7 +79,7 @@ class SelfImitation(Stateful):
         ...     },
         ... }, [40]))
         >>> sorted(imitation.step(replay_buffer=None))
-        ['recall/kept', 'recall/loss_imitation']
+        ['recall/kept', 'recall/loss_imitation', 'recall/ready']
     """
 
     schedule: Schedule
@@ -155,12 +155,13 @@ class SelfImitation(Stateful):
             replay_buffer: not looked at.
 
         Returns:
-            Detached means of the last round; empty if no round was due.
+            Detached means of the last round, and ``recall/ready``, which is 0 while a due round waits
+            for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):
             metrics = self.imitate(self.trajectories.pairs(), share)
-        return metrics
+        return metrics | self.schedule.metrics
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories, as after an environment was reset in mid-episode."""
@@ -347,7 +348,8 @@ class ForwardModelImitation(Stateful):
             replay_buffer: all experience.
 
         Returns:
-            Detached means of the last round; empty if no round was due.
+            Detached means of the last round, and ``recall/ready``, which is 0 while a due round waits
+            for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):
@@ -357,7 +359,7 @@ class ForwardModelImitation(Stateful):
             rollouts = self._reverse(self.generate(starts))  # forwards from where they start
             best = self.ends.rank(rollouts[:, -1]["next"])
             metrics |= self.imitate(rollouts[best], share)
-        return metrics
+        return metrics | self.schedule.metrics
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories, as after an environment was reset in mid-episode."""

@@ -279,7 +279,8 @@ class Recall(Stateful):
             replay_buffer: all experience.
 
         Returns:
-            Detached means of the last round; empty if no round was due.
+            Detached means of the last round, and ``recall/ready``, which is 0 while a due round waits
+            for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):
@@ -289,7 +290,7 @@ class Recall(Stateful):
             if len(end_states):
                 traces = self.generate(end_states)  # l.11
                 metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
-        return metrics
+        return metrics | self.schedule.metrics
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories, as after an environment was reset in mid-episode."""

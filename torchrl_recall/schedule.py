@@ -6,6 +6,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from torchrl_recall.checks import at_least
 
 __all__ = ["Schedule"]
@@ -69,6 +72,7 @@ class Schedule:
         self.interval, self.anneal_frames = interval, anneal_frames
         self.frames, self._last_round = 0, start_frames
         self.patience, self._idle_calls, self._warned = patience, 0, False
+        self._ready: bool | None = None  # whether trajectories were, when a round was last due
 
     @property
     def share(self) -> float:
@@ -95,6 +99,7 @@ class Schedule:
         Args:
             trajectories: those that a round learns from; without any, each due round counts.
         """
+        self._ready = None
         if trajectories is not None and self.due:
             trajectories.flush()
         elif not self.frames:
@@ -103,10 +108,19 @@ class Schedule:
             self._last_round += self.interval
             if not (share := self.share):
                 continue
-            if trajectories is None or trajectories.ready:
+            self._ready = trajectories is None or trajectories.ready
+            if self._ready:
                 yield share
             else:
                 self._wait(trajectories.waits_for)
+
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        """Return ``recall/ready``, 1 if trajectories were ready and 0 if a due round waits for them.
+
+        Empty if no round was due.
+        """
+        return {} if self._ready is None else {"recall/ready": torch.tensor(float(self._ready))}
 
     def _wait(self, reason: str) -> None:
         """Say once why nothing has been learned for long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import warnings
@@ -509,3 +510,41 @@ def test_state_before_any_data():
     _, again = make_buffer(3)
     again.load_state_dict(keep.state_dict())
     assert (again.best_return, again.lowest_return) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("kind", [ReplayBuffer, TensorDictReplayBuffer])
+@pytest.mark.parametrize("how", ["transform", "transform_factory", "compose", "append", "copy"])
+def test_it_finds_the_buffer_that_it_is_in(how, kind):
+    keep, size = TopKTrajectories(2), {"storage": LazyTensorStorage(100), "batch_size": 8}
+    given = {
+        "transform": {"transform": keep},
+        "transform_factory": {"transform_factory": lambda: keep},
+        "compose": {"transform": Compose(keep)},
+    }
+    buffer = kind(**size, **given.get(how, {}))
+    if how in ("append", "copy"):
+        buffer.append_transform(keep)
+    if how == "copy":
+        original, buffer = buffer, copy.deepcopy(buffer)
+    for value in (1.0, 5.0, 3.0, 0.5):
+        buffer.extend(trajectory([value], tag=value))
+    assert stored(buffer) == [3.0, 5.0]
+    if how == "copy":
+        assert not len(original)
+
+
+def test_in_no_buffer_it_says_so():
+    with pytest.raises(RuntimeError, match=r"in no replay buffer.*transform="):
+        TopKTrajectories(2).inv(trajectory([1.0]))
+
+
+def test_an_emptied_buffer_begins_anew_and_rows_of_others_are_refused():
+    buffer, keep = make_buffer(2)
+    for value in (1.0, 5.0, 3.0):
+        buffer.extend(trajectory([value], tag=value))
+    buffer.empty()
+    buffer.extend(trajectory([2.0, 0.0], tag=2.0))
+    assert (stored(buffer), keep.returns.tolist()) == ([2.0, 2.0], [2.0])
+    buffer.writer.extend(trajectory([9.0]))  # past the transform
+    with pytest.raises(ValueError, match="holds 3 rows, but the best trajectories have 2 steps"):
+        buffer.extend(trajectory([4.0]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical, OneHot, Unbounded
+from torchrl.envs import StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from torchrl_recall import BacktrackingEnv, reverse_time
@@ -173,3 +174,17 @@ def test_reverse_time_needs_time():
 def test_reverse_time_names_what_is_missing(key, transitions):
     with pytest.raises(KeyError, match="reverse_time reads"):
         reverse_time(transitions(4).exclude(key))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+def test_batch_size_and_expand_keep_torchrls_contract(shape, make_model):
+    env = BacktrackingEnv(make_model(), batch_size=shape)
+    for this, size in ((env, shape), (env.expand(5, *shape), (5, *shape))):
+        check_env_specs(this)
+        assert this.batch_size == size
+        assert this.rollout(3, this.backward_policy).shape == (*size, 3)
+        counted = TransformedEnv(this, StepCounter())
+        assert counted.rollout(3)["step_count"].shape == (*size, 3, 1)
+    if shape:
+        with pytest.raises(RuntimeError, match="expand"):
+            env.expand(7)

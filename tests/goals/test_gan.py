@@ -56,3 +56,27 @@ def test_goals_have_the_bounds_of_the_spec_at_one():
     corners = torch.stack([spec.space.low, spec.space.high])
     assert gan.normalized(corners).tolist() == [[-1.0, -1.0], [1.0, 1.0]]
     assert all(spec.is_in(goal) for goal in torch.cat([gan.sample(64), gan.uniform(64)]))
+
+
+def test_reductions_and_mask_agree():
+    gan = GoalGAN(Bounded(-1, 1, (2,)))
+    data = TensorDict({"goal": torch.rand(8, 2), "label": torch.rand(8, 1) > 0.5}, [8])
+    found = {}
+    for reduction in ("none", "mean", "sum"):
+        torch.manual_seed(0)
+        found[reduction] = GoalGANLoss(gan, reduction=reduction)(data)
+    assert found["none"].shape == (8,)
+    torch.testing.assert_close(found["none"].mean(), found["mean"])
+    torch.testing.assert_close(found["none"].sum(), found["sum"])
+
+    # Masked goals, NaN among them, change nothing and get no gradient.
+    masked = data.clone().set("mask", torch.arange(8) < 5)
+    masked["goal"][5:] = torch.nan
+    torch.manual_seed(0)
+    loss = GoalGANLoss(gan)
+    told = loss(masked)
+    torch.testing.assert_close(told, found["none"][:5].mean())
+    sum(told.values()).backward()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
+    with pytest.raises(ValueError, match="reduction must be"):
+        GoalGANLoss(gan, reduction="median")

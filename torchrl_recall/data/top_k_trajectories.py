@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from typing import Any
 
@@ -35,8 +36,9 @@ class TopKTrajectories(Transform):
 
     From Goyal et al., *Recall Traces*, ICLR 2019. Use it on a buffer that holds nothing else::
 
-        buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10_000), batch_size=256)
-        buffer.append_transform(TopKTrajectories(10, replay_buffer=buffer))
+        buffer = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(10_000), batch_size=256, transform=TopKTrajectories(10)
+        )
 
     Other transforms of that buffer go after it. It changes writes only: samples pass through.
 
@@ -44,8 +46,8 @@ class TopKTrajectories(Transform):
         num_trajectories: k_traj, number of trajectories to keep.
 
     Keyword Args:
-        replay_buffer: the buffer that this transform is appended to. A transform cannot remove
-            stored rows, so it must know the buffer.
+        replay_buffer: the buffer whose transform this is, since stored rows that are no longer
+            among the best must leave it. By default it is looked up at the first write.
         return_threshold: least return to exceed, in units of reward; None ranks by return.
         reward_key: key of the rewards, under ``"next"``.
         done_key: key of the flag that ends a trajectory, under ``"next"``; it covers time-outs.
@@ -54,16 +56,17 @@ class TopKTrajectories(Transform):
     Raises:
         ValueError: ``num_trajectories`` is below one, or rewards are NaN.
         KeyError: a reward or done flag is missing.
-        RuntimeError: the transform is put in an environment or the buffer is shared between
-            processes.
+        RuntimeError: the transform is put in an environment or in no buffer, or the buffer is
+            shared between processes.
 
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
         >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
         >>> from torchrl_recall import TopKTrajectories
-        >>> buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
-        >>> _ = buffer.append_transform(TopKTrajectories(2, replay_buffer=buffer))
+        >>> buffer = TensorDictReplayBuffer(
+        ...     storage=LazyTensorStorage(100), batch_size=8, transform=TopKTrajectories(2),
+        ... )
         >>> for reward in (1.0, 5.0, 3.0, 0.5):
         ...     _ = buffer.extend(TensorDict({"next": {
         ...         "reward": torch.tensor([[reward]]), "done": torch.tensor([[True]]),
@@ -78,7 +81,7 @@ class TopKTrajectories(Transform):
         self,
         num_trajectories: int,
         *,
-        replay_buffer: ReplayBuffer,
+        replay_buffer: ReplayBuffer | None = None,
         return_threshold: float | None = None,
         reward_key: NestedKey = "reward",
         done_key: NestedKey = "done",
@@ -86,16 +89,11 @@ class TopKTrajectories(Transform):
     ) -> None:
         super().__init__()
         at_least(1, num_trajectories=num_trajectories)
-        if getattr(replay_buffer, "shared", False):
-            raise RuntimeError(
-                "TopKTrajectories keeps write state that processes cannot share; use a buffer "
-                "with shared=False."
-            )
         self.num_trajectories = num_trajectories
         self.return_threshold = return_threshold
         self.reward_key = next_key(reward_key)
         self.done_key = next_key(done_key)
-        self.replay_buffer = replay_buffer
+        self._buffer = None if replay_buffer is None else _not_shared(replay_buffer)
         self.trajectories_seen = 0
         self.lowest_return = float("inf")  # of all trajectories ever seen
 
@@ -107,9 +105,19 @@ class TopKTrajectories(Transform):
         self._warned_long = False
 
     @property
+    def replay_buffer(self) -> ReplayBuffer:
+        """Return the buffer whose transform this is."""
+        if self._buffer is None:
+            self._buffer = _not_shared(_buffer_with(self))
+        return self._buffer
+
+    @property
     def returns(self) -> Tensor:
         """Return the returns of the kept trajectories, oldest first."""
         return self._returns.clone()
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"_buffer": None}  # a copy looks up its own buffer
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories, for an environment that was reset in mid-episode."""
@@ -143,6 +151,7 @@ class TopKTrajectories(Transform):
         finished = self._finished(tensordict)
         if not finished:
             return None
+        self._check_rows()
 
         # Rank the new trajectories among the stored ones.
         returns = torch.stack([self._return(trajectory) for trajectory in finished])
@@ -167,6 +176,17 @@ class TopKTrajectories(Transform):
         self._returns, self._lengths = all_returns[keep], all_lengths[keep]
         self.replay_buffer.empty()
         return joined
+
+    def _check_rows(self) -> None:
+        """Forget trajectories that were emptied out of the buffer; refuse rows of others."""
+        rows, kept = len(self.replay_buffer), int(self._lengths.sum())
+        if kept and not rows:
+            self._returns, self._lengths = self._returns[:0], self._lengths[:0]
+        elif rows != kept:
+            raise ValueError(
+                f"the buffer holds {rows} rows, but the best trajectories have {kept} steps. Use "
+                "TopKTrajectories on a buffer that nothing else writes to."
+            )
 
     def _check_entries(self, rows: list[TensorDictBase]) -> None:
         """Refuse rows that the buffer could not hold together, before it is emptied for them."""
@@ -223,7 +243,8 @@ class TopKTrajectories(Transform):
                 "TopKTrajectories needs a time dimension; write with extend(), not add()."
             )
         capacity = self.replay_buffer.storage.max_size
-        finished = self.streams.finished(tensordict, capacity)
+        # "index" is a row's place in a buffer: in another one, if it was read from there.
+        finished = self.streams.finished(tensordict.exclude("index"), capacity)
         longest = max(map(len, finished), default=0)
         if longest > capacity and not self._warned_long:
             self._warned_long = True
@@ -251,6 +272,28 @@ class TopKTrajectories(Transform):
         self.trajectories_seen = state["trajectories_seen"]
         self.lowest_return = state["lowest_return"]
         self.streams.load_state_dict(state["streams"])
+
+
+def _buffer_with(transform: Transform) -> ReplayBuffer:
+    """Find the buffer that a transform is in, of which TorchRL does not tell it."""
+    for candidate in gc.get_objects():
+        if issubclass(type(candidate), ReplayBuffer):
+            chain = vars(candidate).get("_transform")
+            if chain is not None and any(member is transform for member in chain.modules()):
+                return candidate
+    raise RuntimeError(
+        f"{type(transform).__name__} is in no replay buffer. Give it to one by transform= or by "
+        "append_transform(), or name the buffer with replay_buffer=."
+    )
+
+
+def _not_shared(replay_buffer: ReplayBuffer) -> ReplayBuffer:
+    if getattr(replay_buffer, "shared", False):
+        raise RuntimeError(
+            "TopKTrajectories keeps write state that processes cannot share; use a buffer "
+            "with shared=False."
+        )
+    return replay_buffer
 
 
 def _entries(data: TensorDictBase, ndim: int) -> dict:

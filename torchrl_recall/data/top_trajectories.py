@@ -140,6 +140,13 @@ class TopTrajectories:
         Returns:
             The number of its frames.
         """
+        if data is None:
+            raise TypeError(
+                "there is no experience: a collector that is given replay_buffer= yields None. "
+                "Offer what BufferReader(replay_buffer).read() returns."
+            )
+        if not data.numel():
+            return 0
         kept = data if self.keys is None else data.select(*self.keys, strict=False)
         device = self.buffer.storage.device
         kept = kept.clone()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor
-from torchrl.data import Composite, Unbounded
+from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
 from torchrl_recall.checks import next_key, require
@@ -32,6 +34,10 @@ class BacktrackingEnv(ModelBasedEnvBase):
     Args:
         model: the backtracking model.
 
+    Keyword Args:
+        batch_size: the shape of a batch of traces. By default end states may have any batch shape,
+            and a reset without end states begins one trace.
+
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
@@ -54,15 +60,23 @@ class BacktrackingEnv(ModelBasedEnvBase):
         True
     """
 
-    def __init__(self, model: BacktrackingModel) -> None:
+    def __init__(self, model: BacktrackingModel, *, batch_size: Sequence[int] = ()) -> None:
         # No device: tensors follow the end states, and nothing is cast inside the loop.
-        super().__init__(model, device=None, batch_size=torch.Size([]))
+        super().__init__(model, device=None, batch_size=torch.Size(batch_size))
         self._supports_set_state = True
-        key = model.observation_key
-        self.observation_spec = _nest(key, model.observation_spec)
+        self.observation_spec = self._nest(model.observation_key, model.observation_spec)
         self.state_spec = self.observation_spec.clone()
-        self.action_spec = _nest(model.action_key, model.action_spec)
-        self.reward_spec = Unbounded((1,))
+        self.action_spec = self._nest(model.action_key, model.action_spec)
+        self.reward_spec = Unbounded((*self.batch_size, 1))
+
+    def expand(self, *size: int) -> BacktrackingEnv:
+        """Return the same reversed process with another batch size, as specs' ``expand`` does.
+
+        Args:
+            size: the new batch size, whose last dimensions are those of the present one.
+        """
+        torch.empty(self.batch_size).expand(*size)  # says what does not fit
+        return type(self)(self.world_model, batch_size=size)
 
     @property
     def backward_policy(self) -> TensorDictModule:
@@ -99,6 +113,11 @@ class BacktrackingEnv(ModelBasedEnvBase):
         out.set(model.observation_key, observation)
         out.set("reward", torch.zeros(*shape, 1, device=observation.device))
         return out.update(self._not_done(observation, shape))
+
+    def _nest(self, key: NestedKey, spec: TensorSpec) -> Composite:
+        composite = Composite(batch_size=self.batch_size)
+        composite[key] = spec.expand(*self.batch_size, *spec.shape).clone()
+        return composite
 
     def _not_done(self, observation: Tensor, shape: torch.Size) -> dict[NestedKey, Tensor]:
         device = observation.device
@@ -146,8 +165,3 @@ def reverse_time(
     next_observation = require(out, next_observation_key, "reverse_time", cure)
     return out.set(observation_key, next_observation).set(next_observation_key, observation)
 
-
-def _nest(key: NestedKey, spec) -> Composite:
-    composite = Composite()
-    composite[key] = spec.clone()
-    return composite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
@@ -14,6 +15,7 @@ from torchrl.modules import MLP
 from torchrl.objectives import LossModule
 
 from torchrl_recall.checks import require
+from torchrl_recall.objectives.backtracking import check_reduction, zero_masked
 
 __all__ = ["GoalGAN", "GoalGANLoss"]
 
@@ -141,8 +143,13 @@ class GoalGANLoss(LossModule):
     Args:
         gan: generator and discriminator.
 
+    Keyword Args:
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``, over goals that the mask does not ignore.
+            Each labelled goal is paired with a generated one.
+
     Raises:
         KeyError: goals or labels are missing.
+        ValueError: there is no such reduction.
 
     Examples:
         >>> import torch
@@ -163,10 +170,12 @@ class GoalGANLoss(LossModule):
         Attributes:
             goal: goals, shape ``[num_goals, goal_dim]``, environment units.
             label: True for a goal of intermediate difficulty, shape ``[num_goals, 1]``.
+            mask: optional booleans, shape ``[num_goals]``; False ignores a goal.
         """
 
         goal: NestedKey = "goal"
         label: NestedKey = "label"
+        mask: NestedKey = "mask"
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
@@ -179,8 +188,11 @@ class GoalGANLoss(LossModule):
     discriminator_params: TensorDictParams
     target_discriminator_params: TensorDictParams
 
-    def __init__(self, gan: GoalGAN) -> None:
+    def __init__(
+        self, gan: GoalGAN, *, reduction: Literal["none", "mean", "sum"] = "mean"
+    ) -> None:
         super().__init__()
+        self.reduction = check_reduction(reduction)
         self.noise_dim = gan.noise_dim
         self.convert_to_functional(gan.generator, "generator")
         self.convert_to_functional(gan.discriminator, "discriminator")
@@ -189,12 +201,25 @@ class GoalGANLoss(LossModule):
     def _forward_value_estimator_keys(self, **kwargs) -> None:
         self.in_keys = [self.tensor_keys.goal, self.tensor_keys.label]
 
-    @dispatch
+    def _loss_mask_keys(self) -> tuple[NestedKey, ...]:
+        return (self.tensor_keys.mask, *super()._loss_mask_keys())
+
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Compute both losses, on equal numbers of generated and labelled goals."""
+        """Compute both losses, on equal numbers of generated and labelled goals.
+
+        Args:
+            tensordict: labelled goals, shape ``[num_goals]``.
+
+        Returns:
+            ``loss_discriminator`` and ``loss_generator``, scalars unless the reduction is
+            ``"none"``.
+        """
         cure = "Rename it with loss.set_keys(goal=..., label=...)."
-        goal = require(tensordict, self.tensor_keys.goal, "GoalGANLoss", cure)
-        label = require(tensordict, self.tensor_keys.label, "GoalGANLoss", cure)
+        for key in (self.tensor_keys.goal, self.tensor_keys.label):
+            require(tensordict, key, "GoalGANLoss", cure)
+        data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
+        goal, label = data.get(self.tensor_keys.goal), data.get(self.tensor_keys.label)
         label = label.reshape(len(goal), 1).to(goal.dtype)
 
         noise = TensorDict(
@@ -208,12 +233,17 @@ class GoalGANLoss(LossModule):
         real, fake = self._score(both, self.discriminator_params).chunk(2)
         judged = self._score(generated, self.discriminator_params.detach())
 
-        discriminator = (label * (real - 1) ** 2 + (1 - label) * (real + 1) ** 2).mean()
+        labelled, of_fake, of_generator = (
+            self._reduce_loss(loss.squeeze(-1), tensordict)
+            for loss in (
+                label * (real - 1) ** 2 + (1 - label) * (real + 1) ** 2,
+                (fake + 1) ** 2,
+                judged**2,
+            )
+        )
         return TensorDict(
-            {
-                "loss_discriminator": discriminator + ((fake + 1) ** 2).mean(),
-                "loss_generator": (judged**2).mean(),
-            }
+            {"loss_discriminator": labelled + of_fake, "loss_generator": of_generator},
+            batch_size=labelled.shape,
         )
 
     def _score(self, goal: Tensor, params: TensorDictBase) -> Tensor:

@@ -1,0 +1,97 @@
+"""New frames out of a replay buffer that a collector writes to itself."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import ReplayBuffer
+from torchrl.data.replay_buffers.writers import RoundRobinWriter
+
+__all__ = ["BufferReader"]
+
+
+class BufferReader:
+    """Reads what was written into a replay buffer since the last read.
+
+    A collector that is given a ``replay_buffer=`` writes to it and yields None. Recall then gets
+    its experience from the buffer::
+
+        reader = BufferReader(replay_buffer)
+        for _ in collector:
+            recall.extend(reader.read())
+            ...
+            recall.step(replay_buffer)
+
+    Rows of several environments lie in the buffer one after the other. They are told apart by
+    ``("collector", "traj_ids")``, which collectors add unless ``track_traj_ids=False``.
+
+    Args:
+        replay_buffer: a buffer that overwrites its oldest rows, the default of TorchRL.
+
+    Raises:
+        ValueError: the buffer's writer chooses rows in another way.
+
+    Examples:
+        >>> from torchrl.collectors import Collector
+        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+        >>> from torchrl.envs import GymEnv
+        >>> from torchrl_recall import BufferReader
+        >>> replay_buffer = ReplayBuffer(storage=LazyTensorStorage(1_000), batch_size=32)
+        >>> reader = BufferReader(replay_buffer)
+        >>> collector = Collector(
+        ...     GymEnv("Pendulum-v1"), frames_per_batch=100, total_frames=200,
+        ...     replay_buffer=replay_buffer,
+        ... )
+        >>> [reader.read().shape for _ in collector]
+        [torch.Size([100]), torch.Size([100])]
+    """
+
+    def __init__(self, replay_buffer: ReplayBuffer) -> None:
+        self.replay_buffer = replay_buffer
+        writer = replay_buffer.writer
+        if not isinstance(writer, RoundRobinWriter):
+            raise ValueError(
+                f"BufferReader reads buffers that overwrite their oldest rows (RoundRobinWriter, "
+                f"the default), not those of {type(writer).__name__}. Give what the collector "
+                "yields to recall.extend() instead."
+            )
+        self._read = replay_buffer.write_count
+
+    def read(self) -> TensorDictBase:
+        """Return the rows written since the last call, oldest first, as a copy.
+
+        Returns:
+            Shape ``[num_rows]``, or with a storage of several dimensions ``[*batch, num_rows]``,
+            where time comes last.
+
+        Raises:
+            RuntimeError: some of them have been overwritten already.
+        """
+        buffer = self.replay_buffer
+        count = buffer.write_count
+        new = count - self._read if count >= self._read else count  # it may have been emptied
+        self._read = count
+        if not new:
+            return TensorDict({}, batch_size=[0])
+        storage = buffer.storage
+        kept = len(storage) if storage.ndim == 1 else storage.shape[0]
+        if new > kept:
+            raise RuntimeError(
+                f"{new} rows were written since the last read, and the buffer holds {kept}: the "
+                "others are overwritten, so that trajectories cannot be told whole. Read more "
+                "often, or give the storage more room."
+            )
+        end = buffer.writer.state_dict()["_cursor"]
+        index = torch.arange(end - new, end) % kept
+        rows = cast(TensorDictBase, storage[index]).clone()
+        return rows if storage.ndim == 1 else rows.transpose(0, storage.ndim - 1)
+
+    def state_dict(self) -> dict:
+        """Return how many rows are not read yet."""
+        return {"unread": self.replay_buffer.write_count - self._read}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`, after the buffer was restored."""
+        self._read = self.replay_buffer.write_count - state["unread"]
