@@ -145,7 +145,7 @@ class TopTrajectories:
                 "there is no experience: a collector that is given replay_buffer= yields None. "
                 "Offer what BufferReader(replay_buffer).read() returns."
             )
-        if not data.numel():
+        if not data.shape.numel():  # data.numel() is at least one
             return 0
         kept = data if self.keys is None else data.select(*self.keys, strict=False)
         device = self.buffer.storage.device
