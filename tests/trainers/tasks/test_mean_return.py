@@ -53,7 +53,7 @@ def test_evaluation_touches_no_random_state_outside():
             torch.get_rng_state().tolist(),
             repr(np.random.get_state()),  # noqa: NPY002
             random.getstate(),
-            env_state_dict(outside)["np_random"],
+            repr(env_state_dict(outside)["python"]),
         )
 
     before = random_states()

@@ -19,7 +19,7 @@ from tensordict import TensorDict, TensorDictBase
 
 __all__ = ["CheckpointError", "clean", "load_latest", "save"]
 
-_FORMAT = "torchrl_recall checkpoint 2"
+_FORMAT = "torchrl_recall checkpoint 3"
 # Errors of reading a file that does not hold what it should.
 _DAMAGE = (
     SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,

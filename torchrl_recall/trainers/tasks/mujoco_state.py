@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 
 import gymnasium
 import mujoco
 import numpy as np
 from torchrl.envs import TransformedEnv
+
+from torchrl_recall.trainers.tasks.python_state import load_python_state, python_state
 
 __all__ = ["env_state_dict", "load_env_state_dict"]
 
@@ -26,8 +29,8 @@ def env_state_dict(env: TransformedEnv) -> dict | None:
         env: made by :func:`make_env`.
 
     Returns:
-        MuJoCo's integration state and derived arrays, the task's random generator and the
-        time-limit counter.
+        MuJoCo's integration state and derived arrays, a hash of its model, and what the task and its
+        wrappers keep in Python: random generators, time limits, running statistics.
     """
     wrapped = env.base_env._env
     task = wrapped.unwrapped
@@ -36,12 +39,11 @@ def env_state_dict(env: TransformedEnv) -> dict | None:
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(task.model, kind))
     mujoco.mj_getState(task.model, task.data, state, kind)
-    time_limit = _time_limit(wrapped)
     return {
         "integration": state,
         "derived": {name: np.array(getattr(task.data, name)) for name in _DERIVED},
-        "np_random": task.np_random.bit_generator.state,
-        "elapsed_steps": None if time_limit is None else time_limit._elapsed_steps,
+        "model_sha256": _model_sha256(task.model),
+        "python": python_state(wrapped),
     }
 
 
@@ -69,15 +71,18 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     )
     for name, value in state["derived"].items():
         getattr(task.data, name)[:] = value
-    task.np_random.bit_generator.state = state["np_random"]
-    if (time_limit := _time_limit(wrapped)) is not None:
-        time_limit._elapsed_steps = state["elapsed_steps"]
+    load_python_state(wrapped, state["python"])
+    if _model_sha256(task.model) != state["model_sha256"]:
+        warnings.warn(
+            f"the physical model of {wrapped.spec.id} was changed after it was made (a mass, a "
+            "friction, ...), which is not saved: the resumed run is not bitwise the uninterrupted "
+            "one.",
+            stacklevel=2,
+        )
     return True
 
 
-def _time_limit(env: gymnasium.Env) -> gymnasium.wrappers.TimeLimit | None:
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
-            return env
-        env = env.env
-    return None
+def _model_sha256(model: mujoco.MjModel) -> str:
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return hashlib.sha256(buffer.tobytes()).hexdigest()

@@ -1,0 +1,144 @@
+"""State that wrappers keep in Python: saved, or named."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from gymnasium.wrappers import (
+    FrameStackObservation,
+    NormalizeObservation,
+    NormalizeReward,
+    TimeAwareObservation,
+    TransformAction,
+)
+
+from torchrl_recall.trainers.runs import checkpoints
+from torchrl_recall.trainers.tasks.python_state import load_python_state, python_state
+
+
+def hopper() -> gymnasium.Env:
+    return gymnasium.make("Hopper-v5")
+
+
+class Delayed(gymnasium.Wrapper):
+    """Pays rewards later, from a queue, with noise of its own."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.queue = deque([0.0] * 3, maxlen=3)
+        self.noise = np.random.default_rng(0)
+        self.seen = {"steps": 0, "last": (np.zeros(2), torch.zeros(1))}
+
+    def step(self, action):
+        observation, reward, *flags = self.env.step(action)
+        paid = self.queue[0] + self.noise.normal()
+        self.queue.append(reward)
+        self.seen["steps"] += 1
+        self.seen["last"] = (action[:2].copy(), torch.ones(1) * self.seen["steps"])
+        return observation, paid + self.seen["steps"], *flags
+
+
+class Asked(gymnasium.Wrapper):
+    """Knows how to be saved, and holds something that nobody else could save."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.secret = iter(range(100))
+        self.steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, *flags = self.env.step(action)
+        return observation, reward * self.steps, *flags
+
+    def get_state(self):
+        return {"steps": self.steps, "mean": [np.ones(2), 1.5]}
+
+    def set_state(self, state):
+        assert np.array_equal(state["mean"][0], np.ones(2))
+        self.steps = state["steps"]
+
+
+class Opaque(gymnasium.Wrapper):
+    def __init__(self, env):
+        super().__init__(env)
+        self.numbers = iter(range(100))
+
+
+class Wind(HopperEnv):
+    """A subclass with state of its own: wind that grows with every step."""
+
+    wind = 0.0
+
+    def step(self, action):
+        self.wind += 0.1
+        observation, reward, *flags = super().step(action)
+        return observation, reward + self.wind, *flags
+
+
+MAKE = {
+    "observation": lambda: NormalizeObservation(hopper()),
+    "reward": lambda: NormalizeReward(NormalizeObservation(hopper())),
+    "stack": lambda: FrameStackObservation(hopper(), 3),
+    "time": lambda: TimeAwareObservation(hopper()),
+    "action": lambda: TransformAction(hopper(), lambda a: a, hopper().action_space),
+    "delayed": lambda: Delayed(hopper()),
+    "asked": lambda: Asked(hopper()),
+    "subclass": Wind,
+}
+
+
+def roll(env: gymnasium.Env, actions) -> list:
+    """Return what the steps give that does not depend on the physics, which starts alike."""
+    return [env.step(action)[:2] for action in actions]
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_wrapper_goes_on_where_it_was(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    first, second = rng.uniform(-1, 1, (2, 20, 3))
+    env, other = MAKE[kind](), MAKE[kind]()
+    env.reset(seed=0)
+    other.reset(seed=1)
+    roll(env, first)
+    checkpoints.save(tmp_path, 1, {"python": python_state(env)})  # as a run does
+    task, twin = env.unwrapped, other.unwrapped
+    twin.set_state(task.data.qpos, task.data.qvel)
+    twin.data.qacc_warmstart[:] = task.data.qacc_warmstart
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_python_state(other, checkpoints.load_latest(tmp_path)[1]["python"])
+    for (a, reward), (b, again) in zip(roll(env, second), roll(other, second), strict=True):
+        assert np.allclose(a, b, atol=1e-6)
+        assert reward == pytest.approx(again, abs=1e-6)
+
+
+def test_what_cannot_be_saved_is_named():
+    env = Opaque(hopper())
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match=r"Opaque.numbers \(range_iterator\).*get_state"):
+        load_python_state(env, python_state(env))
+
+
+def test_what_is_made_later_is_named():
+    env, other = Opaque(hopper()), Opaque(hopper())
+    for this in (env, other):
+        this.numbers = None
+        this.reset(seed=0)
+    env.numbers = np.random.default_rng(0)
+    with pytest.warns(UserWarning, match=r"Opaque.numbers \(a generator that is made after"):
+        load_python_state(other, python_state(env))
+
+
+def test_a_checkpoint_holds_it_without_pickle(tmp_path):
+    env = MAKE["delayed"]()
+    env.reset(seed=0)
+    folder = Path(checkpoints.save(tmp_path, 1, {"python": python_state(env)}))
+    assert not list(folder.glob("*.p*kl"))

@@ -1,0 +1,156 @@
+"""State that a task and its wrappers keep in Python, such as running means of observations."""
+
+from __future__ import annotations
+
+import logging
+import types
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+from gymnasium.envs.registration import EnvSpec
+
+__all__ = ["load_python_state", "python_state"]
+
+
+# What decides nothing, or is saved elsewhere.
+_NOT_STATE = (
+    gymnasium.Space, EnvSpec, MujocoRenderer, mujoco.MjModel, mujoco.MjData,
+    types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type,
+    logging.Logger,
+)  # fmt: skip
+_PLAIN = (type(None), bool, int, float, str)
+_DEPTH = 8
+
+
+class _CannotBeSavedError(Exception):
+    """An attribute is of a kind that no checkpoint holds."""
+
+
+def python_state(env: gymnasium.Env) -> dict:
+    """Return what the layers of a task keep in Python attributes.
+
+    A layer with ``get_state()`` and ``set_state(state)`` of its own is asked. Of the others numbers,
+    text, arrays, tensors, generators, containers and objects made of these are taken.
+
+    Args:
+        env: the task with its wrappers.
+
+    Returns:
+        ``layers``, outermost first, and ``unsaved``, the attributes that could not be taken.
+    """
+    layers: list[dict] = []
+    unsaved: list[str] = []
+    for layer in _layers(env):
+        name = type(layer).__name__
+        if _has_protocol(layer):
+            layers.append({"own": _pack(layer.get_state(), _DEPTH)})  # type: ignore[attr-defined]
+            continue
+        saved = {}
+        for key, value in vars(layer).items():
+            if key == "env":  # the next layer
+                continue
+            try:
+                saved[key] = _pack(value, _DEPTH)
+            except _CannotBeSavedError as error:
+                unsaved.append(f"{name}.{key} ({error})")
+        layers.append({"attributes": saved})
+    return {"layers": layers, "unsaved": unsaved}
+
+
+def load_python_state(env: gymnasium.Env, state: dict) -> None:
+    """Restore :func:`python_state`, and say what could not be saved.
+
+    Args:
+        env: a task made in the same way.
+        state: what was saved.
+    """
+    lost = list(state["unsaved"])
+    for layer, saved in zip(_layers(env), state["layers"], strict=True):
+        if "own" in saved:
+            layer.set_state(_unpack(saved["own"], None))  # type: ignore[attr-defined]
+            continue
+        for key, item in saved["attributes"].items():
+            try:
+                setattr(layer, key, _unpack(item, getattr(layer, key, None)))
+            except _CannotBeSavedError as error:
+                lost.append(f"{type(layer).__name__}.{key} ({error})")
+    if lost:
+        warnings.warn(
+            f"{', '.join(lost)} could not be saved, so the resumed run is not bitwise the "
+            "uninterrupted one. Give the wrapper get_state() and set_state(state), which return "
+            "and take numbers, arrays, lists and dicts.",
+            stacklevel=2,
+        )
+
+
+def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    while isinstance(env, gymnasium.Wrapper):
+        yield env
+        env = env.env
+    yield env
+
+
+def _has_protocol(layer: gymnasium.Env) -> bool:
+    return all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state"))
+
+
+def _pack(value: Any, depth: int) -> Any:
+    """Turn a value into plain containers that say what it was."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, _PLAIN):
+        return {"plain": value}
+    if isinstance(value, _NOT_STATE):
+        return {"present": None}
+    if not depth:
+        raise _CannotBeSavedError(f"{type(value).__name__}, nested too deep")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {"array": value.copy()}
+    if isinstance(value, torch.Tensor):
+        return {"tensor": value.detach().clone()}
+    if isinstance(value, np.random.Generator):
+        return {"generator": value.bit_generator.state}
+    if isinstance(value, list | tuple | deque) and not hasattr(value, "_fields"):
+        return {"sequence": [_pack(item, depth - 1) for item in value]}
+    if isinstance(value, dict) and all(isinstance(key, str | int | float) for key in value):
+        return {"dict": {key: _pack(item, depth - 1) for key, item in value.items()}}
+    if hasattr(value, "__dict__") and not isinstance(value, gymnasium.Env):
+        return {"object": {key: _pack(item, depth - 1) for key, item in vars(value).items()}}
+    raise _CannotBeSavedError(type(value).__name__)
+
+
+def _unpack(packed: dict, present: Any) -> Any:
+    """Make the value again; objects and generators are changed in place."""
+    ((kind, value),) = packed.items()
+    if kind == "present":
+        return present
+    if kind == "sequence":
+        old = present if isinstance(present, list | tuple | deque) else []
+        items = [
+            _unpack(item, old[i] if i < len(old) else None) for i, item in enumerate(value)
+        ]
+        if isinstance(present, deque):
+            return deque(items, present.maxlen)
+        return tuple(items) if isinstance(present, tuple) else items
+    if kind == "dict":
+        old = present if isinstance(present, dict) else {}
+        return {key: _unpack(item, old.get(key)) for key, item in value.items()}
+    if kind == "object":
+        if not hasattr(present, "__dict__"):
+            raise _CannotBeSavedError("an object that is made after the first reset")
+        for key, item in value.items():
+            setattr(present, key, _unpack(item, getattr(present, key, None)))
+        return present
+    if kind == "generator":
+        if not isinstance(present, np.random.Generator):
+            raise _CannotBeSavedError("a generator that is made after the first reset")
+        present.bit_generator.state = value
+        return present
+    return value
