@@ -38,10 +38,13 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
     from torchrl_recall.trainers.hosts.sac import SAC
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.collectors import make_collector
-    from torchrl_recall.trainers.tasks.gym import longest_episode, make_env
+    from torchrl_recall.trainers.tasks.gym import make_env
+    from torchrl_recall.trainers.tasks.gym_task import longest_episode
     from torchrl_recall.trainers.tasks.mean_return import MeanReturn
 
-    env = make_env(config.env.name, device, seed=config.seed)
+    env = make_env(
+        config.env.name, device, seed=config.seed, observation_keys=config.env.observation_keys
+    )
     sac = SAC(env, config, device)  # TorchRL's SACLoss, Adam, soft targets
     critic = SACCritic(sac.loss_module, compile=bool(config.compile))  # V and Q, from the loss
     states = CriticStates(  # Alg. 2, l.6: argmax V

@@ -37,10 +37,17 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.schema import PPORecallConfig
     from torchrl_recall.trainers.tasks.collectors import make_collector
-    from torchrl_recall.trainers.tasks.gym import longest_episode, make_env
+    from torchrl_recall.trainers.tasks.gym import make_env
+    from torchrl_recall.trainers.tasks.gym_task import longest_episode
     from torchrl_recall.trainers.tasks.mean_return import MeanReturn
 
-    env = make_env(config.env.name, device, clip_actions=True, seed=config.seed)
+    env = make_env(
+        config.env.name,
+        device,
+        clip_actions=True,
+        seed=config.seed,
+        observation_keys=config.env.observation_keys,
+    )
     host: OnPolicy
     if isinstance(config, PPORecallConfig):
         host = PPO(env, config, device)  # TorchRL's ClipPPOLoss, GAE

@@ -15,9 +15,9 @@ from torchrl_recall.trainers.schema import ConfigError
 from torchrl_recall.trainers.tasks.gym import (
     DivergenceError,
     check_finite,
-    longest_episode,
     make_env,
 )
+from torchrl_recall.trainers.tasks.gym_task import longest_episode
 
 TASKS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"]
 
@@ -43,10 +43,9 @@ def test_observations_and_rewards_are_float32(name):
         ("RecipeUnbounded-v0", "ClipAction or RescaleAction"),
         ("RecipeHalfBounded-v0", "ClipAction or RescaleAction"),
         ("RecipeZeroWidth-v0", "zero width"),
-        ("RecipeDict-v0", "CatTensors"),
-        ("RecipePixels-v0", "ToTensorImage"),
+        ("RecipeDict-v0", "observation_keys"),
+        ("RecipePixels-v0", "encoder"),
         ("RecipeFloatImage-v0", "FlattenObservation"),
-        ("RecipeIntegers-v0", "floats"),
         ("RecipeMatrixAction-v0", "FlattenAction|vector"),
         ("RecipeDictAction-v0", "action"),
     ],

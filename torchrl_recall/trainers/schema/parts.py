@@ -93,6 +93,7 @@ class EnvConfig(Group):
     """The task."""
 
     name: Text
+    observation_keys: list[Text] | None
     trace_length: Count
 
 

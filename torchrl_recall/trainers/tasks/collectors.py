@@ -237,7 +237,13 @@ def make_collector(
     if config.collector.num_envs == 1:
         policy = make_policy(actor, ExplorationType.RANDOM, compile=bool(config.compile))
         return StepCollector(env, policy, **frames)
-    make_copy = partial(make_env, config.env.name, device, clip_actions=clip_actions)
+    make_copy = partial(
+        make_env,
+        config.env.name,
+        device,
+        clip_actions=clip_actions,
+        observation_keys=config.env.observation_keys,
+    )
     with workers_ignore_signals():
         copies = ParallelEnv(config.collector.num_envs, make_copy)
         collector = Collector(

@@ -43,7 +43,12 @@ class MeanReturn(Evaluation):
         clip_actions: bool = False,
     ) -> None:
         super().__init__()
-        self.env = make_env(config.env.name, device, clip_actions=clip_actions)
+        self.env = make_env(
+            config.env.name,
+            device,
+            clip_actions=clip_actions,
+            observation_keys=config.env.observation_keys,
+        )
         self.seed, self.num_episodes = config.seed + _SEED_OFFSET, config.eval.num_episodes
         self.max_steps, self._warned = config.eval.max_steps, False
         self.policy = make_policy(

@@ -1,0 +1,142 @@
+"""Tasks that keep to Gymnasium's interface in their own way, and those that do not."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from torchrl_recall.trainers.schema import ConfigError
+from torchrl_recall.trainers.tasks.collectors import StepCollector
+from torchrl_recall.trainers.tasks.gym import make_env
+from torchrl_recall.trainers.tasks.gym_task import make_task
+
+
+class Task(gymnasium.Env):
+    """Observes its time."""
+
+    space: gymnasium.Space = spaces.Box(-10, 10, (3,))
+    actions: gymnasium.Space = spaces.Box(-1, 1, (2,))
+
+    def __init__(self):
+        self.observation_space, self.action_space = self.space, self.actions
+        self.time = 0
+
+    def observe(self):
+        return np.full(3, self.time, self.space.dtype)
+
+    def reward(self):
+        return 1.5
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.observe(), self.reward(), False, self.time >= 10, {}
+
+
+def variant(name: str, **members) -> str:
+    kind = type(name, (Task,), members)
+    if f"{name}-v0" not in gymnasium.registry:
+        gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=10)
+    return f"{name}-v0"
+
+
+def old_reset(self, *, seed=None, options=None):
+    self.time = 0
+    return self.observe()
+
+
+def old_step(self, action):
+    self.time += 1
+    return self.observe(), 1.0, False, {}
+
+
+PARTS = spaces.Dict({"goal": spaces.Box(-1, 1, (2,)), "observation": spaces.Box(0, 9, (1,))})
+
+
+def parts(self):
+    return {"goal": np.ones(2, np.float32), "observation": [self.time]}
+
+
+TAKEN = {
+    "Float16": ({"space": spaces.Box(-10, 10, (3,), np.float16)}, None, [0, 0, 0]),
+    "Float64": ({"space": spaces.Box(-10, 10, (3,), np.float64)}, None, [0, 0, 0]),
+    "Integers": ({"space": spaces.Box(-10, 10, (3,), np.int64)}, None, [0, 0, 0]),
+    "Lists": ({"observe": lambda self: [1.0, 2.0, self.time]}, None, [1, 2, 0]),
+    "RewardArrays": ({"reward": lambda self: np.array([1.5])}, None, [0, 0, 0]),
+    "RewardScalars": ({"reward": lambda self: np.float64(1.5)}, None, [0, 0, 0]),
+    "One": ({"space": PARTS, "observe": parts}, ["observation"], [0]),
+    "Joined": ({"space": PARTS, "observe": parts}, ["observation", "goal"], [0, 1, 1]),
+    "KeywordReset": (
+        {"reset": lambda self, **kwargs: Task.reset(self, seed=kwargs.get("seed"))},
+        None,
+        [0, 0, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_numbers_of_any_kind_become_a_vector_of_floats(name):
+    members, keys, first = TAKEN[name]
+    env = make_env(variant(f"Taken{name}", **members), observation_keys=keys, seed=0)
+    collector = StepCollector(
+        env, lambda _: torch.zeros(2), frames_per_batch=15, total_frames=15, init_random_frames=0
+    )
+    data = collector.collect()
+    rollout = env.rollout(15, break_when_any_done=False)
+    for found in (data, rollout):
+        assert found["observation"][0].tolist() == first
+        assert found["observation"].dtype == torch.float32
+        assert found["next", "reward"].flatten().tolist() == [1.5] * 15
+        assert found["next", "done"].flatten().tolist() == [i == 9 for i in range(15)]
+
+
+REFUSED = {
+    "NoSeed": ({"reset": lambda self: (self.observe(), {})}, "takes no seed.*seed=None"),
+    "OldReset": ({"reset": old_reset}, r"ndarray of shape \(3,\), not \(observation, info\)"),
+    "OldStep": ({"step": old_step}, "4 values, not .*terminated"),
+    "Rewards": ({"reward": lambda self: np.ones(2)}, r"shape \(2,\); this recipe needs one"),
+    "NoReward": ({"reward": lambda self: None}, "the reward of .* is None"),
+    "WordReward": ({"reward": lambda self: "good"}, "the reward of .* is 'good'"),
+    "WrongShape": ({"observe": lambda self: np.ones(4)}, r"shape \(4,\), but .* says\s+\(3,\)"),
+    "Empty": ({"space": spaces.Box(-1, 1, (0,))}, "at least one number"),
+    "Words": ({"space": spaces.Text(5)}, "observes a Text"),
+    "Indices": ({"space": spaces.Discrete(5)}, "observes a Discrete.*FlattenObservation"),
+    "Entries": ({"space": PARTS}, r"observation_keys=\[goal,observation\]"),
+    "IntegerActions": ({"actions": spaces.Box(-5, 5, (2,), np.int64)}, "are int64"),
+    "TupleActions": ({"actions": spaces.Tuple([spaces.Box(-1, 1, (2,))])}, "another kind"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_others_are_refused_in_one_line(name):
+    members, reason = REFUSED[name]
+    task = variant(f"Refused{name}", **members)
+    with pytest.raises(ConfigError, match=rf"(?s){task}.*{reason}|{reason}"):
+        make_task(task)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "reason"),
+    [
+        ("Hopper-v5", ["observation"], "not a Dict; use env.observation_keys=null"),
+        (None, ["goal", "position"], r"no observation \['position'\]; it has \['goal'"),
+    ],
+)
+def test_observation_keys_that_do_not_fit_are_refused(name, keys, reason):
+    name = name or variant("TakenJoined", space=PARTS, observe=parts)
+    with pytest.raises(ConfigError, match=reason):
+        make_task(name, observation_keys=keys)
+
+
+def test_a_trial_touches_no_random_state():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    make_task(variant("TakenTrial"))
+    assert torch.equal(torch.get_rng_state(), state)

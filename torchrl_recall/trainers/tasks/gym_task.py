@@ -1,0 +1,221 @@
+"""Gymnasium tasks as the recipes step them: checked, with one vector of floats as observation."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Dict
+
+from torchrl_recall.trainers.schema.parts import ConfigError
+
+__all__ = ["longest_episode", "make_task"]
+
+
+def make_task(name: str, *, observation_keys: Sequence[str] | None = None) -> gymnasium.Env:
+    """Make a Gymnasium task whose observation is one vector of floats.
+
+    Integers, lists and the named entries of a Dict become such a vector.
+
+    Args:
+        name: a Gymnasium id such as ``Hopper-v5``, or ``module:Task-v0``.
+
+    Keyword Args:
+        observation_keys: entries of a Dict observation, joined in this order.
+
+    Raises:
+        ConfigError: there is no such task, or its observations are of another kind, or it does not
+            keep to Gymnasium's interface.
+    """
+    spec = _spec(name)
+    try:
+        task = gymnasium.make(name, disable_env_checker=True)
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"env.name={name!r} could not be made: {reason}") from error
+    space = task.observation_space
+    keys = _keys_of(name, space, observation_keys)
+    for part, box in keys.items():
+        _check_observation_space(f"{name}{f'[{part!r}]' if part else ''}", box)
+    _check_action_space(name, task.action_space)
+    is_gymnasiums_own = str(spec.entry_point).startswith("gymnasium.envs")
+    numbers = True if is_gymnasiums_own else _returns_numbers(name, keys)
+    if numbers and not isinstance(space, Dict) and space.dtype in (np.float32, np.float64):
+        return task
+    return _AsVector(task, keys)
+
+
+def longest_episode(name: str) -> int | None:
+    """Return the time limit of a Gymnasium task, if it has one."""
+    return _spec(name).max_episode_steps
+
+
+def _spec(name: str) -> EnvSpec:
+    """Return a task's spec; ``module:Task-v0`` imports the module first, as Gymnasium does."""
+    module, _, task = name.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.spec(task)
+    except ImportError as error:
+        raise ConfigError(
+            f"env.name={name!r}: the module {module!r} cannot be imported: {error}. "
+            "Install it, or put its folder into PYTHONPATH."
+        ) from error
+    except gymnasium.error.Error as error:
+        raise ConfigError(
+            f"env.name={name!r} is not a registered Gymnasium task: {error}. "
+            "`gymnasium.pprint_registry()` lists those installed."
+        ) from error
+
+
+def _keys_of(
+    name: str, space: gymnasium.Space, observation_keys: Sequence[str] | None
+) -> dict[str, gymnasium.Space]:
+    """Return the entries of an observation by key; a single one has the key ''."""
+    if not isinstance(space, Dict):
+        if observation_keys is not None:
+            raise ConfigError(
+                f"env.observation_keys={list(observation_keys)}, but {name} observes a "
+                f"{type(space).__name__}, not a Dict; use env.observation_keys=null."
+            )
+        return {"": space}
+    if not observation_keys:
+        raise ConfigError(
+            f"{name} has the observations {list(space)}; name those to join into one vector with "
+            f"env.observation_keys=[{','.join(space)}]."
+        )
+    if unknown := [key for key in observation_keys if key not in space.keys()]:
+        raise ConfigError(
+            f"env.observation_keys={list(observation_keys)}, but {name} has no observation "
+            f"{unknown}; it has {list(space)}."
+        )
+    return {key: space[key] for key in observation_keys}
+
+
+def _check_observation_space(name: str, space: gymnasium.Space) -> None:
+    if not isinstance(space, Box):
+        raise ConfigError(
+            f"{name} observes a {type(space).__name__}; this recipe needs a vector of numbers. "
+            "Turn it into one with gymnasium.wrappers.FlattenObservation."
+        )
+    if len(space.shape) >= 2 and not np.issubdtype(space.dtype, np.floating):
+        raise ConfigError(
+            f"{name} observes pixels, {space.shape} of {space.dtype}; this recipe needs a "
+            "vector of numbers. Encode them first, with an encoder of your own."
+        )
+    if len(space.shape) != 1 or not space.shape[0]:
+        raise ConfigError(
+            f"{name} observes {space.shape} of {space.dtype}; this recipe needs a vector of "
+            "at least one number. Flatten arrays with gymnasium.wrappers.FlattenObservation."
+        )
+
+
+def _check_action_space(name: str, space: gymnasium.Space) -> None:
+    if not isinstance(space, Box):
+        discrete = isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete)
+        kind = "discrete actions" if discrete else "actions of another kind than a vector"
+        raise ConfigError(
+            f"{name} has {kind} ({type(space).__name__}); this recipe needs continuous ones."
+        )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ConfigError(
+            f"the actions of {name} are {space.dtype}; this recipe needs continuous ones. Take "
+            "floats and round them with gymnasium.wrappers.TransformAction."
+        )
+    if len(space.shape) != 1:
+        raise ConfigError(
+            f"the actions of {name} have the shape {space.shape}; this recipe needs a vector. "
+            "Flatten them with gymnasium.wrappers.TransformAction."
+        )
+    if not space.is_bounded():
+        raise ConfigError(
+            f"the actions of {name} have no finite bounds, which this recipe needs. "
+            "Bound them with gymnasium.wrappers.ClipAction or RescaleAction."
+        )
+    if not (space.high > space.low).all():
+        raise ConfigError(
+            f"an action of {name} has zero width: its low and high bounds are equal. Remove that "
+            "dimension from the action space."
+        )
+
+
+def _returns_numbers(name: str, keys: dict[str, gymnasium.Space]) -> bool:
+    """Try a task that is not Gymnasium's own once, on an instance that is thrown away.
+
+    Returns:
+        Whether observations are arrays and rewards are numbers, so that nothing is to be cast.
+    """
+    with gymnasium.make(name, disable_env_checker=True) as task:
+        parameters = inspect.signature(task.unwrapped.reset).parameters
+        if not {"seed", "kwargs"} & set(parameters):
+            raise ConfigError(
+                f"reset() of {name} takes no seed; write it as Gymnasium does: "
+                "def reset(self, *, seed=None, options=None), with super().reset(seed=seed)."
+            )
+        task.action_space.seed(0)
+        returned = task.reset(seed=0)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ConfigError(
+                f"reset() of {name} returns {_kind(returned)}, not (observation, info). Tasks of "
+                "the old Gym interface are wrapped by shimmy's GymV21CompatibilityV0."
+            )
+        step = task.unwrapped.step(task.action_space.sample())
+        if not isinstance(step, tuple) or len(step) != 5:
+            raise ConfigError(
+                f"step() of {name} returns {_kind(step)}, not (observation, reward, terminated, "
+                "truncated, info). Tasks of the old Gym interface are wrapped by shimmy's "
+                "GymV21CompatibilityV0."
+            )
+    reward = np.asarray(step[1])
+    if reward.size != 1 or reward.dtype.kind not in "biuf":
+        raise ConfigError(
+            f"the reward of {name} is {_kind(step[1])}; this recipe needs one number. Sum several "
+            "with gymnasium.wrappers.TransformReward."
+        )
+    for key, space in keys.items():
+        for observation in (returned[0], step[0]):
+            value = observation[key] if key else observation
+            if np.asarray(value).shape != space.shape:
+                raise ConfigError(
+                    f"{name} observes {_kind(value)}, but its observation space says "
+                    f"{space.shape}. Mend the space or the observation."
+                )
+    return isinstance(step[0], np.ndarray) and not reward.ndim
+
+
+def _kind(value: Any) -> str:
+    """Describe what was returned in a word or two."""
+    if isinstance(value, tuple):
+        return f"{len(value)} values"
+    shape = np.shape(value)
+    return f"{type(value).__name__} of shape {shape}" if shape else repr(value)
+
+
+class _AsVector(gymnasium.Wrapper):
+    """A task whose observation is cast to one float32 vector, and whose reward to a number."""
+
+    def __init__(self, task: gymnasium.Env, keys: dict[str, gymnasium.Space]) -> None:
+        super().__init__(task)
+        self._keys = list(keys)
+        boxes = [box for box in keys.values() if isinstance(box, Box)]
+        low, high = (np.concatenate([getattr(b, end) for b in boxes]) for end in ("low", "high"))
+        self.observation_space = Box(low.astype(np.float32), high.astype(np.float32))
+
+    def reset(self, **kwargs) -> tuple[np.ndarray, dict]:
+        observation, info = self.env.reset(**kwargs)
+        return self._vector(observation), info
+
+    def step(self, action) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        number = float(np.asarray(reward).item())
+        return self._vector(observation), number, terminated, truncated, info
+
+    def _vector(self, observation: Any) -> np.ndarray:
+        parts = [observation[key] if key else observation for key in self._keys]
+        return np.concatenate([np.asarray(part, np.float32) for part in parts])
