@@ -155,8 +155,8 @@ class SelfImitation(Stateful):
             replay_buffer: not looked at.
 
         Returns:
-            Detached means of the last round, and ``recall/ready``, which is 0 while a due round waits
-            for a trajectory that is better than another; empty if no round was due.
+            Detached means of the last round, and ``recall/ready``, which is 0 while a due round
+            waits for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):
@@ -348,8 +348,8 @@ class ForwardModelImitation(Stateful):
             replay_buffer: all experience.
 
         Returns:
-            Detached means of the last round, and ``recall/ready``, which is 0 while a due round waits
-            for a trajectory that is better than another; empty if no round was due.
+            Detached means of the last round, and ``recall/ready``, which is 0 while a due round
+            waits for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):

@@ -279,8 +279,8 @@ class Recall(Stateful):
             replay_buffer: all experience.
 
         Returns:
-            Detached means of the last round, and ``recall/ready``, which is 0 while a due round waits
-            for a trajectory that is better than another; empty if no round was due.
+            Detached means of the last round, and ``recall/ready``, which is 0 while a due round
+            waits for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):

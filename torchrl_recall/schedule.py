@@ -109,14 +109,14 @@ class Schedule:
             if not (share := self.share):
                 continue
             self._ready = trajectories is None or trajectories.ready
-            if self._ready:
+            if trajectories is None or self._ready:
                 yield share
             else:
                 self._wait(trajectories.waits_for)
 
     @property
     def metrics(self) -> dict[str, Tensor]:
-        """Return ``recall/ready``, 1 if trajectories were ready and 0 if a due round waits for them.
+        """Return ``recall/ready``: 1 if trajectories were ready, 0 if a due round waits.
 
         Empty if no round was due.
         """

@@ -90,7 +90,7 @@ def test_rows_that_are_gone_are_an_error():
     reader = BufferReader(buffer)
     buffer.extend(rows(0, 1, 2, 3))
     buffer.extend(rows(4, 5))
-    with pytest.raises(RuntimeError, match="6 rows were written .* holds 5"):
+    with pytest.raises(RuntimeError, match=r"6 rows were written .* holds 5"):
         reader.read()
 
 

@@ -238,3 +238,8 @@ def test_training_lowers_both_terms(make_model, transitions):
         optimizer.step()
     after = loss(data)
     assert all(after[term] < before[term] for term in TERMS)
+
+
+def test_an_empty_batch_is_refused(make_model, transitions):
+    with pytest.raises(ValueError, match="the batch is empty"):
+        BacktrackingLoss(make_model())(transitions(4)[:0])

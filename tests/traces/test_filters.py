@@ -377,3 +377,21 @@ def test_confidence_needs_categories(make_model):
     model = make_model(Unbounded((2,)), Bounded(-1, 1, (1,)))
     with pytest.raises(ValueError, match="needs a model of categorical states"):
         ConfidentSteps(model, 0.5)
+
+
+@pytest.mark.parametrize("scale", [torch.ones(2), torch.tensor([1.0, 0.0, 1.0]), lambda: 1.0])
+def test_a_scale_that_does_not_fit_names_the_models_own(scale, make_model):
+    traces = TensorDict(
+        {"observation": torch.zeros(2, 4, 3), "next": {"observation": torch.zeros(2, 4, 3)}}, [2, 4]
+    )
+    with pytest.raises(ValueError, match=r"scale=model.observations.scale"):
+        LoopErasure(0.5, scale=scale)(traces)
+    kept = LoopErasure(0.5, scale=make_model().observations.scale)(traces)["mask"]
+    assert not kept.any()
+
+
+def test_a_critic_without_state_action_values_is_named():
+    critic = ValueOperator(torch.nn.Linear(3, 1), ["observation"])
+    pairs = TensorDict({"observation": torch.zeros(2, 3)}, [2])
+    with pytest.raises(KeyError, match="AdvantageGate reads 'state_action_value'"):
+        AdvantageGate(critic)(pairs)

@@ -265,3 +265,31 @@ def test_best_indices_against_sorting(n, k):
 def test_extreme_scores_can_be_drawn(scores):
     drawn = best_indices(torch.tensor(scores), 3, temperature=0.1)
     assert sorted(drawn.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("missing", "make"),
+    [
+        ("observation", lambda critic: CriticStates(critic, 2)),
+        ("value", lambda critic: CriticStates(critic, 2, value_key="value")),
+        (("next", "observation"), lambda critic: RewardStates(2)),
+        (("next", "reward"), lambda critic: RewardStates(2)),
+    ],
+)
+def test_a_missing_entry_is_named(missing, make):
+    critic = ValueOperator(torch.nn.Linear(3, 1), ["observation"])
+    data = TensorDict(
+        {
+            "observation": torch.zeros(4, 3),
+            "next": {"observation": torch.zeros(4, 3), "reward": torch.zeros(4, 1)},
+        },
+        [4],
+    )
+    data = data.exclude(missing) if missing != "value" else data
+    with pytest.raises(
+        KeyError,
+        match=rf"States reads .*{missing[-1] if isinstance(missing, tuple) else missing}.*_key=",
+    ):
+        make(critic)(data)
+    with pytest.raises(ValueError, match="there is none; collect some first"):
+        make(critic)(data[:0])

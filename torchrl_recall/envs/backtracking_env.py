@@ -164,4 +164,3 @@ def reverse_time(
     observation = require(out, observation_key, "reverse_time", cure)
     next_observation = require(out, next_observation_key, "reverse_time", cure)
     return out.set(observation_key, next_observation).set(next_observation_key, observation)
-

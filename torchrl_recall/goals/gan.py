@@ -188,9 +188,7 @@ class GoalGANLoss(LossModule):
     discriminator_params: TensorDictParams
     target_discriminator_params: TensorDictParams
 
-    def __init__(
-        self, gan: GoalGAN, *, reduction: Literal["none", "mean", "sum"] = "mean"
-    ) -> None:
+    def __init__(self, gan: GoalGAN, *, reduction: Literal["none", "mean", "sum"] = "mean") -> None:
         super().__init__()
         self.reduction = check_reduction(reduction)
         self.noise_dim = gan.noise_dim

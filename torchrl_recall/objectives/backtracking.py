@@ -170,6 +170,9 @@ def zero_masked(
     Returns:
         A copy, or ``tensordict`` where there is no mask.
 
+    Raises:
+        ValueError: the batch is empty.
+
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
@@ -180,6 +183,8 @@ def zero_masked(
         >>> zero_masked(data, ["mask"], ["action"])["action"]
         tensor([1., 0.])
     """
+    if not tensordict.shape.numel():
+        raise ValueError("the batch is empty, so that it has no loss; give at least one row.")
     masks = [m for m in (tensordict.get(key, None) for key in mask_keys) if m is not None]
     if not masks:
         return tensordict

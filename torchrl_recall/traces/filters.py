@@ -41,23 +41,32 @@ class LoopErasure(TensorDictModuleBase):
 
     Keyword Args:
         scale: divides the states before distances are taken, shape ``[state_dim]``, so that no
-            dimension dominates. A callable is asked each time, such as a model's running standard
-            deviation.
+            dimension dominates. A callable is asked each time: ``model.observations.scale`` is the
+            model's running standard deviation.
         observation_key: key of the states.
         mask_key: key of the mask.
 
     Raises:
-        ValueError: the radius is negative.
+        ValueError: the radius is negative, or the scale is not one positive number for each
+            dimension.
 
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
-        >>> from torchrl_recall import LoopErasure
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import BacktrackingModel, LoopErasure
         >>> path = torch.tensor([[[1.0], [2.0], [1.0], [2.0], [3.0]]])
         >>> traces = TensorDict(
         ...     {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 4]
         ... )
         >>> LoopErasure()(traces)["mask"]
+        tensor([[False, False,  True,  True]])
+
+        In units of what a model has seen:
+
+        >>> model = BacktrackingModel.from_specs(Unbounded((1,)), Bounded(-1, 1, (2,)))
+        >>> erase = LoopErasure(0.5, scale=model.observations.scale)
+        >>> erase(traces)["mask"]
         tensor([[False, False,  True,  True]])
     """
 
@@ -87,8 +96,7 @@ class LoopErasure(TensorDictModuleBase):
         path = path.flatten(2 if path.ndim > 2 else 1)
         if path.ndim == 2:
             path = path.unsqueeze(-1)
-        scale = self.scale() if callable(self.scale) else self.scale
-        path = path.double() if scale is None else path.double() / scale
+        path = path.double() if self.scale is None else path.double() / self._scale(path)
 
         # Radius zero: equality is transitive, so any later state may stand for those kept.
         if not self.radius:
@@ -102,6 +110,17 @@ class LoopErasure(TensorDictModuleBase):
         for t in range(length - 1, -1, -1):
             kept[:, t] = ~(near[:, t] & kept).any(-1)
         return _narrow(tensordict, self.mask_key, kept[:, :length])
+
+    def _scale(self, path: Tensor) -> Tensor:
+        scale = self.scale() if callable(self.scale) else self.scale
+        shapes = (), path.shape[-1:]
+        if not (isinstance(scale, Tensor) and scale.shape in shapes and (scale > 0).all()):
+            raise ValueError(
+                f"scale must be a positive number for each of the {path.shape[-1]} dimensions of a "
+                f"state, got {scale}. Take the model's: LoopErasure(radius, "
+                "scale=model.observations.scale)."
+            )
+        return scale
 
 
 class AdvantageGate(TensorDictModuleBase):
@@ -160,7 +179,12 @@ class AdvantageGate(TensorDictModuleBase):
         if not mask.any():
             return tensordict.set(self.mask_key, mask)
         values = self.critic(tensordict.select(*self.in_keys, strict=False)[mask])
-        agrees = values.get(self.state_action_value_key) > values.get(self.value_key)
+        cure = "Give a critic that writes Q(s, a) and V(s), or name them with the keys."
+        state_action_value, value = (
+            require(values, key, "AdvantageGate", cure)
+            for key in (self.state_action_value_key, self.value_key)
+        )
+        agrees = state_action_value > value
         return tensordict.set(self.mask_key, mask.masked_scatter(mask, agrees.reshape(-1)))
 
 

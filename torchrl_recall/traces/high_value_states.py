@@ -9,7 +9,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
-from torchrl_recall.checks import at_least, next_key, positive
+from torchrl_recall.checks import at_least, next_key, positive, require
 
 __all__ = ["CriticStates", "GoalStates", "HighValueStates", "RewardStates"]
 
@@ -46,6 +46,18 @@ class HighValueStates(nn.Module, ABC):
             End states of shape ``[num_states]`` or fewer. They hold the observation only, without
             the done flag or reward of a terminal state.
         """
+
+    def _flat(self, tensordict: TensorDictBase, *keys: NestedKey) -> list[Tensor]:
+        """Return entries of experience, flattened; refuse experience that is empty or lacks one."""
+        if not tensordict.shape.numel():
+            raise ValueError(
+                f"{type(self).__name__} chooses among experience, but there is none; collect some "
+                "first."
+            )
+        cure = "Name it with observation_key= or reward_key=."
+        ndim = tensordict.ndim
+        entries = [require(tensordict, key, type(self).__name__, cure) for key in keys]
+        return [e.reshape(-1, *e.shape[ndim:]) for e in entries]
 
     def _end_states(self, states: Tensor) -> TensorDict:
         """Put states under the observation key."""
@@ -106,14 +118,18 @@ class CriticStates(HighValueStates):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Choose among the given states; see the class."""
-        states = tensordict.reshape(-1).get(self.observation_key)
+        (states,) = self._flat(tensordict, self.observation_key)
         return self._end_states(states[self.rank(tensordict)])
 
     @torch.no_grad()
     def rank(self, tensordict: TensorDictBase) -> Tensor:
         """Return the indices of the chosen states among the given ones, flattened."""
-        data = tensordict.select(self.observation_key).reshape(-1)
-        scores = self.critic(data).get(self.value_key).reshape(data.numel(), -1).squeeze(-1)
+        (states,) = self._flat(tensordict, self.observation_key)
+        cure = "Name what the critic writes with value_key=."
+        values = require(
+            self.critic(self._end_states(states)), self.value_key, type(self).__name__, cure
+        )
+        scores = values.reshape(len(states), -1).squeeze(-1)
         return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
 
 
@@ -161,9 +177,9 @@ class RewardStates(HighValueStates):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Rank the next states of the given transitions by their reward; see the class."""
-        data = tensordict.reshape(-1)
-        rewards = data.get(next_key(self.reward_key)).reshape(-1)
-        states = data.get(next_key(self.observation_key))
+        keys = next_key(self.reward_key), next_key(self.observation_key)
+        rewards, states = self._flat(tensordict, *keys)
+        rewards = rewards.reshape(-1)
         if self.threshold is not None:
             above = rewards > self.threshold
             rewards, states = rewards[above], states[above]

@@ -140,3 +140,9 @@ def test_a_trial_touches_no_random_state():
     state = torch.get_rng_state()
     make_task(variant("TakenTrial"))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-v2", "HalfCheetah-v1", "gymnasium:HalfCheetah-v99"])
+def test_advice_about_versions_is_true(name):
+    with pytest.raises(ConfigError, match=r"The newest version is HalfCheetah-v5\."):
+        make_task(name)

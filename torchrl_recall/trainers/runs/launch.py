@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -38,7 +39,8 @@ def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[Config
         SystemExit: a signal stopped the run, or, outside of a sweep, the user made a mistake.
     """
     try:
-        run = train(validate(cfg, schema))
+        with _memory_named():
+            run = train(validate(cfg, schema))
     except (ConfigError, CheckpointError, FloatingPointError) as error:
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
@@ -46,3 +48,17 @@ def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[Config
     if run.status:
         sys.exit(run.status)
     return run.final_return
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Say which values decide the memory of a run that has too little."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise ConfigError(
+            f"the run needs more memory than there is ({str(error).splitlines()[0][:200]}). Lower "
+            "replay_buffer.size, backtracking.buffer_size, num_cells, batch sizes or torch_threads."
+        ) from error

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import math
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torchrl.record.loggers import get_logger
 from tqdm import tqdm
 
+from torchrl_recall.trainers.runs import process
 from torchrl_recall.trainers.schema.parts import ConfigError
 
-__all__ = ["RunLog", "installed"]
+__all__ = ["RunLog", "choose_backend", "installed"]
 
 
 class RunLog:
@@ -28,6 +31,7 @@ class RunLog:
 
     Keyword Args:
         backend: a TorchRL logger, ``"auto"`` or ``"none"``.
+        hparams: what the logger shows as hyper-parameters; dotted keys.
         frames: where a resumed run goes on; later rows are dropped, they will be written again.
         wall_seconds: time that the run had taken there.
     """
@@ -38,6 +42,7 @@ class RunLog:
         total_frames: int,
         *,
         backend: str = "auto",
+        hparams: dict[str, Any] | None = None,
         frames: int = 0,
         wall_seconds: float = 0.0,
     ) -> None:
@@ -49,14 +54,7 @@ class RunLog:
         self._bar = tqdm(
             total=total_frames, initial=frames, unit="step", disable=not sys.stderr.isatty()
         )
-        if backend == "auto":
-            backend = "tensorboard" if installed("tensorboard") else "none"
-        if backend != "none" and not installed(backend):
-            extra = "plots" if backend == "tensorboard" else backend
-            raise ConfigError(
-                f"logger.backend={backend} is not installed; pip install "
-                f"'torchrl-recall[{extra}]', or use logger.backend=none."
-            )
+        backend = choose_backend(backend)
         self._logger = (
             None
             if backend == "none"
@@ -66,6 +64,9 @@ class RunLog:
                 experiment_name="tensorboard" if backend == "tensorboard" else run_dir.name,
             )
         )
+
+        if self._logger is not None and hparams and not frames:
+            self._logger.log_hparams({key: _plain(value) for key, value in hparams.items()})
 
         # Drop what comes after the checkpoint.
         if self._logger is not None and backend == "tensorboard" and frames:
@@ -92,23 +93,28 @@ class RunLog:
         """Add a row and show it."""
         row = {"frames": frames, "wall_seconds": round(self.wall_seconds, 2), **metrics}
         self.rows.append({key: str(value) for key, value in row.items()})
-        fields = list(dict.fromkeys(key for r in self.rows for key in r))
-        partial = self.path.with_suffix(".csv.partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fields)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        partial.replace(self.path)
+        if not self.run_dir.exists():
+            warnings.warn(
+                f"{self.run_dir} was deleted while the run was writing into it; metrics.csv is "
+                "written again, earlier checkpoints are gone.",
+                stacklevel=2,
+            )
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, list(dict.fromkeys(key for r in self.rows for key in r)))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        process.write_whole(self.path, table.getvalue())
         if self._logger is not None:
             for key, value in metrics.items():
                 self._logger.log_scalar(key, value, step=frames)
         speed = self.steps_per_second(frames)
         left = (self.total_frames - frames) / max(1e-9, speed)
-        self._bar.write(
+        self._bar.clear()
+        process.say(
             f"{frames:>9,} / {self.total_frames:,} steps | return {metrics['eval_return']:9.2f} | "
             f"{speed:6.1f} steps/s | {left / 60:5.1f} min left"
         )
-        sys.stdout.flush()
+        self._bar.refresh()
 
     def close(self) -> None:
         """Leave the terminal as it was, and let the logger write what it holds."""
@@ -121,24 +127,60 @@ class RunLog:
         """Write ``summary.json`` and ``curve.png``, and print the table."""
         self.close()
         document = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
-        (self.run_dir / "summary.json").write_text(document + "\n")
-        print(f"\n{'steps':>10} {'seconds':>9} {'return':>10}")
+        process.write_whole(self.run_dir / "summary.json", document + "\n")
+        process.say(f"\n{'steps':>10} {'seconds':>9} {'return':>10}")
         for row in self.rows:
-            print(
+            process.say(
                 f"{int(row['frames']):>10,} {float(row['wall_seconds']):>9.1f} "
                 f"{float(row['eval_return']):>10.2f}"
             )
-        print(f"\nsummary: {self.run_dir / 'summary.json'}")
+        process.say(f"\nsummary: {self.run_dir / 'summary.json'}")
         if installed("matplotlib"):
-            print(f"picture: {_plot(self.rows, summary, self.run_dir / 'curve.png')}")
+            process.say(f"picture: {_plot(self.rows, summary, self.run_dir / 'curve.png')}")
         else:
-            print("no picture: matplotlib is missing, pip install 'torchrl-recall[plots]'")
+            process.say("no picture: matplotlib is missing, pip install 'torchrl-recall[plots]'")
 
     def _read(self) -> list[dict[str, str]]:
+        """Return the rows of an earlier run; a table that is damaged is put aside."""
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            for row in rows:
+                int(row["frames"]), float(row["wall_seconds"]), float(row["eval_return"])
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            aside = self.path.with_name("metrics.csv.damaged")
+            self.path.replace(aside)
+            warnings.warn(
+                f"{self.path} is no table of metrics ({type(error).__name__}: {error}); it was "
+                f"put aside as {aside.name}, and a new one begins.",
+                stacklevel=2,
+            )
+            return []
+        return rows
+
+
+def choose_backend(name: str) -> str:
+    """Return the logger to use: ``auto`` is TensorBoard where it is installed, else none.
+
+    Raises:
+        ConfigError: the logger is not installed.
+    """
+    if name == "auto":
+        return "tensorboard" if installed("tensorboard") else "none"
+    if name != "none" and not installed(name):
+        extra = "plots" if name == "tensorboard" else name
+        raise ConfigError(
+            f"logger.backend={name} is not installed; pip install 'torchrl-recall[{extra}]', or "
+            "use logger.backend=none."
+        )
+    return name
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    """Return what every logger takes as a hyper-parameter."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _without_nan(node: Any) -> Any:
@@ -170,5 +212,6 @@ def _plot(rows: list[dict[str, str]], summary: dict, path: Path) -> Path:
     axes.set_ylabel("return of the deterministic policy")
     axes.set_title(f"{summary['env']}, recall={summary['recall']}, seed {summary['seed']}")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    return path
+    partial = path.with_name(f"{path.name}.partial")
+    figure.savefig(partial, dpi=120, format="png")
+    return partial.replace(path)

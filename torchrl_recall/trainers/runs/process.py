@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
+import mujoco
 import torch
 import torchrl
 from torch import Tensor
@@ -23,12 +25,15 @@ from torchrl_recall.trainers.schema.parts import ConfigError
 __all__ = [
     "StopSignal",
     "lock",
+    "quiet",
     "resolve_device",
     "rng_state_dict",
+    "say",
     "set_rng_state_dict",
     "versions",
     "weights_sha256",
     "workers_ignore_signals",
+    "write_whole",
 ]
 
 
@@ -46,6 +51,29 @@ def quiet() -> None:
     torchrl.logger.setLevel("WARNING")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="tensordict|torchrl")
+    mujoco.set_mju_user_warning(_warn_of_physics)  # in place of MUJOCO_LOG.TXT in every folder
+
+
+def _warn_of_physics(message: str) -> None:
+    """Pass on what MuJoCo says of the simulation, but not of XML that other libraries wrote."""
+    if "deprecated" not in message.lower():
+        warnings.warn(f"MuJoCo: {message}", stacklevel=2)
+
+
+def say(text: str = "") -> None:
+    """Print a line; a run goes on where nobody reads it any more."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError):  # a closed pipe, or a closed file
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen half-written; its folder is made again if it is gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, newline="")
+    partial.replace(path)
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from torchrl_recall.trainers.schema import ConfigError
 
-__all__ = ["check_config", "command"]
+__all__ = ["check_config", "command", "flat"]
 
 # Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
 # follows total_frames by default, so a prolonged run anneals over the longer span.
@@ -39,7 +39,7 @@ def check_config(config: dict, saved: dict, run_dir: Path) -> None:
     Raises:
         ConfigError: naming the keys that differ.
     """
-    ours, theirs = _flat(config), _flat(saved)
+    ours, theirs = flat(config), flat(saved)
     differ = [
         f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
         for key in sorted({*ours, *theirs})
@@ -75,8 +75,9 @@ def _python() -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _flat(node: dict, prefix: str = "") -> dict:
+def flat(node: dict, prefix: str = "") -> dict:
+    """Return a nested configuration with dotted keys."""
     out: dict = {}
     for key, value in node.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return out

@@ -11,14 +11,16 @@ from typing import TypeVar
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tensordict import TensorDictBase
 from torch import Tensor
+from yaml import YAMLError
 
 from torchrl_recall.trainers.runs import checkpoints, process
-from torchrl_recall.trainers.runs.log import RunLog
+from torchrl_recall.trainers.runs.log import RunLog, choose_backend
 from torchrl_recall.trainers.runs.parts import Parts
 from torchrl_recall.trainers.runs.profile import Profile
-from torchrl_recall.trainers.runs.resumption import check_config, command
+from torchrl_recall.trainers.runs.resumption import check_config, command, flat
 from torchrl_recall.trainers.schema import (
     A2CRecallConfig,
     ConfigError,
@@ -76,6 +78,7 @@ class Run:
 
     def __enter__(self) -> Run:
         process.quiet()
+        choose_backend(self.config.logger.backend)  # before anything is written
         torch.set_num_threads(self.config.torch_threads)
         if not isinstance(self.config, A2CRecallConfig):  # whose seeds have generators of their own
             self._decide_compile(self.config)
@@ -91,8 +94,8 @@ class Run:
             if kind is not None and is_good and issubclass(kind, Exception):
                 self._episode_is_good = False  # it went wrong after the state, which is still good
                 self.save()
-                print(f"\nsaved at {self.frames:,} steps; go on with:")
-                print(command(self.run_dir, self.config.collector.total_frames))
+                process.say(f"\nsaved at {self.frames:,} steps; go on with:")
+                process.say(command(self.run_dir, self.config.collector.total_frames))
 
     def resume(self, parts: PartsT) -> PartsT:
         """Take hold of the run's folder, and restore the parts from its newest good checkpoint.
@@ -108,20 +111,28 @@ class Run:
         """
         self.parts = parts
         parts.evaluation.is_stopped = lambda: self.stopped
+        config = self.config.model_dump()
         with ExitStack() as stack:  # undone if anything below fails, else kept until __exit__
             stack.callback(parts.collector.shutdown)
             stack.enter_context(process.lock(self.run_dir))
             self._signal = process.StopSignal()
             stack.callback(self._signal.restore)
             wall_seconds = self._restore()
-            OmegaConf.save(self.config.model_dump(), self.run_dir / "config.yaml")
-            self.log_file = RunLog(
-                self.run_dir,
-                self.config.collector.total_frames,
-                backend=self.config.logger.backend,
-                frames=self.frames,
-                wall_seconds=wall_seconds,
-            )
+            try:
+                process.write_whole(self.run_dir / "config.yaml", OmegaConf.to_yaml(config))
+                self.log_file = RunLog(
+                    self.run_dir,
+                    self.config.collector.total_frames,
+                    backend=self.config.logger.backend,
+                    hparams=flat(config),
+                    frames=self.frames,
+                    wall_seconds=wall_seconds,
+                )
+            except OSError as error:
+                raise ConfigError(
+                    f"run_dir={self.run_dir} cannot be written into: {error}. Make room, or "
+                    "choose another run_dir."
+                ) from error
             stack.callback(self.log_file.close)
             self._stack = stack.pop_all()
         if getattr(self.config, "profile", False):
@@ -224,7 +235,14 @@ class Run:
             return
         saved = self.run_dir / "config.yaml"
         if config.resume == "auto" and saved.exists():
-            config.compile = OmegaConf.select(OmegaConf.load(saved), "compile")
+            try:
+                config.compile = OmegaConf.select(OmegaConf.load(saved), "compile")
+            except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(
+                    f"{saved} cannot be read ({reason}), so it is not known whether the run was "
+                    "compiled. Say so with compile=true or compile=false."
+                ) from error
         if config.compile is None:
             config.compile = config.collector.total_frames >= config.compile_from_frames
 
@@ -260,8 +278,8 @@ class Run:
         self.save()
         received = self._signal.received
         assert received is not None
-        print(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:")
-        print(command(self.run_dir, self.config.collector.total_frames))
+        process.say(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:")
+        process.say(command(self.run_dir, self.config.collector.total_frames))
         self.status = 128 + received
 
     def _finish(self) -> None:
@@ -281,9 +299,9 @@ class Run:
             "weights_sha256": process.weights_sha256(*(m.state_dict() for m in self.parts.weights)),
         }
         self.log_file.finish(summary)
-        print(f"to go on: {command(self.run_dir, 2 * self.frames)}")
+        process.say(f"to go on: {command(self.run_dir, 2 * self.frames)}")
         if self.profile is not None:
-            print(f"\n{self.profile.table()}")
+            process.say(f"\n{self.profile.table()}")
 
     def _restore(self) -> float:
         """Load the newest good checkpoint if asked to; return the seconds already spent."""
@@ -315,5 +333,5 @@ class Run:
             self.parts.recall.drop_unfinished()
         process.set_rng_state_dict(state["rng"])
         self._resumed = True
-        print(f"resumed at {self.frames:,} steps from {directory}")
+        process.say(f"resumed at {self.frames:,} steps from {directory}")
         return state["wall_seconds"]

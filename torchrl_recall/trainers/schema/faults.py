@@ -84,7 +84,7 @@ def _sentence(key: str, detail: ErrorDetails, schema: type[BaseModel]) -> str:
     if kind in _LIMITS:
         limit, words, else_words = _LIMITS[kind]
         bound = context[limit]
-        expected = words.get(bound, f"{else_words} {bound:g}")
+        expected = words.get(bound, f"{else_words} {bound:,.12g}")
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind]
     else:

@@ -16,7 +16,9 @@ from torchrl_recall.trainers.schema.ranges import (
     Fraction,
     FractionOrZero,
     Positive,
+    Seed,
     Text,
+    Threads,
 )
 
 __all__ = [
@@ -29,7 +31,7 @@ def _kind_of_start(value: Any) -> str:
 
 
 Start = Annotated[
-    Annotated[Text, Strict(), Tag("room")] | Annotated[list[CountOrZero], Tag("cell")],
+    Annotated[Text, Strict(), Tag("room")] | Annotated[list[Seed], Tag("cell")],
     Discriminator(_kind_of_start),
 ]
 
@@ -39,7 +41,7 @@ class FourRoomsConfig(Group):
 
     size: Count
     start: Start
-    goal: list[CountOrZero] | None
+    goal: list[Seed] | None
     slip: AtLeastZero
     max_steps: Count | None
 
@@ -142,8 +144,8 @@ class Table3Config(Group):
 class A2CRecallConfig(Group):
     """Configuration of ``recipes/a2c_recall.py``."""
 
-    seeds: list[CountOrZero]
-    torch_threads: Count
+    seeds: list[Seed]
+    torch_threads: Threads
     run_dir: Text
     resume: Resume
     env: FourRoomsConfig

@@ -16,7 +16,9 @@ from torchrl_recall.trainers.schema.ranges import (
     Fraction,
     Number,
     Positive,
+    Seed,
     Text,
+    Threads,
 )
 
 __all__ = [
@@ -73,9 +75,9 @@ class LoggerConfig(Group):
 class RunConfig(Group):
     """Settings shared by recipes that train one seed on one device."""
 
-    seed: CountOrZero
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
-    torch_threads: Count
+    torch_threads: Threads
     compile: bool | None
     compile_from_frames: Count
     run_dir: Text

@@ -15,7 +15,9 @@ __all__ = [
     "FractionOrZero",
     "Number",
     "Positive",
+    "Seed",
     "Text",
+    "Threads",
 ]
 
 
@@ -42,6 +44,8 @@ _Float = BeforeValidator(_refuse_booleans)
 
 Count = Annotated[int, Field(gt=0), _Integer]
 CountOrZero = Annotated[int, Field(ge=0), _Integer]
+Seed = Annotated[int, Field(ge=0, lt=2**32), _Integer]
+Threads = Annotated[int, Field(gt=0, le=1024), _Integer]
 
 Number = Annotated[float, _Float]
 Positive = Annotated[float, Field(gt=0), _Float]

@@ -36,8 +36,10 @@ def make_task(name: str, *, observation_keys: Sequence[str] | None = None) -> gy
     try:
         task = gymnasium.make(name, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"env.name={name!r} could not be made: {reason}") from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"env.name={name!r} could not be made: {reason}.{_newest(name)}"
+        ) from error
     space = task.observation_space
     keys = _keys_of(name, space, observation_keys)
     for part, box in keys.items():
@@ -69,9 +71,17 @@ def _spec(name: str) -> EnvSpec:
         ) from error
     except gymnasium.error.Error as error:
         raise ConfigError(
-            f"env.name={name!r} is not a registered Gymnasium task: {error}. "
-            "`gymnasium.pprint_registry()` lists those installed."
+            f"env.name={name!r} is not a registered Gymnasium task: {str(error).rstrip('.')}."
+            f"{_newest(task)} `gymnasium.pprint_registry()` lists those installed."
         ) from error
+
+
+def _newest(task: str) -> str:
+    """Advise the newest version of a task, if another one is asked for."""
+    family = [spec for spec in gymnasium.registry.values() if spec.version is not None]
+    same = [spec for spec in family if spec.id.rpartition("-v")[0] == task.rpartition("-v")[0]]
+    newest = max(same, key=lambda spec: spec.version or 0, default=None)
+    return "" if newest is None or newest.id == task else f" The newest version is {newest.id}."
 
 
 def _keys_of(
@@ -90,7 +100,7 @@ def _keys_of(
             f"{name} has the observations {list(space)}; name those to join into one vector with "
             f"env.observation_keys=[{','.join(space)}]."
         )
-    if unknown := [key for key in observation_keys if key not in space.keys()]:
+    if unknown := [key for key in observation_keys if key not in space.spaces]:
         raise ConfigError(
             f"env.observation_keys={list(observation_keys)}, but {name} has no observation "
             f"{unknown}; it has {list(space)}."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 
-import gymnasium
 import mujoco
 import numpy as np
 from torchrl.envs import TransformedEnv
@@ -29,8 +28,8 @@ def env_state_dict(env: TransformedEnv) -> dict | None:
         env: made by :func:`make_env`.
 
     Returns:
-        MuJoCo's integration state and derived arrays, a hash of its model, and what the task and its
-        wrappers keep in Python: random generators, time limits, running statistics.
+        MuJoCo's integration state and derived arrays, a hash of its model, and what the task and
+        its wrappers keep in Python: random generators, time limits, running statistics.
     """
     wrapped = env.base_env._env
     task = wrapped.unwrapped

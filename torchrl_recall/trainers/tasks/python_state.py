@@ -36,8 +36,8 @@ class _CannotBeSavedError(Exception):
 def python_state(env: gymnasium.Env) -> dict:
     """Return what the layers of a task keep in Python attributes.
 
-    A layer with ``get_state()`` and ``set_state(state)`` of its own is asked. Of the others numbers,
-    text, arrays, tensors, generators, containers and objects made of these are taken.
+    A layer with ``get_state()`` and ``set_state(state)`` of its own is asked. Of the others
+    numbers, text, arrays, tensors, generators, containers and objects of these are taken.
 
     Args:
         env: the task with its wrappers.
@@ -132,16 +132,14 @@ def _unpack(packed: dict, present: Any) -> Any:
     if kind == "present":
         return present
     if kind == "sequence":
-        old = present if isinstance(present, list | tuple | deque) else []
-        items = [
-            _unpack(item, old[i] if i < len(old) else None) for i, item in enumerate(value)
-        ]
+        old = list(present) if isinstance(present, list | tuple | deque) else []
+        items = [_unpack(item, old[i] if i < len(old) else None) for i, item in enumerate(value)]
         if isinstance(present, deque):
             return deque(items, present.maxlen)
         return tuple(items) if isinstance(present, tuple) else items
     if kind == "dict":
-        old = present if isinstance(present, dict) else {}
-        return {key: _unpack(item, old.get(key)) for key, item in value.items()}
+        known = present if isinstance(present, dict) else {}
+        return {key: _unpack(item, known.get(key)) for key, item in value.items()}
     if kind == "object":
         if not hasattr(present, "__dict__"):
             raise _CannotBeSavedError("an object that is made after the first reset")
