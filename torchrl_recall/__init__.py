@@ -10,6 +10,7 @@ from torchrl_recall.goals.gan import GoalGAN, GoalGANLoss
 from torchrl_recall.goals.hindsight import HindsightGoal
 from torchrl_recall.goals.states import GoalGANStates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.backward_model import BackwardModel
 from torchrl_recall.modules.sac_critic import SACCritic
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
@@ -37,6 +38,7 @@ __all__ = [
     "BacktrackingEnv",
     "BacktrackingLoss",
     "BacktrackingModel",
+    "BackwardModel",
     "BufferReader",
     "BufferState",
     "ConfidentSteps",

@@ -12,7 +12,7 @@ from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
 from torchrl_recall.checks import next_key, require
-from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
 
 __all__ = ["BacktrackingEnv", "reverse_time"]
 
@@ -32,7 +32,7 @@ class BacktrackingEnv(ModelBasedEnvBase):
     From Goyal et al., *Recall Traces*, ICLR 2019, Sec. 2.1.
 
     Args:
-        model: the backtracking model.
+        model: the backtracking model, or any :class:`~torchrl_recall.BackwardModel`.
 
     Keyword Args:
         batch_size: the shape of a batch of traces. By default end states may have any batch shape,
@@ -60,7 +60,8 @@ class BacktrackingEnv(ModelBasedEnvBase):
         True
     """
 
-    def __init__(self, model: BacktrackingModel, *, batch_size: Sequence[int] = ()) -> None:
+    def __init__(self, model: BackwardModel, *, batch_size: Sequence[int] = ()) -> None:
+        check_backward_model(model)
         # No device: tensors follow the end states, and nothing is cast inside the loop.
         super().__init__(model, device=None, batch_size=torch.Size(batch_size))
         self._supports_set_state = True

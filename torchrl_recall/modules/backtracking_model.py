@@ -217,14 +217,14 @@ class BacktrackingModel(TensorDictModuleBase):
 
     def sample_action(self, next_observation: Tensor) -> Tensor:
         """Draw a_t from the backward policy, given s_{t+1}; both in environment units."""
-        self._check_statistics()
+        self.check_statistics()
         data = self._condition(next_observation)
         action = self.actions.decode(self.backward_policy(data).get(self.action_key))
         return self.actions.clamp(action) if self.clamp_actions else action
 
     def sample_observation(self, action: Tensor, next_observation: Tensor) -> Tensor:
         """Draw s_t from the state predictor, given a_t and s_{t+1}; all in environment units."""
-        self._check_statistics()
+        self.check_statistics()
         data = self.state_predictor(self._condition(next_observation, action))
         if self.deltas is None:
             return self.observations.decode(data.get(self.observation_key))
@@ -247,7 +247,7 @@ class BacktrackingModel(TensorDictModuleBase):
 
     def backward_policy_log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Compute log q(a_t | s_{t+1}) of the data's action, of the batch's shape."""
-        self._check_statistics()
+        self.check_statistics()
         action = self._read(tensordict, self.action_key)
         data = self._condition(self._read(tensordict, self.next_observation_key))
         self._check_batch(action, data)
@@ -256,7 +256,7 @@ class BacktrackingModel(TensorDictModuleBase):
 
     def state_predictor_log_prob(self, tensordict: TensorDictBase) -> Tensor:
         """Compute log q(Δs_t | a_t, s_{t+1}) of the data's state, of the batch's shape."""
-        self._check_statistics()
+        self.check_statistics()
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
         data = self._condition(next_observation, self._read(tensordict, self.action_key))
@@ -341,7 +341,12 @@ class BacktrackingModel(TensorDictModuleBase):
             )
         return value
 
-    def _check_statistics(self) -> None:
+    def check_statistics(self) -> None:
+        """Refuse to standardise values of which nothing was ever seen.
+
+        Raises:
+            RuntimeError: :meth:`update_statistics` was never called.
+        """
         if self._has_statistics or torch.compiler.is_compiling():
             return
         for codec in (self.observations, self.actions):

@@ -129,11 +129,17 @@ class ImitationLoss(LossModule):
             ``loss_imitation``, a scalar unless the reduction is ``"none"``.
 
         Raises:
-            KeyError: the action is missing.
+            KeyError: the action, or what the policy reads, is missing.
             ValueError: the action has another shape than the policy's own.
         """
         cure = "Rename it with loss.set_keys(action=...)."
         require(tensordict, self.tensor_keys.action, "ImitationLoss", cure)
+        cure = (
+            "The policy reads it. Traces hold observations and actions: complete them with a "
+            "filter, as HindsightGoal does, or give a policy without recurrent state."
+        )
+        for key in self.actor_network.in_keys:
+            require(tensordict, key, "ImitationLoss", cure)
         data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
         action = data.get(self.tensor_keys.action)  # before the actor may write one of its own
         states = data.select(*self.actor_network.in_keys)  # the actor writes into these

@@ -12,6 +12,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl_recall.checks import at_least, require
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 
 __all__ = ["RecallTraceGenerator"]
@@ -37,7 +38,7 @@ class RecallTraceGenerator(nn.Module):
     From Goyal et al., *Recall Traces*, ICLR 2019.
 
     Args:
-        model: the backtracking model.
+        model: the backtracking model, or any :class:`~torchrl_recall.BackwardModel`.
 
     Keyword Args:
         trace_length: steps of each trace. Tables 1 and 2 use 10 to 50; long traces drift.
@@ -47,6 +48,7 @@ class RecallTraceGenerator(nn.Module):
 
     Raises:
         ValueError: ``trace_length`` or ``num_traces`` is below one.
+        TypeError: the model cannot be rolled backwards.
 
     Examples:
         >>> import torch
@@ -70,7 +72,7 @@ class RecallTraceGenerator(nn.Module):
 
     def __init__(
         self,
-        model: BacktrackingModel,
+        model: BackwardModel,
         *,
         trace_length: int = 20,
         num_traces: int = 1,
@@ -78,6 +80,7 @@ class RecallTraceGenerator(nn.Module):
     ) -> None:
         super().__init__()
         at_least(1, trace_length=trace_length, num_traces=num_traces)
+        check_backward_model(model)
         self.model = model
         self.trace_length = trace_length
         self.num_traces = num_traces
@@ -152,7 +155,8 @@ class RecallTraceGenerator(nn.Module):
     def _repeated(self, end_states: TensorDictBase) -> Tensor:
         """Check end states, and return each ``num_traces`` times."""
         model, spec = self.model, self.model.observation_spec
-        model._check_statistics()  # a compiled step cannot
+        if isinstance(model, BacktrackingModel):
+            model.check_statistics()  # a compiled step cannot
         cure = "Put the end states under the model's observation_key."
         states = require(end_states, model.observation_key, "RecallTraceGenerator", cure)
         if states.shape[end_states.ndim :] != spec.shape:
@@ -167,7 +171,8 @@ class RecallTraceGenerator(nn.Module):
                 f"{spec.dtype}. Convert them with end_states.to({spec.dtype}), or use torchrl's "
                 "DoubleToFloat."
             )
-        device = next((p.device for p in model.parameters()), states.device)
+        parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+        device = next((p.device for p in parameters), states.device)
         if states.device != device:
             raise ValueError(
                 f"the end states are on {states.device}, but the model is on {device}. Move one "

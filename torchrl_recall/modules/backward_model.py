@@ -1,0 +1,81 @@
+"""What a trace generator asks of a model, so that known dynamics need no networks."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from tensordict import NestedKey
+from torch import Tensor
+from torchrl.data import TensorSpec
+
+__all__ = ["BackwardModel", "check_backward_model"]
+
+
+@runtime_checkable
+class BackwardModel(Protocol):
+    r"""What can be rolled backwards.
+
+    .. math:: a_t \sim q(a_t \mid s_{t+1}), \qquad s_t \sim q(s_t \mid a_t, s_{t+1})
+
+    A ``torch.nn.Module`` with these attributes and methods fits, such as one of known dynamics.
+    :class:`~torchrl_recall.BacktrackingModel` is the learned one. Recurrent state has no place
+    here: both methods are given s_{t+1} alone.
+
+    Attributes:
+        observation_key: where s_t is.
+        action_key: where a_t is.
+        next_observation_key: where s_{t+1} is.
+        observation_spec: spec of one state.
+        action_spec: spec of one action.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import RecallTraceGenerator
+        >>> class Steps(torch.nn.Module):            # s_{t+1} = s_t + a_t, walked back
+        ...     observation_key, action_key = "observation", "action"
+        ...     next_observation_key = ("next", "observation")
+        ...     observation_spec, action_spec = Unbounded((2,)), Bounded(-1, 1, (2,))
+        ...
+        ...     def sample_action(self, next_observation):
+        ...         return torch.rand_like(next_observation)
+        ...
+        ...     def sample_observation(self, action, next_observation):
+        ...         return next_observation - action
+        >>> generate = RecallTraceGenerator(Steps(), trace_length=5, num_traces=8)
+        >>> traces = generate(TensorDict({"observation": torch.zeros(1, 2)}, [1]))
+        >>> arrived = traces["observation"] + traces["action"]
+        >>> torch.allclose(arrived, traces["next", "observation"], atol=1e-6)
+        True
+    """
+
+    observation_key: NestedKey
+    action_key: NestedKey
+    next_observation_key: NestedKey
+    observation_spec: TensorSpec
+    action_spec: TensorSpec
+
+    def sample_action(self, next_observation: Tensor) -> Tensor:
+        """Draw a_t, shape ``[*batch, *action_shape]``, given s_{t+1}; in environment units."""
+
+    def sample_observation(self, action: Tensor, next_observation: Tensor) -> Tensor:
+        """Draw s_t, of the shape of s_{t+1}, given a_t and s_{t+1}; in environment units."""
+
+
+def check_backward_model(model: object) -> None:
+    """Refuse what cannot be rolled backwards, and name what is missing.
+
+    Raises:
+        TypeError: an attribute or a method is missing, or it is no ``torch.nn.Module``.
+    """
+    missing = [
+        name
+        for name in (*BackwardModel.__annotations__, "sample_action", "sample_observation", "to")
+        if not hasattr(model, name)
+    ]
+    if missing:
+        raise TypeError(
+            f"traces need a BacktrackingModel, or a torch.nn.Module with the members of "
+            f"BackwardModel; {type(model).__name__} has no {', '.join(missing)}."
+        )
