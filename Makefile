@@ -1,7 +1,8 @@
 # `make run` learns Hopper with recall traces; `make test` passes the tests. Each makes its own environment.
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTHON ?= python3.11
+# The newest of python3.11 to python3.14 that has wheels, unless it is named.
+PYTHON ?=
 # One thread: it decides the bits of a run, and small networks are fastest with one.
 export OMP_NUM_THREADS ?= 1
 
@@ -30,7 +31,7 @@ $(VENV)/.dev: $(VENV)/.test
 	touch $@
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	.ci/make_venv $(VENV) $(PYTHON)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

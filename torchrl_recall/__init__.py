@@ -1,5 +1,7 @@
 """Recall Traces (Goyal et al., ICLR 2019): backtracking models as composable TorchRL modules."""
 
+from importlib.metadata import version as _version
+
 from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
 from torchrl_recall.data.buffer_reader import BufferReader
 from torchrl_recall.data.buffer_state import BufferState
@@ -32,6 +34,8 @@ from torchrl_recall.traces.high_value_states import (
     HighValueStates,
     RewardStates,
 )
+
+__version__ = _version("torchrl-recall")
 
 __all__ = [
     "AdvantageGate",
