@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,8 +23,19 @@ from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 from torchrl.collectors import Collector
-from torchrl.data import Bounded, LazyTensorStorage, TensorDictReplayBuffer, Unbounded
-from torchrl.envs import StepCounter, TransformedEnv
+from torchrl.data import (
+    Bounded,
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    ListStorage,
+    PrioritizedSampler,
+    ReplayBuffer,
+    ReplayBufferEnsemble,
+    SamplerWithoutReplacement,
+    TensorDictReplayBuffer,
+    Unbounded,
+)
+from torchrl.envs import MultiStepTransform, StepCounter, TransformedEnv
 from torchrl.modules import MLP, IndependentNormal, ProbabilisticActor, ValueOperator
 from torchrl.objectives import DDPGLoss, SACLoss, TD3Loss
 
@@ -414,6 +427,50 @@ def test_a_buffer_of_two_dimensions_is_drawn_from_as_a_whole(written, make_actor
     assert len(drawn) == len(buffer)
 
 
+def test_buffers_that_recall_cannot_draw_from_are_named(make_actor):
+    size = {"storage": LazyTensorStorage(400), "batch_size": 8}
+    ensemble = ReplayBufferEnsemble(
+        *(TensorDictReplayBuffer(storage=LazyTensorStorage(400)) for _ in range(2)), batch_size=8
+    )
+    for buffer, kind, reason in (
+        (TensorDictReplayBuffer(**size), ValueError, "the replay buffer .* is empty"),
+        (
+            TensorDictReplayBuffer(**size, transform=MultiStepTransform(3, 0.9)),
+            ValueError,
+            "transitions of several steps",
+        ),
+        (ensemble, TypeError, "ReplayBufferEnsemble"),
+    ):
+        recall, _ = recall_of(make_actor)
+        for part in [buffer] if buffer is not ensemble else list(ensemble._rbs):
+            if "empty" not in reason:
+                part.extend(experience())
+        recall.extend(experience())
+        with pytest.raises(kind, match=reason):
+            recall.step(buffer)
+
+
+@pytest.mark.parametrize("storage", [ListStorage, LazyMemmapStorage, LazyTensorStorage])
+@pytest.mark.parametrize("sampler", [None, SamplerWithoutReplacement, PrioritizedSampler])
+def test_buffers_of_other_kinds_are_drawn_from(storage, sampler, make_actor):
+    kinds = {
+        None: {},
+        SamplerWithoutReplacement: {"sampler": SamplerWithoutReplacement()},
+        PrioritizedSampler: {"sampler": PrioritizedSampler(400, 0.7, 0.5)},
+    }
+    buffer = ReplayBuffer(storage=storage(400), batch_size=8, **kinds[sampler])
+    recall, _ = recall_of(make_actor)
+    buffer.extend(experience())
+    recall.extend(experience())
+    assert recall.step(buffer)["recall/ready"] == 1
+
+
+def test_experience_without_time_is_named(make_actor):
+    recall, _ = recall_of(make_actor)
+    with pytest.raises(ValueError, match=r"needs a time dimension.*unsqueeze"):
+        recall.extend(experience()[0])
+
+
 def test_only_what_is_read_is_kept(make_actor):
     recall, _ = recall_of(make_actor)
     data = experience()
@@ -526,6 +583,16 @@ def test_a_deep_copy_never_trains_the_original(kind, make_actor):
         recall = ForwardModelImitation(recall.model, ImitationLoss(actor), critic)
     with pytest.raises(TypeError, match="state_dict"):
         copy.deepcopy(recall)
+
+
+def test_other_copies_and_foreign_states_are_refused(make_actor):
+    recall, _ = recall_of(make_actor)
+    for act in (copy.copy, pickle.dumps):
+        with pytest.raises(TypeError, match="state_dict"):
+            act(recall)
+    with pytest.raises(KeyError, match=r"parts .*but this one has \['x'\]"):
+        recall.load_state_dict({"x": 1})
+    torch.save(recall.state_dict(), io.BytesIO())
 
 
 def test_a_deep_copy_of_a_curriculum_is_refused():

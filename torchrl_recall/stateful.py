@@ -20,12 +20,21 @@ class Part(Protocol):
 
 
 class NoDeepCopy:
-    """Base of objects whose compiled or bound functions a deep copy would share."""
+    """Base of objects whose compiled or bound functions a copy would share."""
 
     def __deepcopy__(self, memo: dict) -> NoReturn:
         raise TypeError(
             f"a deep copy of {type(self).__name__} would train the original's networks. Build "
             "another one with networks of its own, and give it state_dict() of this one."
+        )
+
+    def __copy__(self) -> NoReturn:
+        self.__deepcopy__({})
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled, since the networks that it trains would be "
+            "copied. Save its state_dict()."
         )
 
 
@@ -46,5 +55,11 @@ class Stateful(NoDeepCopy, ABC):
 
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
-        for name, part in self.stateful_parts().items():
+        parts = self.stateful_parts()
+        if parts.keys() != state.keys():
+            raise KeyError(
+                f"the state of {type(self).__name__} has the parts {sorted(parts)}, but this one "
+                f"has {sorted(map(str, state))}. Give what state_dict() of the same class returned."
+            )
+        for name, part in parts.items():
             part.load_state_dict(state[name])

@@ -145,6 +145,11 @@ class TopTrajectories:
                 "there is no experience: a collector that is given replay_buffer= yields None. "
                 "Offer what BufferReader(replay_buffer).read() returns."
             )
+        if not data.ndim:
+            raise ValueError(
+                "experience needs a time dimension, [time] or [batch, time]; give a single step as "
+                "data.unsqueeze(0)."
+            )
         if not data.shape.numel():  # data.numel() is at least one
             return 0
         kept = data if self.keys is None else data.select(*self.keys, strict=False)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
-from torchrl.data import ReplayBuffer
+from torchrl.data import ReplayBuffer, ReplayBufferEnsemble
 
 __all__ = ["BatchSource", "Draws", "mean_losses"]
 
@@ -57,10 +57,7 @@ class Draws:
 
     def candidates(self, buffer: ReplayBuffer, num: int) -> TensorDictBase:
         """Draw at most ``num`` transitions without repeats, so that no state is chosen twice."""
-        if not len(buffer):
-            raise ValueError(
-                "the replay buffer given to step() is empty; extend it with recall's data."
-            )
+        _check_rows(buffer)
         return _take(buffer, torch.randint(len(buffer), (num,)).unique())
 
     def batches(
@@ -70,6 +67,7 @@ class Draws:
 
         A replay buffer is indexed: its own batch size and priorities do not matter.
         """
+        _check_rows(data)
         index = torch.randint(len(data), (num * size,))
         return iter(_take(data, index).select(*keys).reshape(num, size).unbind(0))
 
@@ -93,13 +91,34 @@ class Draws:
         """Restore :meth:`state_dict`."""
 
 
+def _check_rows(data: TensorDictBase | ReplayBuffer) -> None:
+    """Refuse to draw from nothing."""
+    if not len(data):
+        raise ValueError(
+            "the replay buffer given to step() is empty; extend it with recall's data."
+        )
+
+
 def _take(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictBase:
     """Take rows by their numbers, also out of a storage ``[environments, time]``."""
+    if isinstance(data, ReplayBufferEnsemble):
+        raise TypeError(
+            "recall draws rows by their numbers, which a ReplayBufferEnsemble does not have; give "
+            "step() the one of its buffers that holds the agent's own experience."
+        )
     storage = getattr(data, "storage", None)
     if storage is None or getattr(storage, "ndim", 1) == 1:
-        return data[index]
-    rows = storage.get(torch.unravel_index(index, storage.shape))
-    return data._transform(rows)  # as indexing a buffer of one dimension does
+        rows = data[index]
+    else:
+        rows = storage.get(torch.unravel_index(index, storage.shape))
+        rows = data._transform(rows)  # as indexing a buffer of one dimension does
+    steps = rows.get("steps_to_next_obs", None)
+    if steps is not None and (steps > 1).any():
+        raise ValueError(
+            "the replay buffer holds transitions of several steps (MultiStep), of which no "
+            "backtracking model can learn s_t from s_{t+1}. Give step() a buffer of single steps."
+        )
+    return rows
 
 
 def mean_losses(losses: Sequence[TensorDictBase], prefix: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from torchrl_recall.trainers.runs.resumption import check_config, command
 from torchrl_recall.trainers.schema import ConfigError
@@ -39,5 +40,16 @@ def test_the_command_can_be_copied(monkeypatch, tmp_path):
     words = shlex.split(command(Path("a folder"), 500))
     assert words == [
         sys.executable, "recipes/sac_recall.py", "seeds=[0,1]", "collector.total_frames=500",
-        "run_dir=a folder", "resume=auto",
+        "run_dir='a folder'", "resume=auto",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["runs/a", "a b", "a=b,c", "it's", "x(1)[2]{3}", "back\\slash", "end\\", "q\\'x", '"d"', "a#b",
+     "~/x", "übung/1", "null", "1e5", "true", " lead"],
+)  # fmt: skip
+def test_a_shell_and_hydra_both_take_the_command(folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recipes/sac_recall.py"])
+    (word,) = [w for w in shlex.split(command(Path(folder), 5)) if w.startswith("run_dir=")]
+    assert OverridesParser.create().parse_override(word).value() == folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -65,8 +66,16 @@ def command(run_dir: Path, total_frames: int) -> str:
         overrides = list(HydraConfig.get().overrides.task)  # the job's own, not the sweep's
     kept = (word for word in overrides if not word.lstrip("+").startswith(given))
     words = [_python(), sys.argv[0], *kept]
-    words += [f"collector.total_frames={total_frames}", f"run_dir={run_dir}"]
+    words += [f"collector.total_frames={total_frames}", f"run_dir={_quoted(str(run_dir))}"]
     return shlex.join([*words, "resume=auto"])
+
+
+def _quoted(text: str) -> str:
+    """Quote a value where Hydra would read more into it than its characters."""
+    if "/" in text and re.fullmatch(r"[\w/.:+%@?|-]+", text, re.ASCII):
+        return text
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _python() -> str:
