@@ -6,7 +6,7 @@ PYTHON ?=
 # One thread: it decides the bits of a run, and small networks are fastest with one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test lint clean
+.PHONY: run test test-all lint clean
 
 run: $(VENV)/.test
 	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=10_000 \
@@ -14,6 +14,9 @@ run: $(VENV)/.test
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-all: $(VENV)/.test # with the slow proofs
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
         BacktrackingModel,
         CriticStates,
         ImitationLoss,
-        SACCritic,
+        StateValues,
     )
     from torchrl_recall.trainers.build_recall import build_recall
     from torchrl_recall.trainers.hosts.sac import SAC
@@ -46,7 +46,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
         config.env.name, device, seed=config.seed, observation_keys=config.env.observation_keys
     )
     sac = SAC(env, config, device)  # TorchRL's SACLoss, Adam, soft targets
-    critic = SACCritic(sac.loss_module, compile=bool(config.compile))  # V and Q, from the loss
+    critic = StateValues(sac.loss_module, compile=bool(config.compile))  # V and Q, from the loss
     states = CriticStates(  # Alg. 2, l.6: argmax V
         critic, config.recall.num_high_value_states, temperature=config.recall.temperature
     )

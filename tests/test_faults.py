@@ -37,7 +37,7 @@ from torchrl.data import (
 )
 from torchrl.envs import MultiStepTransform, StepCounter, TransformedEnv
 from torchrl.modules import MLP, IndependentNormal, ProbabilisticActor, ValueOperator
-from torchrl.objectives import DDPGLoss, SACLoss, TD3Loss
+from torchrl.objectives import SACLoss
 
 from torchrl_recall import (
     BacktrackingLoss,
@@ -550,16 +550,6 @@ def test_actions_are_never_broadcast(make_actor):
     data = TensorDict({"observation": torch.zeros(4, 3), "action": torch.zeros(4, 1)}, [4])
     with pytest.raises(ValueError, match=r"\(4, 1\).*\(4, 2\)"):
         ImitationLoss(make_actor())(data)
-
-
-@pytest.mark.parametrize("kind", [TD3Loss, DDPGLoss])
-def test_a_critic_of_another_loss_is_refused(kind):
-    spec = Bounded(-1, 1, (2,))
-    actor = TensorDictModule(nn.Linear(3, 2), ["observation"], ["action"])
-    value = ValueOperator(MLP(in_features=5, out_features=1), ["observation", "action"])
-    options = {"action_spec": spec} if kind is TD3Loss else {}
-    with pytest.raises(TypeError, match=f"SACLoss.*{kind.__name__}"):
-        SACCritic(kind(actor, value, **options))
 
 
 def test_loop_erasure_names_a_flat_batch():

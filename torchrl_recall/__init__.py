@@ -13,7 +13,8 @@ from torchrl_recall.goals.hindsight import HindsightGoal
 from torchrl_recall.goals.states import GoalGANStates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel
-from torchrl_recall.modules.sac_critic import SACCritic
+from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
+from torchrl_recall.modules.state_values import SACCritic, StateValues
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.objectives.trpo import TRPOLoss
@@ -43,11 +44,13 @@ __all__ = [
     "BacktrackingLoss",
     "BacktrackingModel",
     "BackwardModel",
+    "BoltzmannPolicy",
     "BufferReader",
     "BufferState",
     "ConfidentSteps",
     "CriticStates",
     "ForwardModelImitation",
+    "GaussianPolicy",
     "GoalGAN",
     "GoalGANCurriculum",
     "GoalGANLoss",
@@ -64,6 +67,7 @@ __all__ = [
     "RewardStates",
     "SACCritic",
     "SelfImitation",
+    "StateValues",
     "TRPOLoss",
     "TopKTrajectories",
     "TrustRegion",

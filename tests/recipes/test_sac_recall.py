@@ -121,8 +121,7 @@ def test_the_saved_configuration_is_the_one_that_ran(finished):
 
 
 def test_tensorboard_events_are_written(finished):
-    (events,) = {path.parent for path in finished.rglob("events.out.tfevents*")}
-    accumulator = EventAccumulator(str(events))
+    accumulator = EventAccumulator(str(finished / "tensorboard"))
     accumulator.Reload()
     scalars = accumulator.Scalars("eval_return")
     assert [event.step for event in scalars] == [80, 160]

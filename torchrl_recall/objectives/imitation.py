@@ -96,7 +96,8 @@ class ImitationLoss(LossModule):
             raise TypeError(
                 f"ImitationLoss scores actions under a distribution, but "
                 f"{type(actor_network).__name__} is not a ProbabilisticTensorDictSequential. Use a "
-                "ProbabilisticActor."
+                "ProbabilisticActor; wrap a deterministic actor in GaussianPolicy, and a network "
+                "of action values in BoltzmannPolicy."
             )
         if not 0.0 <= action_margin < 1.0:
             raise ValueError(f"action_margin must be in [0, 1), got {action_margin}.")

@@ -130,7 +130,7 @@ class AdvantageGate(TensorDictModuleBase):
 
     Args:
         critic: module that reads states and actions and writes both values, such as
-            :class:`~torchrl_recall.SACCritic`.
+            :class:`~torchrl_recall.StateValues`.
 
     Keyword Args:
         state_action_value_key: key that the critic writes Q(s, a) to.

@@ -75,7 +75,7 @@ class CriticStates(HighValueStates):
 
     Args:
         critic: module that writes ``value_key``, such as a value operator or
-            :class:`~torchrl_recall.SACCritic`.
+            :class:`~torchrl_recall.StateValues`.
         num_states: number of states to return.
 
     Keyword Args:

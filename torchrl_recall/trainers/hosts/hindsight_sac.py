@@ -11,7 +11,7 @@ from torchrl.data import HERReplayBuffer, LazyTensorStorage, Storage
 
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.envs import GoalEnv
-from torchrl_recall.modules.sac_critic import SACCritic
+from torchrl_recall.modules.state_values import StateValues
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.schema import GoalGANRecallConfig
@@ -47,7 +47,7 @@ class HindsightSAC(Stateful):
         self.reached = any_device(env, env.reached)
         self.sac = SAC(env, config, device)
         self.actor, self.loss_module = self.sac.actor, self.sac.loss_module
-        self.critic = SACCritic(self.loss_module)
+        self.critic = StateValues(self.loss_module)
         batch = config.frames_per_batch
         # Whole batches, so that the oldest episode that is left is whole too.
         size = max(1, config.hindsight.buffer_size // batch) * batch

@@ -1,0 +1,260 @@
+"""State values and state-action values read off any of TorchRL's losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+from torchrl.objectives import LossModule
+
+from torchrl_recall.optim.compilation import compile_function, with_fallback
+
+__all__ = ["SACCritic", "StateValues"]
+
+# Rows of each evaluation. A compiled function makes a graph for each size, so every batch is cut
+# and padded to one; this one's intermediate values stay in the cache.
+_CHUNK = 256
+
+# TorchRL's names for networks of values, those of actions first.
+_NAMES = ("qvalue_network", "critic_network", "value_network")
+
+
+class StateValues(TensorDictModuleBase):
+    r"""Values of a :class:`~torchrl.objectives.LossModule`, as a module without gradients.
+
+    Networks and parameters are found by TorchRL's convention, ``<name>_network`` with
+    ``<name>_network_params``. With an ensemble, :math:`Q(s, a) = \min_i Q_i(s, a)`. V(s) is
+
+    =========================================  =====================================================
+    the network of V                           PPO, A2C, Reinforce, TRPO, IQL, DiscreteIQL, SAC with
+                                               a value network
+    :math:`\min_i Q_i(s, \bar a(s))`           SAC, CrossQ, REDQ, TQC, CQL, TD3, TD3BC, DDPG
+    :math:`\sum_a \pi(a \mid s) \, Q(s, a)`    DiscreteSAC
+    :math:`\max_a Q(s, a)`                     DQN, DistributionalDQN, DiscreteCQL
+    =========================================  =====================================================
+
+    where :math:`\bar a(s)` is the policy's deterministic action, so that ranking states and gating
+    pairs draw no random numbers. Of quantiles (TQC) and of a distribution over returns
+    (DistributionalDQN) the mean counts. Networks are read in evaluation mode, so that no row
+    depends on the others of its batch (batch renormalisation, dropout), and are left as they were.
+    The module holds no parameters: it reads the loss's current ones.
+
+    Args:
+        loss_module: the loss.
+
+    Keyword Args:
+        compile: compile the evaluation.
+
+    Raises:
+        TypeError: the loss has no network of values.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded
+        >>> from torchrl.modules import Actor, MLP, ValueOperator
+        >>> from torchrl.objectives import TD3Loss
+        >>> from torchrl_recall import AdvantageGate, CriticStates, StateValues
+        >>> spec = Bounded(-1, 1, (2,))
+        >>> actor = Actor(MLP(in_features=3, out_features=2, num_cells=[8]), ["observation"])
+        >>> qvalue = ValueOperator(
+        ...     MLP(in_features=5, out_features=1, num_cells=[8]), ["observation", "action"]
+        ... )
+        >>> critic = StateValues(TD3Loss(actor, qvalue, action_spec=spec))
+        >>> data = TensorDict(
+        ...     {"observation": torch.randn(64, 3), "action": torch.rand(64, 2)}, [64]
+        ... )
+        >>> CriticStates(critic, num_states=16)(data).shape
+        torch.Size([16])
+        >>> AdvantageGate(critic)(data)["mask"].shape
+        torch.Size([64])
+    """
+
+    def __init__(self, loss_module: LossModule, *, compile: bool = False) -> None:
+        super().__init__()
+        self.__dict__["loss_module"] = loss_module  # not a submodule: the loss owns its parameters
+        self.action_key: NestedKey = getattr(loss_module.tensor_keys, "action", "action")
+        networks = {name: net for name in _NAMES if (net := _network(loss_module, name))}
+        if not networks:
+            raise TypeError(
+                f"{type(loss_module).__name__} has no network of values "
+                f"({', '.join(_NAMES)}). Give CriticStates and AdvantageGate a module of your own "
+                "that writes state_value and state_action_value."
+            )
+
+        # Q reads an action, or writes the values of all; V does neither.
+        self._of_pairs = next((n for n in networks if self._reads_action(networks[n])), None)
+        self._of_all = (
+            None
+            if self._of_pairs
+            else next((n for n in networks if self._writes_all(networks[n])), None)
+        )
+        qvalue = self._of_pairs or self._of_all
+        self._of_states = next((n for n in networks if n != qvalue), None)
+        names = [name for name in (qvalue, self._of_states) if name]
+        if self._of_states is None and _network(loss_module, "actor_network"):
+            names.append("actor_network")
+        self._names = names
+
+        keys = [key for name in names for key in getattr(loss_module, name).in_keys]
+        self.in_keys = list(dict.fromkeys([*keys, *([self.action_key] if qvalue else [])]))
+        self.out_keys = ["state_value", *(["state_action_value"] if qvalue else [])]
+        self._evaluate = self._values
+        if compile:
+            compiled = compile_function(self._values, settled=(0,))  # not the parameters
+            self._evaluate = with_fallback(compiled, self._values, "the critic")
+
+    def _reads_action(self, network: Any) -> bool:
+        return self.action_key in network.in_keys
+
+    def _writes_all(self, network: Any) -> bool:
+        keys = self.loss_module.tensor_keys
+        return getattr(keys, "action_value", None) in network.out_keys or (
+            getattr(keys, "state_action_value", None) in network.out_keys
+        )
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write ``state_value``, and with an action ``state_action_value``, ``[*batch, 1]``."""
+        if not tensordict.batch_size.numel():
+            empty = torch.zeros(*tensordict.shape, 1, device=tensordict.device)
+            return tensordict.update(dict.fromkeys(self.out_keys, empty))
+        data = tensordict.select(*self.in_keys, strict=False).reshape(-1)
+        parameters = [
+            None
+            if (params := _parameters(self.loss_module, name)) is None
+            else (params.data.to_dict(), params.batch_size)
+            for name in self._names
+        ]
+        with self._evaluating():
+            values = [
+                self._evaluate(
+                    parameters, chunk[torch.arange(_CHUNK).clamp(max=len(chunk) - 1)].to_dict()
+                )
+                for chunk in data.split(_CHUNK)
+            ]
+        for key, columns in zip(self.out_keys, zip(*values, strict=True), strict=False):
+            value = torch.cat(columns)[: len(data)]
+            tensordict.set(key, value.reshape(*tensordict.shape, 1))
+        return tensordict
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Put the networks into evaluation mode, and each of their parts back as it was."""
+        networks = [getattr(self.loss_module, name) for name in self._names]
+        training = [m for net in networks for m in net.modules() if m.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def _values(self, parameters: list[tuple[dict, torch.Size] | None], data: dict) -> list[Tensor]:
+        """Evaluate a chunk: V, and Q where the data have an action."""
+        params = {
+            name: None if arguments is None else TensorDict(*arguments)
+            for name, arguments in zip(self._names, parameters, strict=True)
+        }
+        pairs = TensorDict(data, batch_size=[_CHUNK])
+        states = pairs.exclude(self.action_key)
+        action = pairs.get(self.action_key, None)
+
+        of_all = None if self._of_all is None else self._all_values(states, params)
+        values = [self._state_value(states, of_all, params)]
+        if action is not None and self._of_pairs:
+            values.append(self._pair_values(pairs, params))
+        elif action is not None and of_all is not None:
+            index = action.long().argmax(-1) if action.shape == of_all.shape else action.long()
+            values.append(of_all.gather(-1, index.reshape(-1, 1)))
+        return values
+
+    def _state_value(self, states: TensorDictBase, of_all: Tensor | None, params: dict) -> Tensor:
+        """Return V(s); see the table of the class."""
+        if self._of_states:
+            return self._out(self._of_states, states, params)
+        if of_all is None:
+            chosen = states.copy().set(self.action_key, self._act(states, params))
+            return self._pair_values(chosen, params)
+        if "actor_network" in params:
+            probabilities = self._distribution(states, params).probs
+            return (probabilities * of_all).sum(-1, keepdim=True)
+        return of_all.amax(-1, keepdim=True)
+
+    def _act(self, states: TensorDictBase, params: dict) -> Tensor:
+        """Return the policy's deterministic action."""
+        actor = self.loss_module.actor_network
+        if hasattr(actor, "get_dist"):
+            return self._distribution(states, params).deterministic_sample
+        return self._run("actor_network", states, params).get(self.action_key)
+
+    def _distribution(self, states: TensorDictBase, params: dict) -> Any:
+        actor = self.loss_module.actor_network
+        if params["actor_network"] is None:
+            return actor.get_dist(states.copy())
+        with params["actor_network"].to_module(actor, preserve_module_state=False):
+            return actor.get_dist(states.copy())
+
+    def _pair_values(self, pairs: TensorDictBase, params: dict) -> Tensor:
+        """Return the least of the ensemble's Q(s, a); of quantiles the mean."""
+        value = self._out(self._of_pairs, pairs, params)
+        if value.shape[-1] > 1:
+            value = value.mean(-1, keepdim=True)
+        return value.amin(0) if value.ndim > 2 else value
+
+    def _all_values(self, states: TensorDictBase, params: dict) -> Tensor:
+        """Return the least of the ensemble's Q(s, .); of distributions the mean."""
+        value = self._out(self._of_all, states, params)
+        of_all = params[self._of_all]
+        support = None if of_all is None else of_all.get("support", None)
+        if support is not None:  # the values are log-probabilities of returns
+            return (value.exp() * support.unsqueeze(-1)).sum(-2)
+        return value.amin(0) if value.ndim > 2 else value
+
+    def _out(self, name: str | None, data: TensorDictBase, params: dict) -> Tensor:
+        """Return what a network of values writes."""
+        assert name is not None
+        keys = self.loss_module.tensor_keys
+        known = [
+            getattr(keys, kind, None) for kind in ("action_value", "state_action_value", "value")
+        ]
+        written = getattr(self.loss_module, name).out_keys
+        key = next((key for key in known if key in written), written[0])
+        return self._run(name, data, params).get(key)
+
+    def _run(self, name: str, data: TensorDictBase, params: dict) -> TensorDictBase:
+        """Run a network, or each of an ensemble stacked in the parameters' first dimension."""
+        network, given = getattr(self.loss_module, name), params[name]
+        inputs = data.select(*network.in_keys)
+        if given is None:
+            return network(inputs)
+
+        def call(inputs: TensorDictBase, given: TensorDictBase) -> TensorDictBase:
+            with given.to_module(network, preserve_module_state=False):
+                return network(inputs)
+
+        return (
+            torch.vmap(call, (None, 0))(inputs, given) if given.batch_size else call(inputs, given)
+        )
+
+
+# The name of StateValues while only SAC's losses could be read.
+SACCritic = StateValues
+
+
+def _network(loss_module: LossModule, name: str) -> nn.Module | None:
+    """Return a loss's network of that name, if it has one with keys."""
+    network = getattr(loss_module, name, None)
+    return network if hasattr(network, "in_keys") else None
+
+
+def _parameters(loss_module: LossModule, name: str) -> TensorDictBase | None:
+    """Return the parameters of a network; None where they are in the network itself."""
+    params = getattr(loss_module, f"{name}_params", None)
+    return params if isinstance(params, TensorDictBase) else None
