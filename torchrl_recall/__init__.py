@@ -35,6 +35,7 @@ from torchrl_recall.traces.high_value_states import (
     HighValueStates,
     RewardStates,
 )
+from torchrl_recall.trainers.hook import RecallHook, make_recall
 
 __version__ = _version("torchrl-recall")
 
@@ -63,6 +64,7 @@ __all__ = [
     "NearVisited",
     "NoRecall",
     "Recall",
+    "RecallHook",
     "RecallTraceGenerator",
     "RewardStates",
     "SACCritic",
@@ -72,6 +74,7 @@ __all__ = [
     "TopKTrajectories",
     "TrustRegion",
     "WithinSupport",
+    "make_recall",
     "make_update",
     "reverse_time",
 ]

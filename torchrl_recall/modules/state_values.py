@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
@@ -190,7 +190,7 @@ class StateValues(TensorDictModuleBase):
     def _act(self, states: TensorDictBase, params: dict) -> Tensor:
         """Return the policy's deterministic action."""
         actor = self.loss_module.actor_network
-        if hasattr(actor, "get_dist"):
+        if isinstance(actor, ProbabilisticTensorDictSequential):
             return self._distribution(states, params).deterministic_sample
         return self._run("actor_network", states, params).get(self.action_key)
 

@@ -7,15 +7,13 @@ import json
 import os
 import shutil
 import warnings
-from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tensordict import TensorDict, TensorDictBase
+
+from torchrl_recall.trainers.runs.packing import pack, unpack
 
 __all__ = ["CheckpointError", "clean", "load_latest", "save"]
 
@@ -56,7 +54,7 @@ def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
     final = directory / f"{frames:012d}"
     temporary, aside = (directory / f".{kind}-{frames:012d}" for kind in ("writing", "replaced"))
     tensors: dict[str, torch.Tensor] = {}
-    document = json.dumps(_pack(state, tensors, "state"))
+    document = json.dumps(pack(state, tensors, "state"))
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -167,7 +165,7 @@ def _load(folder: Path) -> tuple[int, dict]:
     try:
         with safe_open(folder / _TENSORS, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = _unpack(json.loads((folder / _STATE).read_text()), tensors)
+        state = unpack(json.loads((folder / _STATE).read_text()), tensors)
         if not isinstance(state, dict):
             raise TypeError(f"the state is a {type(state).__name__}")
     except _DAMAGE as error:
@@ -192,63 +190,6 @@ def _checkpoints(directory: Path) -> list[Path]:
         (p for p in directory.iterdir() if p.name.isdigit() and p.is_dir() and not p.is_symlink()),
         reverse=True,
     )
-
-
-def _pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
-    """Turn a state into plain JSON in which tensors are references into ``tensors``."""
-    if isinstance(node, torch.Tensor):
-        tensor = node.detach().cpu().contiguous()
-        if tensor.untyped_storage().nbytes() != tensor.nbytes or any(
-            tensor.data_ptr() == other.data_ptr() for other in tensors.values()
-        ):
-            tensor = tensor.clone()
-        reference = str(len(tensors))
-        tensors[reference] = tensor
-        return {"tensor": reference}
-    if isinstance(node, TensorDictBase):
-        items = [
-            [list(key) if isinstance(key, tuple) else key, value]
-            for key, value in sorted(node.items(True, True), key=lambda item: str(item[0]))
-        ]
-        return {"tensordict": _pack(items, tensors, name), "batch_size": list(node.batch_size)}
-    if isinstance(node, np.ndarray):
-        if node.dtype.kind not in "biuf":
-            raise TypeError(f"{name} is an ndarray of {node.dtype}, which no checkpoint holds.")
-        return {"array": _pack(torch.from_numpy(node.copy()), tensors, name)}
-    if isinstance(node, dict):
-        for key in node:
-            if key is not None and not isinstance(key, str | int | float):
-                raise TypeError(
-                    f"{name} has the key {key!r}, a {type(key).__name__}; no checkpoint holds it."
-                )
-        return {"dict": [[k, _pack(v, tensors, f"{name}.{k}")] for k, v in node.items()]}
-    if isinstance(node, list | tuple):
-        kind = "tuple" if isinstance(node, tuple) else "list"
-        return {kind: [_pack(v, tensors, f"{name}.{i}") for i, v in enumerate(node)]}
-    if node is None or isinstance(node, bool | int | float | str):
-        return node
-    if isinstance(node, np.generic):
-        return node.item()
-    raise TypeError(f"{name} is a {type(node).__name__}, which a checkpoint does not hold.")
-
-
-def _unpack(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if not isinstance(node, dict):
-        return node
-    if "tensor" in node:
-        return tensors[node["tensor"]]
-    if "tensordict" in node:
-        out = TensorDict({}, batch_size=node["batch_size"])
-        for key, value in _unpack(node["tensordict"], tensors):
-            out.set(tuple(key) if isinstance(key, list) else key, value)
-        return out
-    if "array" in node:
-        return _unpack(node["array"], tensors).numpy()
-    if "dict" in node:
-        return OrderedDict((k, _unpack(v, tensors)) for k, v in node["dict"])
-    kind, values = next(iter(node.items()))
-    unpacked = [_unpack(v, tensors) for v in values]
-    return tuple(unpacked) if kind == "tuple" else unpacked
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,336 @@
+"""Recall inside TorchRL's trainers: learning, logging, saving and restoring."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequential
+from torch import nn
+from torchrl.checkpoint import Checkpoint
+from torchrl.collectors import Collector
+from torchrl.data import (
+    LazyTensorStorage,
+    ReplayBuffer,
+    SamplerWithoutReplacement,
+    TensorDictReplayBuffer,
+)
+from torchrl.envs import GymEnv, RewardSum, TransformedEnv
+from torchrl.modules import (
+    MLP,
+    Actor,
+    EGreedyModule,
+    ProbabilisticActor,
+    QValueActor,
+    TanhNormal,
+    ValueOperator,
+)
+from torchrl.objectives import ClipPPOLoss, DQNLoss, SACLoss, SoftUpdate, TD3Loss
+from torchrl.trainers import Trainer
+from torchrl.trainers.algorithms import DQNTrainer, PPOTrainer, SACTrainer
+from torchrl.trainers.algorithms.td3 import TD3OptimizationStepper, TD3Trainer
+
+from torchrl_recall import RecallHook, SelfImitation, TrustRegion, make_recall
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+OPTIONS = {
+    "interval": 100,
+    "num_model_updates": 2,
+    "model_batch_size": 16,
+    "num_updates": 2,
+    "batch_size": 16,
+    "trace_length": 3,
+    "num_states": 4,
+}
+recall_of = partial(make_recall, **OPTIONS)
+
+
+def pendulum() -> GymEnv:
+    return GymEnv("Pendulum-v1", max_episode_steps=25)
+
+
+def cart_pole() -> GymEnv:
+    return GymEnv("CartPole-v1")
+
+
+def replay_buffer(**kwargs) -> TensorDictReplayBuffer:
+    return TensorDictReplayBuffer(storage=LazyTensorStorage(2_000), batch_size=32, **kwargs)
+
+
+def common(env, policy, loss, *, frames: int, file, checkpoint, **collecting) -> dict:
+    return {
+        "collector": Collector(
+            env,
+            policy,
+            frames_per_batch=100,
+            total_frames=frames,
+            auto_register_policy_transforms=False,
+            **collecting,
+        ),
+        "total_frames": frames,
+        "frame_skip": 1,
+        "loss_module": loss,
+        "progress_bar": False,
+        "enable_logging": False,
+        "save_trainer_file": file,
+        "save_trainer_interval": 10**9,
+        "checkpoint": Checkpoint() if checkpoint else None,
+    }
+
+
+def gaussian(env) -> ProbabilisticActor:
+    net = nn.Sequential(nn.Linear(3, 2), NormalParamExtractor())
+    return ProbabilisticActor(
+        TensorDictModule(net, ["observation"], ["loc", "scale"]),
+        ["loc", "scale"],
+        spec=env.action_spec,
+        distribution_class=TanhNormal,
+        distribution_kwargs={"low": -2, "high": 2},
+        return_log_prob=True,
+    )
+
+
+def of_pairs() -> ValueOperator:
+    return ValueOperator(
+        MLP(in_features=4, out_features=1, num_cells=[8]), ["observation", "action"]
+    )
+
+
+def sac(**options) -> Trainer:
+    env = pendulum()
+    actor = gaussian(env)
+    loss = SACLoss(actor, of_pairs(), action_spec=env.action_spec)
+    loss.make_value_estimator(gamma=0.99)  # or its state could not be loaded into a new one
+    options = common(env, actor, loss, init_random_frames=options.pop("random", 0), **options)
+    return SACTrainer(
+        **options,
+        optim_steps_per_batch=2,
+        optimizer=torch.optim.Adam(loss.parameters(), 1e-3),
+        replay_buffer=replay_buffer(),
+        target_net_updater=SoftUpdate(loss, tau=0.005),
+    )
+
+
+def td3(**options) -> Trainer:
+    env = pendulum()
+    actor = Actor(nn.Sequential(nn.Linear(3, 1), nn.Tanh()), ["observation"], spec=env.action_spec)
+    loss = TD3Loss(actor, of_pairs(), action_spec=env.action_spec)
+    loss.make_value_estimator(gamma=0.99)
+    critic = torch.optim.Adam(loss.qvalue_network_params.values(True, True), 1e-3)
+    policy = torch.optim.Adam(loss.actor_network_params.values(True, True), 1e-3)
+    stepper = TD3OptimizationStepper(policy, critic)
+    options = common(env, actor, loss, init_random_frames=options.pop("random", 0), **options)
+    return TD3Trainer(
+        **options,
+        optim_steps_per_batch=2,
+        optimization_stepper=stepper,
+        replay_buffer=replay_buffer(),
+        target_net_updater=SoftUpdate(loss, tau=0.005),
+    )
+
+
+def dqn(**options) -> Trainer:
+    env = cart_pole()
+    actor = QValueActor(nn.Linear(4, 2), spec=env.action_spec, in_keys=["observation"])
+    loss = DQNLoss(actor, action_space=env.action_spec, delay_value=True)
+    loss.make_value_estimator(gamma=0.99)
+    greedy = EGreedyModule(spec=env.action_spec, annealing_num_steps=100)
+    explore = TensorDictSequential(actor, greedy)
+    options = common(env, explore, loss, init_random_frames=options.pop("random", 0), **options)
+    return DQNTrainer(
+        **options,
+        optim_steps_per_batch=2,
+        optimizer=torch.optim.Adam(loss.parameters(), 1e-3),
+        replay_buffer=replay_buffer(),
+        target_net_updater=SoftUpdate(loss, tau=0.005),
+        greedy_module=greedy,
+    )
+
+
+def ppo(**options) -> Trainer:
+    env = pendulum()
+    actor = gaussian(env)
+    loss = ClipPPOLoss(actor, ValueOperator(nn.Linear(3, 1), ["observation"]))
+    options.pop("random", 0)
+    options = common(env, actor, loss, **options)
+    return PPOTrainer(
+        **options,
+        optim_steps_per_batch=2,
+        optimizer=torch.optim.Adam(loss.parameters(), 1e-3),
+        replay_buffer=ReplayBuffer(
+            storage=LazyTensorStorage(100), sampler=SamplerWithoutReplacement(), batch_size=50
+        ),
+    )
+
+
+TRAINERS = {"SACTrainer": sac, "TD3Trainer": td3, "DQNTrainer": dqn, "PPOTrainer": ppo}
+
+
+@pytest.fixture
+def build(tmp_path):
+    def make(name, *, frames=400, checkpoint=False, recall=recall_of, **options):
+        torch.manual_seed(0)
+        trainer = TRAINERS[name](
+            frames=frames, file=tmp_path / "trainer", checkpoint=checkpoint, **options
+        )
+        hook = RecallHook(recall)
+        hook.register(trainer)
+        return trainer, hook
+
+    return make
+
+
+def policy_of(trainer: Trainer) -> dict:
+    loss = trainer.loss_module
+    name = "actor_network" if hasattr(loss, "actor_network_params") else "value_network"
+    params = getattr(loss, f"{name}_params")
+    return {key: value.clone() for key, value in params.data.flatten_keys().items()}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_rounds_run_after_updates_and_are_logged(name, build):
+    trainer, hook = build(name)
+    moved = []
+    step = hook.recall.step
+
+    def watched(buffer):
+        before = policy_of(trainer)
+        told = step(buffer)
+        after = policy_of(trainer)
+        moved.append(any(not torch.equal(before[key], after[key]) for key in before))
+        return told
+
+    hook.recall.step = watched
+    trainer.train()
+    assert hook.recall.schedule.frames == 400
+    assert len(hook.replay_buffer) == 400  # also on-policy: a buffer of recall's own
+    assert any(moved)
+    assert trainer._log_dict["recall/ready"][-1] == 1.0
+    assert trainer._log_dict["recall/loss_imitation"]
+
+
+@pytest.mark.parametrize("name", ["SACTrainer", "TD3Trainer", "DQNTrainer"])
+def test_frames_of_the_random_warm_up_are_experience_too(name, build):
+    trainer, hook = build(name, random=300)
+    trainer.train()
+    assert hook.recall.schedule.frames == 400
+    assert len(trainer.replay_buffer) == 400
+    states = trainer.replay_buffer[:]["observation"]
+    assert len(states.unique(dim=0)) > 380  # each batch once
+
+
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["legacy", "torchrl.checkpoint"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_it_is_saved_and_restored_in_mid_run(name, checkpoint, build, tmp_path):
+    trainer, hook = build(name, checkpoint=checkpoint)
+    trainer.train()  # saves at its end
+    other, again = build(name, frames=800, checkpoint=checkpoint)
+    assert again.recall.schedule.frames == 0
+    other.load_from_file(tmp_path / "trainer")
+    ours, theirs = hook.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert ours["document"] == theirs["document"]
+    for key in ours.keys() - {"document"}:
+        assert torch.equal(ours[key], theirs[key]), key
+
+    # The next round is bit for bit the same one.
+    buffer = hook.replay_buffer
+    other.loss_module.load_state_dict(trainer.loss_module.state_dict())
+    torch.manual_seed(1)
+    env = cart_pole() if name == "DQNTrainer" else pendulum()
+    collector = Collector(env, None, frames_per_batch=100, total_frames=100)
+    batch = next(iter(collector)).clone()
+    for one in (hook, again):
+        one.recall.extend(batch.clone())
+        torch.manual_seed(2)
+        one.recall.step(buffer)
+    ours, theirs = policy_of(trainer), policy_of(other)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    other.train()
+    assert other.collected_frames == 800
+
+
+def test_a_control_and_a_bound_fit_too(build):
+    def control(trainer):
+        from torchrl_recall import ImitationLoss
+
+        loss = ImitationLoss(trainer.loss_module.actor_network)
+        return SelfImitation(loss, interval=100, num_updates=2, max_kl=0.01)
+
+    trainer, hook = build("SACTrainer", recall=control)
+    assert isinstance(hook.recall.imitate.steps.region, TrustRegion)
+    trainer.train()
+    assert trainer._log_dict["recall/ready"][-1] == 1.0
+
+
+def test_batches_are_taken_before_other_hooks_cut_them(build):
+    torch.manual_seed(0)
+    trainer = TRAINERS["SACTrainer"](frames=200, file=None, checkpoint=False)
+    trainer.register_op("batch_process", lambda batch: batch[..., :10])
+    hook = RecallHook(recall_of)
+    hook.register(trainer)
+    trainer.train()
+    assert hook.recall.schedule.frames == 200
+
+
+def test_a_collector_that_writes_to_the_buffer_itself_is_read():
+    torch.manual_seed(0)
+    env = pendulum()
+    actor = gaussian(env)
+    loss = SACLoss(actor, of_pairs(), action_spec=env.action_spec)
+    buffer = replay_buffer()
+    collector = Collector(
+        env, actor, frames_per_batch=100, total_frames=300, replay_buffer=buffer,
+        auto_register_policy_transforms=False,
+    )  # fmt: skip
+    trainer = Trainer(
+        collector=collector, total_frames=300, frame_skip=1, optim_steps_per_batch=1,
+        loss_module=loss, optimizer=torch.optim.Adam(loss.parameters()), progress_bar=False,
+    )  # fmt: skip
+    trainer.replay_buffer = buffer
+    trainer.register_op("process_optim_batch", lambda batch: buffer.sample())
+    hook = RecallHook(recall_of)
+    hook.register(trainer)
+    trainer.train()
+    assert hook.recall.schedule.frames == 300
+    assert len(buffer) == 300
+
+
+@pytest.mark.parametrize("change", [{"learner_backend": "ray"}, {"async_collection": True}])
+def test_what_runs_elsewhere_is_refused(change, build):
+    torch.manual_seed(0)
+    trainer = TRAINERS["SACTrainer"](frames=200, file=None, checkpoint=False)
+    for key, value in change.items():
+        setattr(trainer, key, value)
+    with pytest.raises(ValueError, match=r"in this process; use learner_backend='local'"):
+        RecallHook(recall_of).register(trainer)
+
+
+def test_default_logging_of_sac_trainers_beside_reward_sum_is_torchrls_fault():
+    """Named in docs/hosts.md; mended here once it is there."""
+    torch.manual_seed(0)
+    env = TransformedEnv(pendulum(), RewardSum())
+    actor = gaussian(env)
+    loss = SACLoss(actor, of_pairs(), action_spec=env.action_spec)
+    options = common(env, actor, loss, frames=200, file=None, checkpoint=False)
+    trainer = SACTrainer(
+        **options | {"enable_logging": True},
+        optim_steps_per_batch=1,
+        optimizer=torch.optim.Adam(loss.parameters()),
+        replay_buffer=replay_buffer(),
+        target_net_updater=SoftUpdate(loss, tau=0.005),
+    )
+    with warnings.catch_warnings(), pytest.raises(Exception):  # noqa: B017
+        trainer.train()
+
+
+def test_states_are_plain(build):
+    trainer, hook = build("SACTrainer")
+    trainer.train()
+    state = hook.state_dict()
+    assert isinstance(state.pop("document"), str)
+    assert all(type(value) is torch.Tensor for value in state.values())
+    assert not any(isinstance(value, TensorDict) for value in state.values())

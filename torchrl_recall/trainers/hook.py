@@ -1,0 +1,216 @@
+"""Recall inside the loop of any of TorchRL's trainers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from tensordict import TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
+from torchrl.trainers import Trainer, TrainerHookBase
+from torchrl.trainers.algorithms.on_policy import OnPolicyTrainer
+
+from torchrl_recall.data.buffer_reader import BufferReader
+from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.data.top_trajectories import valid_steps
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
+from torchrl_recall.modules.state_values import StateValues
+from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.recall import Recall
+from torchrl_recall.traces.high_value_states import CriticStates
+from torchrl_recall.trainers.runs.packing import pack, unpack
+
+__all__ = ["RecallHook", "make_recall"]
+
+
+class BesideAHost(Protocol):
+    """What runs beside a host: :class:`~torchrl_recall.Recall` and its controls."""
+
+    def extend(self, data: TensorDictBase) -> None:
+        """Take new experience (Alg. 1, line 5)."""
+
+    def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
+        """Run the rounds that are due (l.8-13)."""
+
+    def state_dict(self) -> dict:
+        """Return the state."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Recall:
+    """Make recall of what a trainer has: its environment's specs, its loss and its policy.
+
+    End states are those of highest value under the loss
+    (:class:`~torchrl_recall.StateValues`). Policies without a distribution are wrapped in
+    :class:`~torchrl_recall.GaussianPolicy` or :class:`~torchrl_recall.BoltzmannPolicy`.
+
+    Args:
+        trainer: the trainer.
+
+    Keyword Args:
+        num_states: how many end states.
+        options: of :class:`~torchrl_recall.Recall`.
+    """
+    loss = trainer.loss_module
+    collector = trainer.collector
+    specs = [collector.getattr_env(f"{kind}_spec_unbatched") for kind in ("observation", "action")]
+    device = next((p.device for p in loss.parameters()), None)
+    model = BacktrackingModel.from_specs(*specs).to(device)
+    policy = getattr(loss, "actor_network", None)
+    if policy is None:
+        policy = BoltzmannPolicy(loss.value_network)
+    elif not isinstance(policy, ProbabilisticTensorDictSequential):
+        policy = GaussianPolicy(policy)
+    states = CriticStates(StateValues(loss), num_states)
+    return Recall(model, ImitationLoss(policy), states, **options)
+
+
+class RecallHook(TrainerHookBase):
+    """Lines 5 and 8 to 13 of Algorithm 1 inside the loop of any :class:`~torchrl.trainers.Trainer`.
+
+    Collected batches are taken whole, before other hooks cut them, the random ones of a warm-up
+    among them. Rounds run after the host's updates and before the collector gets the new weights.
+    Metrics go to the trainer's log, and the state into both kinds of its checkpoints::
+
+        trainer = SACTrainer(...)
+        RecallHook(make_recall).register(trainer)
+        trainer.train()
+
+    On-policy trainers hold one batch at a time, so the hook keeps a buffer of recall's own for
+    them. TorchRL 0.14.1 skips the frames of a random warm-up when it fills a trainer's buffer; the
+    hook adds them, since the model learns from all experience.
+
+    Args:
+        recall: :class:`~torchrl_recall.Recall` or a control, or a function that makes one of the
+            trainer, such as :func:`make_recall`.
+
+    Keyword Args:
+        replay_buffer: all experience. By default the trainer's own; a new one of ``buffer_size``
+            where that holds one batch.
+        buffer_size: transitions in a buffer of recall's own.
+
+    Raises:
+        ValueError: learners in Ray, or asynchronous collection, where neither whole batches nor the
+            learned policy are in this process.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl.collectors import Collector
+        >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+        >>> from torchrl.envs import GymEnv
+        >>> from torchrl.modules import QValueActor
+        >>> from torchrl.objectives import DQNLoss
+        >>> from torchrl.trainers import Trainer
+        >>> from torchrl_recall import RecallHook, make_recall
+        >>> env = GymEnv("CartPole-v1", categorical_action_encoding=True)
+        >>> actor = QValueActor(
+        ...     torch.nn.Linear(4, 2), spec=env.action_spec, in_keys=["observation"],
+        ... )
+        >>> loss = DQNLoss(actor, action_space=env.action_spec, delay_value=False)
+        >>> replay_buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1_000), batch_size=32)
+        >>> trainer = Trainer(
+        ...     collector=Collector(env, actor, frames_per_batch=100, total_frames=400),
+        ...     total_frames=400, frame_skip=1, optim_steps_per_batch=1, loss_module=loss,
+        ...     optimizer=torch.optim.Adam(loss.parameters()), progress_bar=False,
+        ... )
+        >>> hook = RecallHook(make_recall, replay_buffer=replay_buffer)
+        >>> hook.register(trainer)
+        >>> trainer.train()
+        >>> len(replay_buffer)
+        400
+    """
+
+    def __init__(
+        self,
+        recall: BesideAHost | Callable[[Trainer], BesideAHost],
+        *,
+        replay_buffer: ReplayBuffer | None = None,
+        buffer_size: int = 100_000,
+    ) -> None:
+        self.recall, self.replay_buffer, self.buffer_size = recall, replay_buffer, buffer_size
+
+    def register(self, trainer: Trainer, name: str = "recall") -> None:
+        """Take part in the trainer's loop, its log and its checkpoints.
+
+        Args:
+            trainer: a trainer with a collector and a loss in this process.
+            name: of the hook, in checkpoints.
+        """
+        if trainer.learner_backend != "local" or trainer.async_collection:
+            raise ValueError(
+                "RecallHook needs whole batches and the learned policy in this process; use "
+                "learner_backend='local' and async_collection=False."
+            )
+        if not hasattr(self.recall, "extend"):
+            self.recall = cast(Callable[[Trainer], BesideAHost], self.recall)(trainer)
+        of_trainer = getattr(trainer, "replay_buffer", None)
+        if self.replay_buffer is None and not isinstance(trainer, OnPolicyTrainer):
+            self.replay_buffer = of_trainer
+        self.fills = self.replay_buffer is None or self.replay_buffer is not of_trainer
+        if self.replay_buffer is None:
+            storage = LazyTensorStorage(self.buffer_size)
+            self.replay_buffer = TensorDictReplayBuffer(storage=storage)
+        written = getattr(trainer.collector, "replay_buffer", None)
+        self._reader = None if written is None else BufferReader(written)
+
+        self.trainer = trainer
+        trainer.register_module(name, self)
+        trainer.register_op("batch_process", self.extend)
+        operations = trainer._batch_process_ops
+        operations.insert(0, operations.pop())  # before hooks that cut or scale the batch
+        trainer.register_op("post_optim_complete_log", self.step)
+
+    def extend(self, batch: TensorDictBase) -> None:
+        """Take a collected batch, ``[*batch, time]`` (Alg. 1, line 5)."""
+        cast(BesideAHost, self.recall).extend(batch)
+        trainer, steps = self.trainer, valid_steps(batch)
+        frames = trainer.collected_frames + steps.shape.numel() * trainer.frame_skip
+        is_skipped = frames < (trainer.collector.init_random_frames or 0)  # by the trainer
+        if self.fills or is_skipped:
+            cast(ReplayBuffer, self.replay_buffer).extend(steps.reshape(-1))
+
+    def step(self, optim_steps: int, losses: TensorDictBase | None = None) -> dict[str, float]:
+        """Run the rounds that are due (l.8-13), and return what the trainer logs."""
+        recall, replay_buffer = (
+            cast(BesideAHost, self.recall),
+            cast(ReplayBuffer, self.replay_buffer),
+        )
+        if self._reader is not None:
+            recall.extend(self._reader.read())
+        return {key: float(value) for key, value in recall.step(replay_buffer).items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as text and a flat dictionary of tensors.
+
+        Every kind of a trainer's checkpoints keeps these as they are.
+        """
+        state = {"recall": cast(BesideAHost, self.recall).state_dict()}
+        if self.fills and isinstance(self.replay_buffer, ReplayBuffer):
+            state["replay_buffer"] = BufferState(self.replay_buffer).state_dict()
+        if self._reader is not None:
+            state["reader"] = self._reader.state_dict()
+        tensors: dict[str, Tensor] = {}
+        document = json.dumps(pack(state, tensors, "recall"))
+        return {"document": document} | {f"tensor_{key}": value for key, value in tensors.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        tensors = {
+            key.removeprefix("tensor_"): value.clone()
+            for key, value in state_dict.items()
+            if key != "document"
+        }
+        state = unpack(json.loads(state_dict["document"]), tensors)
+        cast(BesideAHost, self.recall).load_state_dict(state["recall"])
+        if "replay_buffer" in state:
+            BufferState(cast(ReplayBuffer, self.replay_buffer)).load_state_dict(
+                state["replay_buffer"]
+            )
+        if self._reader is not None:
+            self._reader.load_state_dict(state["reader"])
