@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from tensordict import TensorDict
 from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequential
 from torch import nn
@@ -33,6 +34,7 @@ from torchrl.trainers import Trainer
 from torchrl.trainers.algorithms import DQNTrainer, PPOTrainer, SACTrainer
 from torchrl.trainers.algorithms.td3 import TD3OptimizationStepper, TD3Trainer
 
+import torchrl_recall.trainers.hook_config  # noqa: F401
 from torchrl_recall import RecallHook, SelfImitation, TrustRegion, make_recall
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -309,22 +311,30 @@ def test_what_runs_elsewhere_is_refused(change, build):
         RecallHook(recall_of).register(trainer)
 
 
-def test_default_logging_of_sac_trainers_beside_reward_sum_is_torchrls_fault():
-    """Named in docs/hosts.md; mended here once it is there."""
-    torch.manual_seed(0)
-    env = TransformedEnv(pendulum(), RewardSum())
-    actor = gaussian(env)
-    loss = SACLoss(actor, of_pairs(), action_spec=env.action_spec)
-    options = common(env, actor, loss, frames=200, file=None, checkpoint=False)
-    trainer = SACTrainer(
-        **options | {"enable_logging": True},
-        optim_steps_per_batch=1,
-        optimizer=torch.optim.Adam(loss.parameters()),
-        replay_buffer=replay_buffer(),
-        target_net_updater=SoftUpdate(loss, tau=0.005),
-    )
-    with warnings.catch_warnings(), pytest.raises(Exception):  # noqa: B017
+def test_default_logging_of_torchrls_sac_trainer_needs_a_key():
+    """``RewardSum()`` writes ``episode_reward``, the trainer logs ``reward_sum``: docs/hosts.md."""
+
+    def train(**keys):
+        torch.manual_seed(0)
+        env = TransformedEnv(pendulum(), RewardSum())
+        actor = gaussian(env)
+        loss = SACLoss(actor, of_pairs(), action_spec=env.action_spec)
+        options = common(env, actor, loss, frames=200, file=None, checkpoint=False)
+        trainer = SACTrainer(
+            **options | {"enable_logging": True} | keys,
+            optim_steps_per_batch=1,
+            optimizer=torch.optim.Adam(loss.parameters()),
+            replay_buffer=replay_buffer(),
+            target_net_updater=SoftUpdate(loss, tau=0.005),
+        )
+        hook = RecallHook(recall_of)
+        hook.register(trainer)
         trainer.train()
+        return hook.recall.schedule.frames
+
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'max'"):
+        train()
+    assert train(episode_reward_key="episode_reward") == 200
 
 
 def test_states_are_plain(build):
@@ -334,3 +344,31 @@ def test_states_are_plain(build):
     assert isinstance(state.pop("document"), str)
     assert all(type(value) is torch.Tensor for value in state.values())
     assert not any(isinstance(value, TensorDict) for value in state.values())
+
+
+def test_a_node_of_torchrls_hydra_store(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    with initialize_config_dir(config_dir=str(tmp_path), version_base="1.3"):
+        config = compose("config")
+    torch.manual_seed(0)
+    trainer = instantiate(config.trainer)
+    trainer.train()
+    assert trainer._modules["recall"].recall.schedule.frames == 300
+    assert trainer._log_dict["recall/ready"][-1] == 1.0
+
+
+CONFIG = """
+defaults:
+  - hook@recall: recall
+  - _self_
+recall:
+  recall:
+    interval: 100
+    num_states: 4
+    num_model_updates: 2
+    num_updates: 2
+    trace_length: 3
+trainer:
+  _target_: hydra_trainer.make
+  hooks: ["${recall}"]
+"""

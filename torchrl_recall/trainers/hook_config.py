@@ -1,0 +1,46 @@
+"""``hook: recall`` in TorchRL's Hydra store; importing this module registers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from torchrl.trainers.algorithms.configs.hooks import HookConfig
+
+__all__ = ["RecallHookConfig"]
+
+
+def _make_recall() -> dict[str, Any]:
+    return {"_target_": "torchrl_recall.make_recall", "_partial_": True}
+
+
+@dataclass
+class RecallHookConfig(HookConfig):
+    """Configuration of :class:`~torchrl_recall.RecallHook`.
+
+    ``recall`` is a partial that makes recall of the trainer, :func:`~torchrl_recall.make_recall`
+    by default; options of :class:`~torchrl_recall.Recall` stand beside its ``_target_``::
+
+        import torchrl_recall.trainers.hook_config  # registers `hook: recall`
+
+        defaults:
+          - hook@recall: recall
+        recall:
+          recall: {interval: 1000, trace_length: 10}
+        trainer:
+          hooks: ["${recall}"]
+
+    Attributes:
+        recall: the partial.
+        replay_buffer: all experience; the trainer's own by default.
+        buffer_size: transitions in a buffer of recall's own.
+    """
+
+    recall: Any = field(default_factory=_make_recall)
+    replay_buffer: Any = None
+    buffer_size: int = 100_000
+    _target_: str = "torchrl_recall.RecallHook"
+
+
+ConfigStore.instance().store(group="hook", name="recall", node=RecallHookConfig)
