@@ -1,0 +1,60 @@
+"""The pipelines of docs/pipelines run as they stand, and do what their text says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+PAGES = Path(__file__).parents[1] / "docs" / "pipelines"
+
+
+def code_of(page: str) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", (PAGES / f"{page}.md").read_text(), re.DOTALL)
+    return block
+
+
+def run(page: str) -> dict:
+    names: dict = {"__name__": page}
+    exec(compile(code_of(page), f"docs/pipelines/{page}.md", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in PAGES.glob("*.md")))
+def test_each_is_short(page):
+    assert len(code_of(page).strip().splitlines()) < 60
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_own_loop():
+    metrics = run("own_loop")["metrics"]
+    assert metrics["recall/ready"] == 1
+    assert metrics["recall/loss_imitation"].isfinite()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainer():
+    trainer = run("trainer")["trainer"]
+    assert trainer.collected_frames == 1_000
+    assert trainer._log_dict["recall/ready"][-1] == 1.0
+
+
+def test_offline():
+    names = run("offline")
+    assert names["last"] < names["first"]
+    assert 0 < len(names["written"]) <= names["traces"].numel()
+    assert {"observation", "action"} <= set(names["written"][:].keys())
+
+
+def test_own_model():
+    names = run("own_model")
+    assert min(names["near"]) > 0.3  # of a single Gaussian a seventh would lie near each side
+
+
+def test_known_dynamics():
+    names = run("known_dynamics")
+    assert names["error"].abs().max() < 1e-5
+    assert names["last"] < names["first"]
+    assert torch.equal(names["traces"]["next", "observation"][:, -1], torch.zeros(500, 2))
