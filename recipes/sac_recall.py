@@ -42,9 +42,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
     from torchrl_recall.trainers.tasks.gym_task import longest_episode
     from torchrl_recall.trainers.tasks.mean_return import MeanReturn
 
-    env = make_env(
-        config.env.name, device, seed=config.seed, observation_keys=config.env.observation_keys
-    )
+    env = make_env(config.env.name, device, seed=config.seed, **config.env.making)
     sac = SAC(env, config, device)  # TorchRL's SACLoss, Adam, soft targets
     critic = StateValues(sac.loss_module, compile=bool(config.compile))  # V and Q, from the loss
     states = CriticStates(  # Alg. 2, l.6: argmax V
@@ -59,7 +57,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
         critic=critic,
         gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
         interval=config.recall.interval,
-        longest_episode=longest_episode(config.env.name),
+        longest_episode=longest_episode(config.env.name, config.env.entry_point),
         start_frames=config.collector.init_random_frames,
     )
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)

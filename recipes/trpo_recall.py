@@ -46,7 +46,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
         device,
         clip_actions=True,
         seed=config.seed,
-        observation_keys=config.env.observation_keys,
+        **config.env.making,
     )
     host: OnPolicy
     if isinstance(config, PPORecallConfig):
@@ -61,7 +61,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
         high_value_states=RewardStates(config.recall.num_high_value_states),  # E.1
         critic=host.critic,
         interval=config.recall.interval,
-        longest_episode=longest_episode(config.env.name),
+        longest_episode=longest_episode(config.env.name, config.env.entry_point),
     )
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=1)

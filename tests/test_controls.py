@@ -9,10 +9,20 @@ import math
 import pytest
 import torch
 from experience import episode, episodes, make_replay_buffer, new_model, same, steps, weights
+from tensordict.nn import TensorDictModuleBase
 from torch import nn
+from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
 from torchrl.modules import ValueOperator
 
-from torchrl_recall import ForwardModelImitation, ImitationLoss, NoRecall, Recall, SelfImitation
+from torchrl_recall import (
+    BacktrackingModel,
+    ForwardModelImitation,
+    ImitationLoss,
+    NoRecall,
+    Recall,
+    SelfImitation,
+    WithinSupport,
+)
 from torchrl_recall.imitation_updates import TrustRegionSteps
 
 SMALL = {"interval": 10, "num_updates": 3, "batch_size": 8, "num_trajectories": 3}
@@ -314,3 +324,44 @@ def test_no_recall_does_nothing_and_draws_nothing():
     control.load_state_dict(control.state_dict())
     assert control.state_dict() == {}
     assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_rollouts_are_cut_where_they_leave_the_data(make_actor):
+    """A forward model that drifts: what is kept begins at the start, not at the far end."""
+    specs = Unbounded((3,)), Bounded(-1, 1, (2,))
+    model = BacktrackingModel.from_specs(*specs)
+    critic = ValueOperator(torch.nn.Linear(3, 1), ["observation"])
+    kept = []
+
+    class Watch(TensorDictModuleBase):
+        in_keys, out_keys = ["observation"], ["mask"]
+
+        def forward(self, traces):
+            kept.append(traces.clone())
+            return traces
+
+    def drift(action, next_observation):  # a unit a step, out of the data after five
+        return next_observation + 1.0
+
+    control = ForwardModelImitation(
+        model,
+        ImitationLoss(make_actor()),
+        critic,
+        interval=10,
+        trace_length=12,
+        num_states=4,
+        num_model_updates=0,
+        num_updates=1,
+        filters=[WithinSupport(lambda state: state, max_deviation=5.0), Watch()],
+    )
+    model.sample_observation = drift
+    control.extend(episodes(1.0, 2.0))
+    buffer = ReplayBuffer(storage=LazyTensorStorage(40), batch_size=8)
+    data = episodes(1.0, 2.0)
+    data["observation"] = torch.zeros_like(data["observation"])
+    buffer.extend(data.reshape(-1))
+    assert control.step(buffer)["recall/kept"] == pytest.approx(5 / 12, abs=1 / 12)
+    (rollouts,) = kept
+    assert rollouts["mask"][:, 0].all()
+    assert not rollouts["mask"][:, -1].any()
+    assert (rollouts["next", "observation"][rollouts["mask"]].abs() <= 5).all()

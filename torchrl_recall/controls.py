@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
@@ -216,7 +217,9 @@ class ForwardModelImitation(Stateful):
         state_batch_size: rollouts that are imagined.
         trace_length: steps of each rollout.
         num_traces: rollouts from each state.
-        filters: modules that complete the pairs or narrow their mask, in order.
+        filters: modules that complete the pairs or narrow their mask, in order. Those that cut a
+            trace where it goes wrong walk away from where the rollout starts, and what is left of
+            it ends where they cut.
         num_updates: imitation steps in each round.
         batch_size: pairs in each of them.
         lr: learning rate of imitation by Adam.
@@ -327,8 +330,9 @@ class ForwardModelImitation(Stateful):
             steps,
             num_updates=num_updates,
             batch_size=batch_size,
-            transforms=filters,
+            transforms=[f for f in filters if not getattr(f, "walks_back", False)],
         )
+        self.path_filters = [f for f in filters if getattr(f, "walks_back", False)]
         self.draws: BatchSource = Draws()
 
     def _reverse(self, data: TensorDictBase) -> TensorDictBase:
@@ -356,8 +360,11 @@ class ForwardModelImitation(Stateful):
             metrics = self.train_model(self.trajectories, replay_buffer)
             starts = self.draws.candidates(replay_buffer, self.state_batch_size)
             assert starts is not None
-            rollouts = self._reverse(self.generate(starts))  # forwards from where they start
-            best = self.ends.rank(rollouts[:, -1]["next"])
+            imagined = self.generate(starts)  # reversed: where they start is their end state,
+            for path_filter in self.path_filters:  # so that filters walk away from it
+                imagined = path_filter(imagined)
+            rollouts = self._reverse(imagined)
+            best = self.ends.rank(_last_kept(rollouts)["next"])
             metrics |= self.imitate(rollouts[best], share)
         return metrics | self.schedule.metrics
 
@@ -374,6 +381,15 @@ class ForwardModelImitation(Stateful):
             "train_model": self.train_model,
             "imitate": self.imitate,
         }
+
+
+def _last_kept(rollouts: TensorDictBase) -> TensorDictBase:
+    """Return the last step that the mask leaves of each rollout, or its first step."""
+    mask = rollouts.get("mask", None)
+    if mask is None:
+        return rollouts[:, -1]
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(1)
+    return rollouts[torch.arange(len(rollouts), device=mask.device), last]
 
 
 class NoRecall:

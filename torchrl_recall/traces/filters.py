@@ -70,6 +70,8 @@ class LoopErasure(TensorDictModuleBase):
         tensor([[False, False,  True,  True]])
     """
 
+    walks_back = True  # from the end state, so that order matters
+
     def __init__(
         self,
         radius: float = 0.0,
@@ -216,6 +218,8 @@ class WithinSupport(TensorDictModuleBase):
         tensor([[False, False,  True]])
     """
 
+    walks_back = True  # from the end state, so that order matters
+
     def __init__(
         self,
         normalize: Callable[[Tensor], Tensor],
@@ -274,6 +278,8 @@ class NearVisited(TensorDictModuleBase):
         >>> NearVisited(lambda: torch.tensor([[0.0], [1.0], [2.0]]), radius=0.5)(traces)["mask"]
         tensor([[False, False,  True]])
     """
+
+    walks_back = True  # from the end state, so that order matters
 
     def __init__(
         self,
@@ -334,6 +340,8 @@ class ConfidentSteps(TensorDictModuleBase):
         >>> ConfidentSteps(model, 0.4)(traces)["mask"]
         tensor([[True, True, True]])
     """
+
+    walks_back = True  # from the end state, so that order matters
 
     def __init__(
         self, model: BacktrackingModel, min_probability: float, *, mask_key: NestedKey = "mask"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from gymnasium import spaces
 from torchrl_recall.trainers.schema import ConfigError
 from torchrl_recall.trainers.tasks.collectors import StepCollector
 from torchrl_recall.trainers.tasks.gym import make_env
-from torchrl_recall.trainers.tasks.gym_task import make_task
+from torchrl_recall.trainers.tasks.gym_task import longest_episode, make_task
 
 
 class Task(gymnasium.Env):
@@ -146,3 +148,49 @@ def test_a_trial_touches_no_random_state():
 def test_advice_about_versions_is_true(name):
     with pytest.raises(ConfigError, match=r"The newest version is HalfCheetah-v5\."):
         make_task(name)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "tasks_of_mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("tasks_of_mine", None)
+
+
+MODULE = """
+import gymnasium
+from torchrl.envs import GymEnv
+
+def hopper():
+    return gymnasium.make("Hopper-v5", max_episode_steps=33)
+
+def bare():
+    from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+    return HopperEnv()
+
+def of_torchrl():
+    return GymEnv("Hopper-v5")
+"""
+
+
+@pytest.mark.parametrize(("function", "limit"), [("hopper", 33), ("bare", None)])
+def test_a_task_without_an_id_is_made_by_a_function(function, limit, module):
+    entry_point = f"tasks_of_mine:{function}"
+    env = make_env("mine", entry_point=entry_point, seed=0)
+    assert env.rollout(3)["observation"].shape == (3, 11)
+    assert longest_episode("mine", entry_point) == limit
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "reason"),
+    [
+        ("tasks_of_mine:walker", "has no attribute 'walker'"),
+        ("no_module_here:f", "No module named 'no_module_here'"),
+        ("tasks_of_mine", "cannot be imported"),
+        ("tasks_of_mine:of_torchrl", "returned a GymEnv, not a gymnasium.Env"),
+    ],
+)
+def test_entry_points_that_do_not_fit_are_named(entry_point, reason, module):
+    with pytest.raises(ConfigError, match=reason):
+        make_env("mine", entry_point=entry_point)

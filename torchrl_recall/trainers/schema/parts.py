@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -96,7 +96,13 @@ class EnvConfig(Group):
 
     name: Text
     observation_keys: list[Text] | None
+    entry_point: Text | None
     trace_length: Count
+
+    @property
+    def making(self) -> dict[str, Any]:
+        """Return how the task is made, besides its name."""
+        return {"observation_keys": self.observation_keys, "entry_point": self.entry_point}
 
 
 class SharedBatchConfig(Group):

@@ -242,7 +242,7 @@ def make_collector(
         config.env.name,
         device,
         clip_actions=clip_actions,
-        observation_keys=config.env.observation_keys,
+        **config.env.making,
     )
     with workers_ignore_signals():
         copies = ParallelEnv(config.collector.num_envs, make_copy)

@@ -30,6 +30,7 @@ def make_env(
     clip_actions: bool = False,
     seed: int | None = None,
     observation_keys: Sequence[str] | None = None,
+    entry_point: str | None = None,
 ) -> TransformedEnv:
     """Make a task with a vector observation and a bounded continuous action.
 
@@ -43,6 +44,7 @@ def make_env(
             them.
         seed: of the environment.
         observation_keys: entries of a Dict observation, joined in this order.
+        entry_point: ``module:function`` that returns the task, where it has no id.
 
     Returns:
         The environment, its observations as float32.
@@ -50,7 +52,7 @@ def make_env(
     Raises:
         ConfigError: there is no such task, or its spaces are of another kind.
     """
-    task = make_task(name, observation_keys=observation_keys)
+    task = make_task(name, observation_keys=observation_keys, entry_point=entry_point)
     space = cast(Box, task.action_space)
     on_cpu = device is None or device.type == "cpu"  # no device then means no casts
     env = TransformedEnv(GymWrapper(task, device=None if on_cpu else device), DoubleToFloat())

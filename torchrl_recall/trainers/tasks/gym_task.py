@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -17,7 +17,9 @@ from torchrl_recall.trainers.schema.parts import ConfigError
 __all__ = ["longest_episode", "make_task"]
 
 
-def make_task(name: str, *, observation_keys: Sequence[str] | None = None) -> gymnasium.Env:
+def make_task(
+    name: str, *, observation_keys: Sequence[str] | None = None, entry_point: str | None = None
+) -> gymnasium.Env:
     """Make a Gymnasium task whose observation is one vector of floats.
 
     Integers, lists and the named entries of a Dict become such a vector.
@@ -27,34 +29,70 @@ def make_task(name: str, *, observation_keys: Sequence[str] | None = None) -> gy
 
     Keyword Args:
         observation_keys: entries of a Dict observation, joined in this order.
+        entry_point: ``module:function`` that returns the task, where it has no id; the name is then
+            only a name.
 
     Raises:
         ConfigError: there is no such task, or its observations are of another kind, or it does not
             keep to Gymnasium's interface.
     """
-    spec = _spec(name)
-    try:
-        task = gymnasium.make(name, disable_env_checker=True)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(
-            f"env.name={name!r} could not be made: {reason}.{_newest(name)}"
-        ) from error
+    make = _maker(name, entry_point)
+    task = make()
     space = task.observation_space
     keys = _keys_of(name, space, observation_keys)
     for part, box in keys.items():
         _check_observation_space(f"{name}{f'[{part!r}]' if part else ''}", box)
     _check_action_space(name, task.action_space)
-    is_gymnasiums_own = str(spec.entry_point).startswith("gymnasium.envs")
-    numbers = True if is_gymnasiums_own else _returns_numbers(name, keys)
+    is_gymnasiums_own = type(task.unwrapped).__module__.startswith("gymnasium.envs")
+    numbers = True if is_gymnasiums_own else _returns_numbers(name, make, keys)
     if numbers and not isinstance(space, Dict) and space.dtype in (np.float32, np.float64):
         return task
     return _AsVector(task, keys)
 
 
-def longest_episode(name: str) -> int | None:
-    """Return the time limit of a Gymnasium task, if it has one."""
-    return _spec(name).max_episode_steps
+def longest_episode(name: str, entry_point: str | None = None) -> int | None:
+    """Return the time limit of a task, if it says one."""
+    if entry_point is None:
+        return _spec(name).max_episode_steps
+    task = _maker(name, entry_point)()
+    task.close()
+    return None if task.spec is None else task.spec.max_episode_steps
+
+
+def _maker(name: str, entry_point: str | None) -> Callable[[], gymnasium.Env]:
+    """Return what makes the task, by its id or by the user's own function."""
+    if entry_point is None:
+        _spec(name)
+        return lambda: _made(name)
+    module, _, function = entry_point.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"env.entry_point={entry_point!r} cannot be imported: {error}. Write module:function, "
+            "and put the module's folder into PYTHONPATH."
+        ) from error
+
+    def checked() -> gymnasium.Env:
+        task = make()
+        if not isinstance(task, gymnasium.Env):
+            raise ConfigError(
+                f"env.entry_point={entry_point!r} returned a {type(task).__name__}, not a "
+                "gymnasium.Env. Compose environments of TorchRL in a loop of your own."
+            )
+        return task
+
+    return checked
+
+
+def _made(name: str) -> gymnasium.Env:
+    try:
+        return gymnasium.make(name, disable_env_checker=True)
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"env.name={name!r} could not be made: {reason}.{_newest(name)}"
+        ) from error
 
 
 def _spec(name: str) -> EnvSpec:
@@ -155,13 +193,15 @@ def _check_action_space(name: str, space: gymnasium.Space) -> None:
         )
 
 
-def _returns_numbers(name: str, keys: dict[str, gymnasium.Space]) -> bool:
+def _returns_numbers(
+    name: str, make: Callable[[], gymnasium.Env], keys: dict[str, gymnasium.Space]
+) -> bool:
     """Try a task that is not Gymnasium's own once, on an instance that is thrown away.
 
     Returns:
         Whether observations are arrays and rewards are numbers, so that nothing is to be cast.
     """
-    with gymnasium.make(name, disable_env_checker=True) as task:
+    with make() as task:
         parameters = inspect.signature(task.unwrapped.reset).parameters
         if not {"seed", "kwargs"} & set(parameters):
             raise ConfigError(

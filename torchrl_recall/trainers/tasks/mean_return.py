@@ -47,7 +47,7 @@ class MeanReturn(Evaluation):
             config.env.name,
             device,
             clip_actions=clip_actions,
-            observation_keys=config.env.observation_keys,
+            **config.env.making,
         )
         self.seed, self.num_episodes = config.seed + _SEED_OFFSET, config.eval.num_episodes
         self.max_steps, self._warned = config.eval.max_steps, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 
+import gymnasium
 import mujoco
 import numpy as np
 from torchrl.envs import TransformedEnv
@@ -58,7 +59,7 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     """
     if state is None:
         warnings.warn(
-            f"{env.base_env._env.spec.id} is not a MuJoCo task, so its state could not be saved: "
+            f"{_name(env.base_env._env)} is not a MuJoCo task, so its state could not be saved: "
             "the resumed run starts a new episode and is not bitwise the uninterrupted one.",
             stacklevel=2,
         )
@@ -73,12 +74,16 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     load_python_state(wrapped, state["python"])
     if _model_sha256(task.model) != state["model_sha256"]:
         warnings.warn(
-            f"the physical model of {wrapped.spec.id} was changed after it was made (a mass, a "
+            f"the physical model of {_name(wrapped)} was changed after it was made (a mass, a "
             "friction, ...), which is not saved: the resumed run is not bitwise the uninterrupted "
             "one.",
             stacklevel=2,
         )
     return True
+
+
+def _name(env: gymnasium.Env) -> str:
+    return type(env.unwrapped).__name__ if env.spec is None else env.spec.id
 
 
 def _model_sha256(model: mujoco.MjModel) -> str:
