@@ -99,12 +99,16 @@ def test_traces_end_where_the_visited_states_do():
     assert near(traces)["mask"].tolist() == [[False, True]]
 
 
-def test_hindsight_sac_runs_and_resumes_bitwise(tmp_path):
-    words = tiny("none", host="hindsight_sac", sac__num_updates=3, sac__num_cells="[8,8]")
+@pytest.mark.parametrize("recall", ["none", "backtracking", "self_imitation"])
+def test_hindsight_sac_runs_and_resumes_bitwise(recall, tmp_path):
+    words = tiny(recall, host="hindsight_sac", sac__num_updates=3, sac__num_cells="[8,8]")
     words.append("hindsight.buffer_size=500")
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert train(whole, words) == 0
     assert {"sac/loss_actor", "sac/alpha", "goal_gan/good"} <= set(metrics(whole)[-1])
+    if recall != "none":  # Eq. 3 moved the policy towards goals that traces reach
+        assert float(metrics(whole)[-1]["recall/ready"]) == 1
+        assert float(metrics(whole)[-1]["recall/kept"]) > 0
     stopped_copy(whole, again, checkpoint_frames(whole)[1])
     assert train(again, [*words, "resume=auto"]) == 0
     assert sha256(again) == sha256(whole)
@@ -121,7 +125,6 @@ def test_hindsight_sac_runs_and_resumes_bitwise(tmp_path):
         ("eval.target=1.5", r"eval\.target must be at most 1"),
         ("recall.method=prioritized_replay", r"recall\.method must be one of"),
         ("host=ppo", r"host must be one of trpo, hindsight_sac"),
-        ("host=hindsight_sac", r"takes recall=none, not recall=backtracking"),
         ("hindsight.ratio=1.5", r"hindsight\.ratio must be at most 1"),
         ("recall.support_radius=0", r"recall\.support_radius must be positive"),
     ],

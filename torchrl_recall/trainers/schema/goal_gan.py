@@ -131,11 +131,3 @@ class GoalGANRecallConfig(RunConfig):
     def frames_per_batch(self) -> int:
         """Return the frames between two updates of the policy."""
         return self.num_goals * self.collector.num_rollouts * self.env.max_steps
-
-    def faults(self) -> Iterator[str]:
-        """Refuse recall for a host that does without."""
-        if self.host == "hindsight_sac" and self.recall.method != "none":
-            yield (
-                "host=hindsight_sac is a control of its own and takes recall=none, not "
-                f"recall={self.recall.name}; recall goes with host=trpo."
-            )
