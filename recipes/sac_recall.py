@@ -15,13 +15,14 @@ if TYPE_CHECKING:  # libraries are imported where they are used, so that --help 
     import torch
     from tensordict import TensorDictBase
 
+    from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
     from torchrl_recall.trainers.hosts.sac import SAC
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.runs.run import Run
     from torchrl_recall.trainers.schema import SACRecallConfig
 
 
-def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
+def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | REDQ | TD3]:
     """Compose the recipe's parts."""
     from functools import partial
 
@@ -35,6 +36,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
         StateValues,
     )
     from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
     from torchrl_recall.trainers.hosts.sac import SAC
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.collectors import make_collector
@@ -43,8 +45,9 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
     from torchrl_recall.trainers.tasks.mean_return import MeanReturn
 
     env = make_env(config.env.name, device, seed=config.seed, **config.env.making)
-    sac = SAC(env, config, device)  # TorchRL's SACLoss, Adam, soft targets
-    critic = StateValues(sac.loss_module, compile=bool(config.compile))  # V and Q, from the loss
+    hosts: dict[str, type[SAC | REDQ | TD3]] = {"sac": SAC, "redq": REDQ, "td3": TD3}
+    host = hosts[config.host](env, config, device)  # TorchRL's loss, Adam, soft targets
+    critic = StateValues(host.loss_module, compile=bool(config.compile))  # V and Q, from the loss
     states = CriticStates(  # Alg. 2, l.6: argmax V
         critic, config.recall.num_high_value_states, temperature=config.recall.temperature
     )
@@ -52,7 +55,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
     recall = build_recall(  # or the control that `recall=` names
         config,
         partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
-        ImitationLoss(sac.actor),  # Eq. 3
+        ImitationLoss(host.policy),  # Eq. 3
         high_value_states=states,
         critic=critic,
         gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
@@ -63,20 +66,20 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC]:
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=config.replay_buffer.batch_size)
     random_frames = config.collector.init_random_frames
-    collector = make_collector(env, sac.actor, config, device, init_random_frames=random_frames)
-    evaluation = MeanReturn(sac.actor, config, device)
-    return Parts(config.env.name, env, collector, replay_buffer, sac, recall, evaluation)
+    collector = make_collector(env, host.explorer, config, device, init_random_frames=random_frames)
+    evaluation = MeanReturn(host.actor, config, device)
+    return Parts(config.env.name, env, collector, replay_buffer, host, recall, evaluation)
 
 
 def learn(
-    parts: Parts[SAC], data: TensorDictBase, config: SACRecallConfig, frames: int
+    parts: Parts[SAC | REDQ | TD3], data: TensorDictBase, config: SACRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
     """Learn from a batch of frames, after some others: Algorithm 1, lines 5 to 13."""
     parts.add_frames(data)  # l.5
     parts.recall.extend(data)  # l.5, the top k_traj
     if frames < config.collector.init_random_frames:
         return {}
-    for _ in range(config.sac.num_updates * data.numel()):
+    for _ in range(parts.host.num_updates * data.numel()):
         losses = parts.host.update(parts.replay_buffer.sample())  # l.6-7
     return dict(losses.items()) | parts.recall.step(parts.replay_buffer)  # l.8-13
 

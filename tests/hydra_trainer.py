@@ -11,7 +11,6 @@ from torchrl.envs import GymEnv
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 from torchrl.trainers.algorithms import SACTrainer
-from torchrl.trainers.algorithms.configs.trainers import _register_trainer_hooks
 
 
 def make(hooks: list) -> SACTrainer:
@@ -37,5 +36,6 @@ def make(hooks: list) -> SACTrainer:
         enable_logging=False,
         progress_bar=False,
     )
-    _register_trainer_hooks(trainer, hooks)  # as TorchRL's own Hydra trainers do
+    for hook in hooks:  # as TorchRL's own Hydra trainers do
+        hook.register(trainer)
     return trainer

@@ -272,7 +272,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys, num
     assert f"stopped by {number.name}" in output
     words = shlex.split(output.strip().splitlines()[-1])
     assert words[1] == "recipe.py"
-    assert words[-2:] == [f"run_dir={tmp_path / 'a run'}", "resume=auto"]
+    assert words[-2:] == [f"run_dir='{tmp_path / 'a run'}'", "resume=auto"]
     monkeypatch.setattr(Faulty, "fault", {})
     assert train(tmp_path / "a run", [*words[2:-2], "resume=auto"]) == 0
     assert sha256(tmp_path / "a run") == sha256(tmp_path / "whole")

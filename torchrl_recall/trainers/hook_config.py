@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from torchrl.trainers.algorithms.configs.hooks import HookConfig
 
 __all__ = ["RecallHookConfig"]
 
@@ -16,7 +15,7 @@ def _make_recall() -> dict[str, Any]:
 
 
 @dataclass
-class RecallHookConfig(HookConfig):
+class RecallHookConfig:
     """Configuration of :class:`~torchrl_recall.RecallHook`.
 
     ``recall`` is a partial that makes recall of the trainer, :func:`~torchrl_recall.make_recall`

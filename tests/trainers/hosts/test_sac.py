@@ -11,7 +11,8 @@ from recipe_fixtures import configure, tiny
 from tensordict import TensorDict
 from torch import nn
 
-from torchrl_recall.trainers.hosts.sac import SAC, GaussianParameters
+from torchrl_recall.trainers.hosts.networks import GaussianParameters
+from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.tasks.gym import make_env
 
 CPU = torch.device("cpu")

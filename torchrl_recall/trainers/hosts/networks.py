@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torchrl.envs import EnvBase
+from collections.abc import Sequence
 
-__all__ = ["ConcatInputs", "policy_inputs"]
+import torch
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.data import TensorSpec
+from torchrl.envs import EnvBase
+from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
+
+__all__ = ["ConcatInputs", "GaussianParameters", "make_qvalues", "policy_inputs", "squashed_actor"]
 
 
 class ConcatInputs(nn.Sequential):
@@ -29,3 +34,74 @@ def policy_inputs(env: EnvBase) -> tuple[list[str], int]:
     spec = env.observation_spec_unbatched
     keys = [key for key in ("observation", "desired_goal") if key in spec.keys()]  # noqa: SIM118
     return keys, sum(spec[key].shape[-1] for key in keys)
+
+
+class GaussianParameters(nn.Module):
+    """A split of a network's output into mean and standard deviation before the squashing.
+
+    The logarithm of the latter is clamped to [-20, 2], as in Haarnoja et al. (2018). TorchRL's
+    default extractor bounds the deviation by 0.1 from below, which keeps SAC from sharpening.
+    """
+
+    def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn shape ``[*batch, 2 * dim]`` into two of ``[*batch, dim]``."""
+        loc, log_scale = parameters.chunk(2, -1)
+        return loc, log_scale.clamp(-20.0, 2.0).exp()
+
+
+def squashed_actor(
+    env: EnvBase, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
+) -> ProbabilisticActor:
+    """Build a policy: a Gaussian, squashed into the bounds of the action.
+
+    Args:
+        env: gives the inputs.
+        spec: of the action.
+        num_cells: hidden units of each layer.
+        device: where it is.
+    """
+    in_keys, in_features = policy_inputs(env)
+    out_features = 2 * spec.shape[-1]
+    policy = _mlp(in_features, out_features, num_cells, device)
+    return ProbabilisticActor(
+        TensorDictModule(ConcatInputs(policy, GaussianParameters()), in_keys, ["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        spec=spec,
+        distribution_class=TanhNormal,
+        distribution_kwargs={"low": spec.space.low, "high": spec.space.high},
+        return_log_prob=False,
+    )
+
+
+def make_qvalues(
+    env: EnvBase, spec: TensorSpec, num_cells: Sequence[int], device: torch.device, *, num: int
+) -> list[ValueOperator]:
+    """Build critics Q(s, a), each with initial weights of its own.
+
+    Args:
+        env: gives the inputs.
+        spec: of the action.
+        num_cells: hidden units of each layer.
+        device: where they are.
+
+    Keyword Args:
+        num: how many.
+    """
+    in_keys, in_features = policy_inputs(env)
+    in_features += spec.shape[-1]
+    return [
+        ValueOperator(_mlp(in_features, 1, num_cells, device), in_keys=[*in_keys, "action"])
+        for _ in range(num)
+    ]
+
+
+def _mlp(
+    in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
+) -> MLP:
+    return MLP(
+        in_features=in_features,
+        out_features=out_features,
+        num_cells=num_cells,
+        activation_class=nn.ReLU,
+        device=device,
+    )

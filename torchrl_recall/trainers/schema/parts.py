@@ -33,11 +33,13 @@ __all__ = [
     "LoggerConfig",
     "OptimConfig",
     "PolicyConfig",
+    "REDQConfig",
     "RecallConfig",
     "Resume",
     "RunConfig",
     "SACConfig",
     "SharedBatchConfig",
+    "TD3Config",
     "TRPOConfig",
 ]
 
@@ -129,6 +131,40 @@ class SACConfig(Group):
     target_update_tau: Fraction
     alpha_init: Positive
     num_updates: Count
+
+
+class TD3Config(Group):
+    """Settings of TD3."""
+
+    num_cells: list[Count]
+    gamma: Fraction
+    target_update_tau: Fraction
+    policy_delay: Count
+    policy_noise: AtLeastZero
+    noise_clip: AtLeastZero
+    exploration_noise: AtLeastZero
+    imitation_scale: Positive
+    num_updates: Count
+
+
+class REDQConfig(Group):
+    """Settings of REDQ."""
+
+    num_cells: list[Count]
+    gamma: Fraction
+    target_update_tau: Fraction
+    alpha_init: Positive
+    num_qvalue_nets: Count
+    sub_sample_len: Count
+    num_updates: Count
+
+    def faults(self) -> Iterator[str]:
+        """Refuse a target of as many critics as there are, which TorchRL would cut silently."""
+        if self.sub_sample_len >= self.num_qvalue_nets:
+            yield (
+                f"redq.sub_sample_len={self.sub_sample_len} must be below "
+                f"redq.num_qvalue_nets={self.num_qvalue_nets}."
+            )
 
 
 class RecallConfig(Group):

@@ -14,9 +14,11 @@ from torchrl_recall.trainers.schema.parts import (
     EvalConfig,
     OptimConfig,
     RecallConfig,
+    REDQConfig,
     RunConfig,
     SACConfig,
     SharedBatchConfig,
+    TD3Config,
 )
 from torchrl_recall.trainers.schema.ranges import Count, CountOrZero, Positive
 
@@ -64,7 +66,10 @@ class SACRecallConfig(RunConfig):
     env: EnvConfig
     collector: CollectorConfig
     replay_buffer: ReplayBufferConfig
+    host: Literal["sac", "redq", "td3"]
     sac: SACConfig
+    redq: REDQConfig
+    td3: TD3Config
     optim: OptimConfig
     eval: EvalConfig
     recall: SACTracesConfig

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import ExplorationType, ParallelEnv, TransformedEnv
@@ -28,7 +28,7 @@ Policy = Callable[[Tensor], Tensor]
 
 
 def make_policy(
-    actor: ProbabilisticTensorDictSequential, exploration: ExplorationType, *, compile: bool
+    actor: TensorDictModuleBase, exploration: ExplorationType, *, compile: bool
 ) -> Policy:
     """Return the actor as it acts: observation in, action out, without gradients.
 
@@ -207,7 +207,7 @@ class ParallelCollector:
 
 def make_collector(
     env: TransformedEnv,
-    actor: ProbabilisticTensorDictSequential,
+    actor: TensorDictModuleBase,
     config: SACRecallConfig | OnPolicyRecallConfig,
     device: torch.device,
     *,

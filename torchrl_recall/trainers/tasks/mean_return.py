@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import torch
-from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import ExplorationType
 
@@ -36,7 +36,7 @@ class MeanReturn(Evaluation):
 
     def __init__(
         self,
-        actor: ProbabilisticTensorDictSequential,
+        actor: TensorDictModuleBase,
         config: SACRecallConfig | OnPolicyRecallConfig,
         device: torch.device,
         *,

@@ -1,0 +1,208 @@
+"""TD3 and REDQ: hosts whose critics take more steps than their policy, from TorchRL's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import Tensor, nn
+from torchrl.data import TensorSpec
+from torchrl.envs import EnvBase, ExplorationType
+from torchrl.envs.utils import exploration_type
+from torchrl.modules import MLP, TanhModule
+from torchrl.objectives import LossModule, REDQLoss, SoftUpdate, TD3Loss
+from torchrl.objectives.utils import TargetNetUpdater
+
+from torchrl_recall.modules.policies import GaussianPolicy
+from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.trainers.hosts.networks import make_qvalues, policy_inputs, squashed_actor
+from torchrl_recall.trainers.schema import SACRecallConfig
+
+__all__ = ["REDQ", "TD3"]
+
+Losses = Callable[[TensorDictBase], TensorDictBase]
+
+
+class DelayedPolicy(Stateful):
+    """A gradient step of the critics on each batch, and one of the policy on every nth.
+
+    Args:
+        loss_module: the losses.
+        lr: of Adam, for each of the two.
+        policy_delay: n.
+        critic_losses: of the critics.
+        policy_losses: of the policy.
+        critic_targets: moved with the critics.
+        policy_targets: moved with the policy.
+        compile: whether both steps are compiled.
+    """
+
+    def __init__(
+        self,
+        loss_module: LossModule,
+        *,
+        lr: float,
+        policy_delay: int,
+        critic_losses: Losses,
+        policy_losses: Losses,
+        critic_targets: TargetNetUpdater | None,
+        policy_targets: TargetNetUpdater | None,
+        compile: bool,
+    ) -> None:
+        self.loss_module, self.policy_delay, self.num_steps = loss_module, policy_delay, 0
+        critics: list[Tensor] = []
+        rest: list[Tensor] = []
+        for name, parameter in loss_module.named_parameters():
+            if parameter.requires_grad:
+                (critics if name.startswith("qvalue_network") else rest).append(parameter)
+        self.optimizers = [torch.optim.Adam(group, lr, fused=True) for group in (critics, rest)]
+        steps = (critic_losses, critic_targets), (policy_losses, policy_targets)
+        self._critic_step, self._policy_step = (
+            make_update(loss_module, optimizer, targets, loss_fn=losses, compile=compile)
+            for optimizer, (losses, targets) in zip(self.optimizers, steps, strict=True)
+        )
+
+    def update(self, batch: TensorDictBase) -> TensorDictBase:
+        """Take the steps that are due on a batch (Alg. 1, lines 6 and 7)."""
+        losses = self._critic_step(batch)
+        self.num_steps += 1
+        if self.num_steps % self.policy_delay == 0:
+            losses = losses.update(self._policy_step(batch))
+        return losses
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name weights, targets, optimisers and how many steps were taken."""
+        critic, policy = self.optimizers
+        return {"loss": self.loss_module, "critic": critic, "policy": policy, "steps": _Count(self)}
+
+
+class _Count:
+    """The number of steps of a host, as a part with a state."""
+
+    def __init__(self, host: DelayedPolicy) -> None:
+        self.host = host
+
+    def state_dict(self) -> dict:
+        return {"num_steps": self.host.num_steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.host.num_steps = state["num_steps"]
+
+
+class TD3(DelayedPolicy):
+    """TorchRL's ``TD3Loss`` (Fujimoto et al., 2018): a deterministic policy, delayed and smoothed.
+
+    It explores with Gaussian noise. For imitation it is a Gaussian around its action
+    (:class:`~torchrl_recall.GaussianPolicy`).
+
+    Args:
+        env: gives the specs.
+        config: ``td3``, ``optim`` and ``compile``.
+        device: where the networks are.
+
+    Attributes:
+        actor: the policy.
+        explorer: the policy with noise.
+        policy: the policy as Eq. 3 scores it.
+        num_updates: gradient steps of the critics for each frame.
+    """
+
+    def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
+        spec, td3 = env.action_spec_unbatched.to(device), config.td3
+        in_keys, in_features = policy_inputs(env)
+        net = MLP(
+            in_features=in_features, out_features=spec.shape[-1], num_cells=td3.num_cells,
+            activation_class=nn.ReLU, device=device,
+        )  # fmt: skip
+        squash = TanhModule(in_keys=["action"], spec=spec, low=spec.space.low, high=spec.space.high)
+        actor = TensorDictSequential(TensorDictModule(net, in_keys, ["action"]), squash)
+        self.actor, self.num_updates = actor, td3.num_updates
+        half = (spec.space.high - spec.space.low) / 2
+        noise = _Noise(spec, td3.exploration_noise * half)
+        self.explorer = TensorDictSequential(actor, TensorDictModule(noise, ["action"], ["action"]))
+        self.policy = GaussianPolicy(actor, scale=td3.imitation_scale, spec=spec)
+        loss = TD3Loss(
+            actor,
+            make_qvalues(env, spec, td3.num_cells, device, num=2),
+            action_spec=spec,
+            num_qvalue_nets=2,
+            policy_noise=td3.policy_noise * float(half.max()),
+            noise_clip=td3.noise_clip * float(half.max()),
+            loss_function="l2",
+            delay_actor=True,
+        )
+        loss.make_value_estimator(gamma=td3.gamma)
+        loss.to(device)
+        super().__init__(
+            loss,
+            lr=config.optim.lr,
+            policy_delay=td3.policy_delay,
+            critic_losses=lambda data: TensorDict({"loss_qvalue": loss.value_loss(data)[0]}),
+            policy_losses=lambda data: TensorDict({"loss_actor": loss.actor_loss(data)[0]}),
+            critic_targets=None,
+            policy_targets=SoftUpdate(loss, tau=td3.target_update_tau),
+            compile=bool(config.compile),
+        )
+
+
+class _Noise(nn.Module):
+    """Gaussian noise on actions while exploring."""
+
+    def __init__(self, spec: TensorSpec, scale: Tensor) -> None:
+        super().__init__()
+        self.low, self.high, self.scale = spec.space.low, spec.space.high, scale
+
+    def forward(self, action: Tensor) -> Tensor:
+        if exploration_type() is not ExplorationType.RANDOM:
+            return action
+        noisy = action + self.scale * torch.randn_like(action)
+        return noisy.clamp(self.low, self.high)
+
+
+class REDQ(DelayedPolicy):
+    """TorchRL's ``REDQLoss`` (Chen et al., 2021): many critics, many steps of them for each frame.
+
+    Args:
+        env: gives the specs.
+        config: ``redq``, ``optim`` and ``compile``.
+        device: where the networks are.
+
+    Attributes:
+        actor: the policy, which also explores and is imitated by.
+        num_updates: gradient steps of the critics for each frame.
+    """
+
+    def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
+        spec, redq = env.action_spec_unbatched.to(device), config.redq
+        self.actor = self.policy = self.explorer = squashed_actor(env, spec, redq.num_cells, device)
+        self.num_updates = redq.num_updates
+        loss = REDQLoss(
+            self.actor,
+            make_qvalues(env, spec, redq.num_cells, device, num=redq.num_qvalue_nets),
+            num_qvalue_nets=redq.num_qvalue_nets,
+            sub_sample_len=redq.sub_sample_len,
+            loss_function="l2",
+            alpha_init=redq.alpha_init,
+            action_spec=spec,
+        )
+        loss.make_value_estimator(gamma=redq.gamma)
+        loss.to(device)
+        _ = loss.target_entropy  # a buffer that is made at its first use, and part of the state
+        super().__init__(
+            loss,
+            lr=config.optim.lr,
+            policy_delay=redq.num_updates,
+            critic_losses=_only(loss, ["loss_qvalue"]),
+            policy_losses=_only(loss, ["loss_actor", "loss_alpha"]),
+            critic_targets=SoftUpdate(loss, tau=redq.target_update_tau),
+            policy_targets=None,
+            compile=bool(config.compile),
+        )
+
+
+def _only(loss: LossModule, keys: Sequence[str]) -> Losses:
+    """Return some of a module's losses, which all of its forward computes."""
+    return lambda data: loss(data).select(*keys)
