@@ -143,7 +143,7 @@ class TopTrajectories:
         if data is None:
             raise TypeError(
                 "there is no experience: a collector that is given replay_buffer= yields None. "
-                "Make reader = BufferReader(replay_buffer) before the loop, and offer reader.read()."
+                "Make reader = BufferReader(replay_buffer) before the loop; offer reader.read()."
             )
         if not data.ndim:
             raise ValueError(
