@@ -249,3 +249,8 @@ def test_any_number_of_end_states_takes_one_graph(make_model):
         torch.manual_seed(n)
         again = fresh(end_states_of(n))
         assert all(torch.equal(again[key], traces[n][key]) for key in again.keys(True, True))
+
+
+def test_a_trace_that_would_never_end_is_refused(make_model):
+    with pytest.raises(ValueError, match=r"at most 10,000, got 1,000,000,000"):
+        RecallTraceGenerator(make_model(), trace_length=1_000_000_000)

@@ -24,6 +24,9 @@ Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 # call, and a graph for each would take seconds to compile.
 _ROUND = 32
 
+# Steps of a trace: more would take hours before anybody saw why.
+_LONGEST = 10_000
+
 
 class RecallTraceGenerator(nn.Module):
     r"""Generator of recall traces: it rolls a backtracking model out from high-value states.
@@ -47,7 +50,7 @@ class RecallTraceGenerator(nn.Module):
             compilation fails, a warning says why and the eager step is used.
 
     Raises:
-        ValueError: ``trace_length`` or ``num_traces`` is below one.
+        ValueError: ``trace_length`` is below one or above 10,000, or ``num_traces`` below one.
         TypeError: the model cannot be rolled backwards.
 
     Examples:
@@ -80,6 +83,11 @@ class RecallTraceGenerator(nn.Module):
     ) -> None:
         super().__init__()
         at_least(1, trace_length=trace_length, num_traces=num_traces)
+        if trace_length > _LONGEST:
+            raise ValueError(
+                f"trace_length must be at most {_LONGEST:,}, got {trace_length:,}: a learned model "
+                "leaves the data within tens of steps, and the paper uses 10 to 50."
+            )
         check_backward_model(model)
         self.model = model
         self.trace_length = trace_length

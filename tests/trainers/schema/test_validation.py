@@ -34,6 +34,7 @@ REFUSED = [
     ("sac.num_cells=[16,0]", r"sac\.num_cells must be positive"),
     ("backtracking.num_cells=[16,-1]", r"backtracking\.num_cells must be positive"),
     ("compile=perhaps", r"compile.*perhaps"),
+    ("recall.trace_length=1000000000", r"recall\.trace_length must be at most 10,000"),
     ("torch_threads=100000", r"torch_threads must be at most 1,024"),
     ("seed=4294967296", r"seed must be below 4,294,967,296"),
     ("collector.total_frames=0.5", r"collector\.total_frames.*0\.5"),

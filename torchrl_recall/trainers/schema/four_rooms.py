@@ -19,6 +19,7 @@ from torchrl_recall.trainers.schema.ranges import (
     Seed,
     Text,
     Threads,
+    TraceLength,
 )
 
 __all__ = [
@@ -91,7 +92,7 @@ class FourRoomsRecallConfig(Group):
     batch_size: Count
     lr: Positive
     num_traces: Count
-    trace_length: Count
+    trace_length: TraceLength
     high_value_states: Literal["rewarded", "value"]
     gate: bool
     loop_erasure: bool

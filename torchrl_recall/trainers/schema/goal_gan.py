@@ -25,6 +25,7 @@ from torchrl_recall.trainers.schema.ranges import (
     FractionOrZero,
     Positive,
     Text,
+    TraceLength,
 )
 
 __all__ = [
@@ -42,7 +43,7 @@ class GoalTaskConfig(Group):
     step_size: Positive | None
     goal_radius: Positive | None
     max_steps: Count
-    trace_length: Count
+    trace_length: TraceLength
 
 
 class GoalCollectorConfig(Group):

@@ -19,6 +19,7 @@ from torchrl_recall.trainers.schema.ranges import (
     Seed,
     Text,
     Threads,
+    TraceLength,
 )
 
 __all__ = [
@@ -99,7 +100,7 @@ class EnvConfig(Group):
     name: Text
     observation_keys: list[Text] | None
     entry_point: Text | None
-    trace_length: Count
+    trace_length: TraceLength
 
     @property
     def making(self) -> dict[str, Any]:
@@ -177,7 +178,7 @@ class RecallConfig(Group):
     max_kl: Positive | None
     num_high_value_states: Count
     num_traces: Count
-    trace_length: Count
+    trace_length: TraceLength
     state_batch_size: Count
     max_deviation: Positive | None
     loop_erasure: AtLeastZero | None

@@ -18,6 +18,7 @@ __all__ = [
     "Seed",
     "Text",
     "Threads",
+    "TraceLength",
 ]
 
 
@@ -46,6 +47,7 @@ Count = Annotated[int, Field(gt=0), _Integer]
 CountOrZero = Annotated[int, Field(ge=0), _Integer]
 Seed = Annotated[int, Field(ge=0, lt=2**32), _Integer]
 Threads = Annotated[int, Field(gt=0, le=1024), _Integer]
+TraceLength = Annotated[int, Field(gt=0, le=10_000), _Integer]
 
 Number = Annotated[float, _Float]
 Positive = Annotated[float, Field(gt=0), _Float]
