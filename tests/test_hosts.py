@@ -181,7 +181,7 @@ def test_imitation_makes_imitated_actions_likelier(name):
 
 
 NOT_COMPILED = {"DistributionalDQN"}  # TorchRL's module looks at the numbers that it is given
-COMPILED = ("CrossQ", "TQC", "TD3", "DDPG", "DQN", "DistributionalDQN", "DiscreteSAC", "PPO")
+COMPILED = ("CrossQ", "TD3", "DQN")  # the others are slow proofs
 
 
 @pytest.mark.parametrize(

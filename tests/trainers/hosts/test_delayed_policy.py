@@ -142,7 +142,9 @@ def test_state_goes_on_bitwise(kind, loss):
 
 
 @pytest.mark.filterwarnings("error:.*could not be compiled.*")
-@HOSTS
+@pytest.mark.parametrize(
+    ("kind", "loss"), [(TD3, TD3Loss), pytest.param(REDQ, REDQLoss, marks=pytest.mark.slow)]
+)
 def test_compiled_and_eager_agree(kind, loss):
     found, data = [], transitions(make_env("Hopper-v5"))
     for compile in (False, True):
