@@ -41,7 +41,7 @@ class TopTrajectories:
         reward_key: where rewards are, under ``"next"``.
         done_key: where the end of a trajectory is, under ``"next"``.
         observation_key: where states are, by which a cut stream is noticed.
-        keys: entries to keep, besides those that tell trajectories apart; None keeps all.
+        keys: entries to keep; None keeps all. Those that tell trajectories apart always stay.
         device: where the buffer is.
         on_write: functions that are given each write first, such as
             ``model.update_statistics``.

@@ -1,11 +1,11 @@
-"""What a trace generator asks of a model, so that known dynamics need no networks."""
+"""Define what a trace generator asks of a model; known dynamics need no networks."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
 from tensordict import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import TensorSpec
 
 __all__ = ["BackwardModel", "check_backward_model"]
@@ -13,7 +13,7 @@ __all__ = ["BackwardModel", "check_backward_model"]
 
 @runtime_checkable
 class BackwardModel(Protocol):
-    r"""What can be rolled backwards.
+    r"""Interface of models that can be rolled backwards.
 
     .. math:: a_t \sim q(a_t \mid s_{t+1}), \qquad s_t \sim q(s_t \mid a_t, s_{t+1})
 
@@ -69,13 +69,11 @@ def check_backward_model(model: object) -> None:
     Raises:
         TypeError: an attribute or a method is missing, or it is no ``torch.nn.Module``.
     """
-    missing = [
-        name
-        for name in (*BackwardModel.__annotations__, "sample_action", "sample_observation", "to")
-        if not hasattr(model, name)
-    ]
-    if missing:
+    members = (*BackwardModel.__annotations__, "sample_action", "sample_observation")
+    missing = [name for name in members if not hasattr(model, name)]
+    if missing or not isinstance(model, nn.Module):
+        fault = f"has no {', '.join(missing)}" if missing else "is no torch.nn.Module"
         raise TypeError(
-            f"traces need a BacktrackingModel, or a torch.nn.Module with the members of "
-            f"BackwardModel; {type(model).__name__} has no {', '.join(missing)}."
+            "traces need a BacktrackingModel, or a torch.nn.Module with the members of "
+            f"BackwardModel; {type(model).__name__} {fault}."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -179,8 +180,7 @@ class RecallTraceGenerator(nn.Module):
                 f"{spec.dtype}. Convert them with end_states.to({spec.dtype}), or use torchrl's "
                 "DoubleToFloat."
             )
-        parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-        device = next((p.device for p in parameters), states.device)
+        device = next((p.device for p in cast(nn.Module, model).parameters()), states.device)
         if states.device != device:
             raise ValueError(
                 f"the end states are on {states.device}, but the model is on {device}. Move one "

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
-from torchrl.data import ReplayBuffer
 
 from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
@@ -16,6 +13,7 @@ from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.filters import LoopErasure, WithinSupport
 from torchrl_recall.traces.high_value_states import HighValueStates
+from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.schema import (
     ConfigError,
     GoalGANRecallConfig,
@@ -23,26 +21,7 @@ from torchrl_recall.trainers.schema import (
     SACRecallConfig,
 )
 
-__all__ = ["RecallLike", "build_recall"]
-
-
-class RecallLike(Protocol):
-    """Recall or a control of it, as a recipe's loop sees it."""
-
-    def extend(self, data: TensorDictBase) -> None:
-        """Offer new experience (Alg. 1, line 5)."""
-
-    def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        """Learn, as often as a round is due (Alg. 1, lines 8 to 13)."""
-
-    def drop_unfinished(self) -> None:
-        """Forget open trajectories."""
-
-    def state_dict(self) -> dict:
-        """Return the state."""
-
-    def load_state_dict(self, state: dict, /) -> None:
-        """Restore :meth:`state_dict`."""
+__all__ = ["build_recall"]
 
 
 def build_recall(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any
 
 from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
@@ -22,25 +22,10 @@ from torchrl_recall.modules.state_values import StateValues
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.high_value_states import CriticStates
+from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.runs.packing import pack, unpack
 
 __all__ = ["RecallHook", "make_recall"]
-
-
-class BesideAHost(Protocol):
-    """What runs beside a host: :class:`~torchrl_recall.Recall` and its controls."""
-
-    def extend(self, data: TensorDictBase) -> None:
-        """Take new experience (Alg. 1, line 5)."""
-
-    def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        """Run the rounds that are due (l.8-13)."""
-
-    def state_dict(self) -> dict:
-        """Return the state."""
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
 
 
 def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Recall:
@@ -128,12 +113,12 @@ class RecallHook(TrainerHookBase):
 
     def __init__(
         self,
-        recall: BesideAHost | Callable[[Trainer], BesideAHost],
+        recall: RecallLike | Callable[[Trainer], RecallLike],
         *,
         replay_buffer: ReplayBuffer | None = None,
         buffer_size: int = 100_000,
     ) -> None:
-        self.recall, self.replay_buffer, self.buffer_size = recall, replay_buffer, buffer_size
+        self._given, self._given_buffer, self.buffer_size = recall, replay_buffer, buffer_size
 
     def register(self, trainer: Trainer, name: str = "recall") -> None:
         """Take part in the trainer's loop, its log and its checkpoints.
@@ -147,15 +132,16 @@ class RecallHook(TrainerHookBase):
                 "RecallHook needs whole batches and the learned policy in this process; use "
                 "learner_backend='local' and async_collection=False."
             )
-        if not hasattr(self.recall, "extend"):
-            self.recall = cast(Callable[[Trainer], BesideAHost], self.recall)(trainer)
+        given = self._given
+        self.recall: RecallLike = given(trainer) if callable(given) else given
         of_trainer = getattr(trainer, "replay_buffer", None)
-        if self.replay_buffer is None and not isinstance(trainer, OnPolicyTrainer):
-            self.replay_buffer = of_trainer
-        self.fills = self.replay_buffer is None or self.replay_buffer is not of_trainer
-        if self.replay_buffer is None:
-            storage = LazyTensorStorage(self.buffer_size)
-            self.replay_buffer = TensorDictReplayBuffer(storage=storage)
+        buffer = self._given_buffer
+        if buffer is None and not isinstance(trainer, OnPolicyTrainer):
+            buffer = of_trainer
+        self.fills = buffer is None or buffer is not of_trainer
+        if buffer is None:
+            buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(self.buffer_size))
+        self.replay_buffer: ReplayBuffer = buffer
         written = getattr(trainer.collector, "replay_buffer", None)
         self._reader = None if written is None else BufferReader(written)
 
@@ -168,30 +154,27 @@ class RecallHook(TrainerHookBase):
 
     def extend(self, batch: TensorDictBase) -> None:
         """Take a collected batch, ``[*batch, time]`` (Alg. 1, line 5)."""
-        cast(BesideAHost, self.recall).extend(batch)
+        self.recall.extend(batch)
         trainer, steps = self.trainer, valid_steps(batch)
         frames = trainer.collected_frames + steps.shape.numel() * trainer.frame_skip
         is_skipped = frames < (trainer.collector.init_random_frames or 0)  # by the trainer
         if self.fills or is_skipped:
-            cast(ReplayBuffer, self.replay_buffer).extend(steps.reshape(-1))
+            self.replay_buffer.extend(steps.reshape(-1))
 
     def step(self, optim_steps: int, losses: TensorDictBase | None = None) -> dict[str, float]:
         """Run the rounds that are due (l.8-13), and return what the trainer logs."""
-        recall, replay_buffer = (
-            cast(BesideAHost, self.recall),
-            cast(ReplayBuffer, self.replay_buffer),
-        )
         if self._reader is not None:
-            recall.extend(self._reader.read())
-        return {key: float(value) for key, value in recall.step(replay_buffer).items()}
+            self.recall.extend(self._reader.read())
+        metrics = self.recall.step(self.replay_buffer)
+        return {key: float(value) for key, value in metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as text and a flat dictionary of tensors.
 
         Every kind of a trainer's checkpoints keeps these as they are.
         """
-        state = {"recall": cast(BesideAHost, self.recall).state_dict()}
-        if self.fills and isinstance(self.replay_buffer, ReplayBuffer):
+        state = {"recall": self.recall.state_dict()}
+        if self.fills:
             state["replay_buffer"] = BufferState(self.replay_buffer).state_dict()
         if self._reader is not None:
             state["reader"] = self._reader.state_dict()
@@ -207,10 +190,8 @@ class RecallHook(TrainerHookBase):
             if key != "document"
         }
         state = unpack(json.loads(state_dict["document"]), tensors)
-        cast(BesideAHost, self.recall).load_state_dict(state["recall"])
+        self.recall.load_state_dict(state["recall"])
         if "replay_buffer" in state:
-            BufferState(cast(ReplayBuffer, self.replay_buffer)).load_state_dict(
-                state["replay_buffer"]
-            )
+            BufferState(self.replay_buffer).load_state_dict(state["replay_buffer"])
         if self._reader is not None:
             self._reader.load_state_dict(state["reader"])

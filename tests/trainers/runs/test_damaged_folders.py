@@ -1,4 +1,4 @@
-"""What a run finds or loses in its folder, on its terminal and in memory."""
+"""Damage a run's folder, terminal or memory, and check what it does and says."""
 
 from __future__ import annotations
 

@@ -127,6 +127,14 @@ def test_what_cannot_be_saved_is_named():
         load_python_state(env, python_state(env))
 
 
+def test_a_state_of_its_own_that_cannot_be_saved_is_named(monkeypatch):
+    monkeypatch.setattr(Asked, "get_state", lambda self: {"numbers": iter(range(3))})
+    env = Asked(hopper())
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match=r"Asked.get_state\(\) \(range_iterator\)"):
+        load_python_state(env, python_state(env))
+
+
 def test_what_is_made_later_is_named():
     env, other = Opaque(hopper()), Opaque(hopper())
     for this in (env, other):

@@ -74,22 +74,19 @@ class DelayedPolicy(Stateful):
         return losses
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name weights, targets, optimisers and how many steps were taken."""
+        """Name weights, targets and optimisers."""
         critic, policy = self.optimizers
-        return {"loss": self.loss_module, "critic": critic, "policy": policy, "steps": _Count(self)}
-
-
-class _Count:
-    """The number of steps of a host, as a part with a state."""
-
-    def __init__(self, host: DelayedPolicy) -> None:
-        self.host = host
+        return {"loss": self.loss_module, "critic": critic, "policy": policy}
 
     def state_dict(self) -> dict:
-        return {"num_steps": self.host.num_steps}
+        """Return the parts' state and how many steps were taken."""
+        return super().state_dict() | {"num_steps": self.num_steps}
 
     def load_state_dict(self, state: dict) -> None:
-        self.host.num_steps = state["num_steps"]
+        """Restore :meth:`state_dict`."""
+        parts = dict(state)
+        self.num_steps = parts.pop("num_steps")
+        super().load_state_dict(parts)
 
 
 class TD3(DelayedPolicy):

@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.stateful import Part
-from torchrl_recall.trainers.build_recall import RecallLike
+from torchrl_recall.trainers.recall_like import RecallLike
 
 __all__ = ["Evaluation", "Host", "Parts", "Source"]
 

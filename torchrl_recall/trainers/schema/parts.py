@@ -104,7 +104,7 @@ class EnvConfig(Group):
 
     @property
     def making(self) -> dict[str, Any]:
-        """Return how the task is made, besides its name."""
+        """Return the arguments of ``make_env`` that say how to make the task."""
         return {"observation_keys": self.observation_keys, "entry_point": self.entry_point}
 
 

@@ -27,6 +27,7 @@ _NOT_STATE = (
 )  # fmt: skip
 _PLAIN = (type(None), bool, int, float, str)
 _DEPTH = 8
+_OWN = "get_state()"  # in place of attributes, what a layer says of itself
 
 
 class _CannotBeSavedError(Exception):
@@ -49,11 +50,10 @@ def python_state(env: gymnasium.Env) -> dict:
     unsaved: list[str] = []
     for layer in _layers(env):
         name = type(layer).__name__
-        if _has_protocol(layer):
-            layers.append({"own": _pack(layer.get_state(), _DEPTH)})  # type: ignore[attr-defined]
-            continue
+        asked = _has_protocol(layer)
+        values = {_OWN: layer.get_state()} if asked else vars(layer)  # type: ignore[attr-defined]
         saved = {}
-        for key, value in vars(layer).items():
+        for key, value in values.items():
             if key == "env":  # the next layer
                 continue
             try:
@@ -73,12 +73,12 @@ def load_python_state(env: gymnasium.Env, state: dict) -> None:
     """
     lost = list(state["unsaved"])
     for layer, saved in zip(_layers(env), state["layers"], strict=True):
-        if "own" in saved:
-            layer.set_state(_unpack(saved["own"], None))  # type: ignore[attr-defined]
-            continue
         for key, item in saved["attributes"].items():
             try:
-                setattr(layer, key, _unpack(item, getattr(layer, key, None)))
+                if key == _OWN:
+                    layer.set_state(_unpack(item, None))  # type: ignore[attr-defined]
+                else:
+                    setattr(layer, key, _unpack(item, getattr(layer, key, None)))
             except _CannotBeSavedError as error:
                 lost.append(f"{type(layer).__name__}.{key} ({error})")
     if lost:
