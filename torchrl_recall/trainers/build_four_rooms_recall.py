@@ -26,9 +26,9 @@ from torchrl_recall.seeds.streams import SeedStreams
 from torchrl_recall.traces.filters import ConfidentSteps, LoopErasure
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import HighValueStates
-from torchrl_recall.trainers.build_recall import RecallLike
 from torchrl_recall.trainers.hosts.a2c import A2C
 from torchrl_recall.trainers.hosts.prioritized_replay import PrioritizedReplay
+from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.schema import A2CRecallConfig
 
 __all__ = ["build_four_rooms_recall"]

@@ -17,8 +17,8 @@ from torchrl_recall.recall import Recall
 from torchrl_recall.seeds import (
     SeedStreams,
 )
-from torchrl_recall.trainers.build_recall import RecallLike
 from torchrl_recall.trainers.hosts.a2c import A2C
+from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.runs.parts import Evaluation
 from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 from torchrl_recall.trainers.schema.parts import ConfigError
