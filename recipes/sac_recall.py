@@ -15,14 +15,14 @@ if TYPE_CHECKING:  # libraries are imported where they are used, so that --help 
     import torch
     from tensordict import TensorDictBase
 
-    from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
+    from torchrl_recall.trainers.hosts.delayed_policy import DelayedPolicy
     from torchrl_recall.trainers.hosts.sac import SAC
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.runs.run import Run
     from torchrl_recall.trainers.schema import SACRecallConfig
 
 
-def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | REDQ | TD3]:
+def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedPolicy]:
     """Compose the recipe's parts."""
     from functools import partial
 
@@ -36,6 +36,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | REDQ | T
         StateValues,
     )
     from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.hosts.crossq import CrossQ
     from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
     from torchrl_recall.trainers.hosts.sac import SAC
     from torchrl_recall.trainers.runs.parts import Parts
@@ -45,8 +46,9 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | REDQ | T
     from torchrl_recall.trainers.tasks.mean_return import MeanReturn
 
     env = make_env(config.env.name, device, seed=config.seed, **config.env.making)
-    hosts: dict[str, type[SAC | REDQ | TD3]] = {"sac": SAC, "redq": REDQ, "td3": TD3}
-    host = hosts[config.host](env, config, device)  # TorchRL's loss, Adam, soft targets
+    kinds: dict[str, type[SAC | CrossQ | REDQ | TD3]]
+    kinds = {"sac": SAC, "crossq": CrossQ, "redq": REDQ, "td3": TD3}
+    host = kinds[config.host](env, config, device)  # TorchRL's loss, Adam, soft targets
     critic = StateValues(host.loss_module, compile=bool(config.compile))  # V and Q, from the loss
     states = CriticStates(  # Alg. 2, l.6: argmax V
         critic, config.recall.num_high_value_states, temperature=config.recall.temperature
@@ -72,7 +74,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | REDQ | T
 
 
 def learn(
-    parts: Parts[SAC | REDQ | TD3], data: TensorDictBase, config: SACRecallConfig, frames: int
+    parts: Parts[SAC | DelayedPolicy], data: TensorDictBase, config: SACRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
     """Learn from a batch of frames, after some others: Algorithm 1, lines 5 to 13."""
     parts.add_frames(data)  # l.5

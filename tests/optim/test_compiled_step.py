@@ -6,9 +6,10 @@ import warnings
 
 import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictParams
+from tensordict.nn import TensorDictModule
 from torch import nn
-from torchrl.objectives import HardUpdate, SoftUpdate
+from torchrl.objectives import HardUpdate, LossModule, SoftUpdate
 from updates import run, sac
 
 from torchrl_recall import BacktrackingLoss, ImitationLoss
@@ -63,6 +64,23 @@ def test_recalls_losses_agree_over_100_updates(kind, make_actor, make_model, tra
         results.append(run(update, loss, data, 100)[0])
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, atol=1e-4, rtol=1e-4)
+
+
+class BatchNormalised(LossModule):
+    """A network whose running statistics move whenever it is evaluated in training mode."""
+
+    net: TensorDictModule
+    net_params: TensorDictParams
+    target_net_params: TensorDictParams
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.convert_to_functional(TensorDictModule(layers, ["x"], ["y"]), "net")
+
+    def forward(self, data):
+        with self.net_params.to_module(self.net, preserve_module_state=False):
+            return TensorDict({"loss_x": self.net(data)["y"].square().mean()})
 
 
 OPTIMIZERS = {
@@ -148,3 +166,20 @@ def test_a_mask_that_comes_later_is_respected(make_actor, transitions):
         masked = data.clone().set("mask", torch.arange(64) < 3)
         losses.append([update(batch)["loss_imitation"] for batch in (data, masked, data)])
     torch.testing.assert_close(losses[1], losses[0])
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+def test_running_statistics_move_once_a_step():
+    """As they do eagerly, the first step included, which runs the function once more."""
+    losses, states = [], []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        loss = BatchNormalised()
+        update = make_update(loss, torch.optim.Adam(loss.parameters(), lr=0.1), compile=compile)
+        batches = [torch.randn(8, 3) + 2 for _ in range(4)]
+        losses.append([float(update(TensorDict({"x": x}, [8]))["loss_x"]) for x in batches])
+        states.append({key: value.clone() for key, value in loss.state_dict().items()})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert any(key.endswith("running_mean") for key in states[0])
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+    assert all(int(v) == 4 for k, v in states[1].items() if k.endswith("num_batches_tracked"))

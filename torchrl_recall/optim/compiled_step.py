@@ -36,7 +36,9 @@ class CompiledStep:
 
     The graph takes plain tensors because guards on tensordicts cost as much as a small network.
     Optimisers other than Adam and AdamW, and updaters other than
-    :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph.
+    :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph. Running statistics that
+    the function moves, such as those of batch renormalisation, leave the graph beside the
+    gradients, for within a gradient nothing from outside may be written to.
 
     Args:
         loss_module: any loss module.
@@ -88,6 +90,7 @@ class CompiledStep:
             if self.whole
             else compile_function(self._gradient, settled=(0, 1))
         )
+        self.moving: list[int] = []  # positions among the fixed tensors of running statistics
         self.initialized = False
 
     def __call__(self, *args: TensorDictBase) -> TensorDictBase:
@@ -117,10 +120,20 @@ class CompiledStep:
 
     def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
         """Fix the module's attributes and the optimiser's groups, which the graph assumes."""
-        # Loss modules make some attributes in their first forward.
+        # Loss modules make some attributes in their first forward, which moves running statistics.
         rng = torch.get_rng_state()
+        fixed = [leaf for _, leaf in self.fixed]
+        saved = [(leaf.clone(), leaf._version) for leaf in fixed]
         with torch.no_grad():
             self.loss_fn(*(arg.copy() for arg in args))
+            # torch's own batch normalisation writes without a new version.
+            self.moving = [
+                i
+                for i, (leaf, (value, version)) in enumerate(zip(fixed, saved, strict=True))
+                if leaf._version != version or not torch.equal(leaf, value)
+            ]
+            for i in self.moving:
+                fixed[i].copy_(saved[i][0])
         torch.set_rng_state(rng)
 
         # The optimiser's groups as positions among the trained tensors.
@@ -195,7 +208,9 @@ class CompiledStep:
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Compute the gradients of the trained tensors, clipped, and the detached losses."""
         function = torch.func.grad_and_value(self._loss, has_aux=True)
-        gradients, (_, losses) = function(trained, fixed, data)
+        gradients, (_, (losses, moved)) = function(trained, fixed, data)
+        for i, statistic in zip(self.moving, moved, strict=True):
+            fixed[i].copy_(statistic)
         if self.max_grad_norm is not None:
             steered = [gradients[i] for group in self.groups for i in group]
             norm = get_total_norm(steered, foreach=False)
@@ -205,8 +220,13 @@ class CompiledStep:
 
     def _loss(
         self, trained: list[Tensor], fixed: list[Tensor], data: list[tuple[dict, torch.Size]]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Evaluate ``loss_fn`` with the given tensors in place of the module's parameters."""
+    ) -> tuple[Tensor, tuple[dict[str, Tensor], list[Tensor]]]:
+        """Evaluate ``loss_fn`` with the given tensors in place of the module's parameters.
+
+        Returns:
+            The total; and the losses and the running statistics that they moved.
+        """
+        fixed = [leaf.clone() if i in self.moving else leaf for i, leaf in enumerate(fixed)]
         paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
         values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
         attributes = self.loss_module.__dict__
@@ -216,7 +236,8 @@ class CompiledStep:
         finally:
             for name in values:
                 del attributes[name]
-        return total_loss(losses), dict(losses.detach().items())
+        moved = [fixed[i] for i in self.moving]
+        return total_loss(losses), (dict(losses.detach().items()), moved)
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:

@@ -1,4 +1,4 @@
-"""TD3 and REDQ: steps of critics and policy, targets, exploration, state, and whole runs."""
+"""TD3, REDQ and CrossQ: steps, targets, exploration, state, and whole runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from recipe_fixtures import configure, metrics, sha256, tiny, train
 from tensordict import TensorDict
 from torchrl.envs import ExplorationType, set_exploration_type
-from torchrl.objectives import REDQLoss, TD3Loss
+from torchrl.objectives import CrossQLoss, REDQLoss, TD3Loss
 
+from torchrl_recall.trainers.hosts.crossq import CrossQ
 from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
 from torchrl_recall.trainers.schema import ConfigError
 from torchrl_recall.trainers.tasks.gym import make_env
@@ -18,7 +19,10 @@ from torchrl_recall.trainers.tasks.gym import make_env
 CPU = torch.device("cpu")
 SMALL = ["td3.num_cells=[8,8]", "redq.num_cells=[8,8]", "redq.num_qvalue_nets=4"]
 SMALL += ["redq.num_updates=3", "td3.policy_delay=3"]
-HOSTS = pytest.mark.parametrize(("kind", "loss"), [(TD3, TD3Loss), (REDQ, REDQLoss)])
+SMALL += ["crossq.num_cells=[8,8]", "crossq.critic_num_cells=[16,16]", "crossq.warmup_steps=3"]
+HOSTS = pytest.mark.parametrize(
+    ("kind", "loss"), [(TD3, TD3Loss), (REDQ, REDQLoss), (CrossQ, CrossQLoss)]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def _here(tmp_path, monkeypatch):
 
 def build(kind, *overrides, name="Hopper-v5"):
     torch.manual_seed(0)
-    env = make_env(name)
+    env = make_env(name, seed=0)
     return env, kind(env, configure([*tiny(), *SMALL, *overrides]), CPU)
 
 
@@ -39,7 +43,7 @@ def transitions(env, n=32):
 
 def weights(host, name) -> list[torch.Tensor]:
     params = getattr(host.loss_module, f"{name}_network_params")
-    return [value.detach().clone() for value in params.values(True, True)]
+    return [value.detach().clone() for value in params.values(True, True) if value.requires_grad]
 
 
 def moved(before, after) -> bool:
@@ -91,8 +95,26 @@ def test_settings_reach_the_losses():
     _, redq = build(REDQ, "redq.sub_sample_len=3")
     assert (redq.loss_module.num_qvalue_nets, redq.loss_module.sub_sample_len) == (4, 3)
     assert (redq.num_updates, redq.policy_delay) == (3, 3)
+    _, crossq = build(CrossQ, "crossq.gamma=0.9", "optim.lr=0.01", "crossq.adam_beta1=0.25")
+    assert float(crossq.loss_module.value_estimator.gamma) == pytest.approx(0.9)
+    for optimizer in crossq.optimizers:
+        group = optimizer.param_groups[0]
+        assert (group["lr"], group["betas"]) == (0.01, (0.25, 0.999))
+    assert [w.shape[1] for w in weights(crossq, "qvalue") if w.ndim == 3] == [16, 16, 1]
     with pytest.raises(ConfigError, match=r"sub_sample_len=4 must be below .*num_qvalue_nets=4"):
         configure([*tiny(), *SMALL, "redq.sub_sample_len=4"])
+
+
+def test_published_settings_follow_the_host_unless_they_are_given():
+    found = {}
+    for host in ("sac", "crossq", "redq", "td3"):
+        words = [word for word in tiny() if "init_random_frames" not in word]
+        config = configure([*words, f"host={host}", "collector.total_frames=9000"])
+        found[host] = config.optim.lr, config.collector.init_random_frames
+    assert found == {
+        "sac": (3e-4, 1_000), "crossq": (1e-3, 5_000), "redq": (3e-4, 5_000), "td3": (3e-4, 1_000)
+    }  # fmt: skip
+    assert configure([*tiny(), "host=crossq", "optim.lr=0.5"]).optim.lr == 0.5
 
 
 @HOSTS
@@ -143,11 +165,16 @@ def test_state_goes_on_bitwise(kind, loss):
 
 @pytest.mark.filterwarnings("error:.*could not be compiled.*")
 @pytest.mark.parametrize(
-    ("kind", "loss"), [(TD3, TD3Loss), pytest.param(REDQ, REDQLoss, marks=pytest.mark.slow)]
+    ("kind", "loss"),
+    [
+        (TD3, TD3Loss),
+        pytest.param(REDQ, REDQLoss, marks=pytest.mark.slow),
+        pytest.param(CrossQ, CrossQLoss, marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_and_eager_agree(kind, loss):
     """Steps and targets are long here, so that a wrong factor in either shows."""
-    found, data = [], transitions(make_env("Hopper-v5"))
+    found, data = [], transitions(make_env("Hopper-v5", seed=0))
     long = ["optim.lr=0.01", "td3.target_update_tau=0.25", "redq.target_update_tau=0.25"]
     for compile in (False, True):
         _, host = build(kind, f"compile={compile}", *long)
@@ -160,7 +187,7 @@ def test_compiled_and_eager_agree(kind, loss):
     torch.testing.assert_close(weights_of_eager, weights_of_compiled, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("host", ["td3", "redq"])
+@pytest.mark.parametrize("host", ["td3", "redq", "crossq"])
 @pytest.mark.parametrize("recall", ["none", "backtracking"])
 def test_a_run_resumes_bitwise(host, recall, tmp_path):
     words = tiny(recall, host=host, collector__total_frames=100) + SMALL

@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import (
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictModuleBase,
+    TensorDictSequential,
+)
 from torch import Tensor, nn
 from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase, ExplorationType
@@ -32,13 +37,25 @@ class DelayedPolicy(Stateful):
     Args:
         loss_module: the losses.
         lr: of Adam, for each of the two.
+        betas: of Adam.
         policy_delay: n.
         critic_losses: of the critics.
         policy_losses: of the policy.
         critic_targets: moved with the critics.
         policy_targets: moved with the policy.
         compile: whether both steps are compiled.
+
+    Attributes:
+        actor: the policy.
+        explorer: the policy as it collects.
+        policy: the policy as Eq. 3 scores it.
+        num_updates: gradient steps of the critics for each frame.
     """
+
+    actor: TensorDictModuleBase
+    explorer: TensorDictModuleBase
+    policy: ProbabilisticTensorDictSequential
+    num_updates: int
 
     def __init__(
         self,
@@ -51,6 +68,7 @@ class DelayedPolicy(Stateful):
         critic_targets: TargetNetUpdater | None,
         policy_targets: TargetNetUpdater | None,
         compile: bool,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         self.loss_module, self.policy_delay, self.num_steps = loss_module, policy_delay, 0
         critics: list[Tensor] = []
@@ -58,20 +76,26 @@ class DelayedPolicy(Stateful):
         for name, parameter in loss_module.named_parameters():
             if parameter.requires_grad:
                 (critics if name.startswith("qvalue_network") else rest).append(parameter)
-        self.optimizers = [torch.optim.Adam(group, lr, fused=True) for group in (critics, rest)]
+        self.optimizers = [
+            torch.optim.Adam(group, lr, betas, fused=True) for group in (critics, rest)
+        ]
         steps = (critic_losses, critic_targets), (policy_losses, policy_targets)
-        self._critic_step, self._policy_step = (
+        self.step_critics, self._step_policy = (
             make_update(loss_module, optimizer, targets, loss_fn=losses, compile=compile)
             for optimizer, (losses, targets) in zip(self.optimizers, steps, strict=True)
         )
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Take the steps that are due on a batch (Alg. 1, lines 6 and 7)."""
-        losses = self._critic_step(batch)
+        losses = self.step_critics(batch)
         self.num_steps += 1
         if self.num_steps % self.policy_delay == 0:
-            losses = losses.update(self._policy_step(batch))
+            losses = losses.update(self.step_policy(batch))
         return losses
+
+    def step_policy(self, batch: TensorDictBase) -> TensorDictBase:
+        """Take a step of the policy."""
+        return self._step_policy(batch)
 
     def stateful_parts(self) -> Mapping[str, Part]:
         """Name weights, targets and optimisers."""
@@ -99,12 +123,6 @@ class TD3(DelayedPolicy):
         env: gives the specs.
         config: ``td3``, ``optim`` and ``compile``.
         device: where the networks are.
-
-    Attributes:
-        actor: the policy.
-        explorer: the policy with noise.
-        policy: the policy as Eq. 3 scores it.
-        num_updates: gradient steps of the critics for each frame.
     """
 
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
@@ -166,10 +184,6 @@ class REDQ(DelayedPolicy):
         env: gives the specs.
         config: ``redq``, ``optim`` and ``compile``.
         device: where the networks are.
-
-    Attributes:
-        actor: the policy, which also explores and is imitated by.
-        num_updates: gradient steps of the critics for each frame.
     """
 
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from tensordict.nn import TensorDictModule
@@ -11,7 +11,18 @@ from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 
-__all__ = ["ConcatInputs", "GaussianParameters", "make_qvalues", "policy_inputs", "squashed_actor"]
+__all__ = [
+    "ConcatInputs",
+    "GaussianParameters",
+    "MakeNetwork",
+    "make_qvalues",
+    "mlp",
+    "policy_inputs",
+    "squashed_actor",
+]
+
+# Of numbers of inputs and outputs, hidden units and device.
+MakeNetwork = Callable[[int, int, Sequence[int], torch.device], nn.Module]
 
 
 class ConcatInputs(nn.Sequential):
@@ -49,8 +60,26 @@ class GaussianParameters(nn.Module):
         return loc, log_scale.clamp(-20.0, 2.0).exp()
 
 
+def mlp(
+    in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
+) -> nn.Module:
+    """Build a perceptron with rectifiers."""
+    return MLP(
+        in_features=in_features,
+        out_features=out_features,
+        num_cells=num_cells,
+        activation_class=nn.ReLU,
+        device=device,
+    )
+
+
 def squashed_actor(
-    env: EnvBase, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
+    env: EnvBase,
+    spec: TensorSpec,
+    num_cells: Sequence[int],
+    device: torch.device,
+    *,
+    make: MakeNetwork = mlp,
 ) -> ProbabilisticActor:
     """Build a policy: a Gaussian, squashed into the bounds of the action.
 
@@ -59,10 +88,13 @@ def squashed_actor(
         spec: of the action.
         num_cells: hidden units of each layer.
         device: where it is.
+
+    Keyword Args:
+        make: builds the network.
     """
     in_keys, in_features = policy_inputs(env)
     out_features = 2 * spec.shape[-1]
-    policy = _mlp(in_features, out_features, num_cells, device)
+    policy = make(in_features, out_features, num_cells, device)
     return ProbabilisticActor(
         TensorDictModule(ConcatInputs(policy, GaussianParameters()), in_keys, ["loc", "scale"]),
         in_keys=["loc", "scale"],
@@ -74,7 +106,13 @@ def squashed_actor(
 
 
 def make_qvalues(
-    env: EnvBase, spec: TensorSpec, num_cells: Sequence[int], device: torch.device, *, num: int
+    env: EnvBase,
+    spec: TensorSpec,
+    num_cells: Sequence[int],
+    device: torch.device,
+    *,
+    num: int,
+    make: MakeNetwork = mlp,
 ) -> list[ValueOperator]:
     """Build critics Q(s, a), each with initial weights of its own.
 
@@ -86,22 +124,11 @@ def make_qvalues(
 
     Keyword Args:
         num: how many.
+        make: builds the network of one.
     """
     in_keys, in_features = policy_inputs(env)
     in_features += spec.shape[-1]
     return [
-        ValueOperator(_mlp(in_features, 1, num_cells, device), in_keys=[*in_keys, "action"])
+        ValueOperator(make(in_features, 1, num_cells, device), in_keys=[*in_keys, "action"])
         for _ in range(num)
     ]
-
-
-def _mlp(
-    in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
-) -> MLP:
-    return MLP(
-        in_features=in_features,
-        out_features=out_features,
-        num_cells=num_cells,
-        activation_class=nn.ReLU,
-        device=device,
-    )

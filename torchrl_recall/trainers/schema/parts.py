@@ -27,6 +27,7 @@ __all__ = [
     "BacktrackingConfig",
     "CheckpointConfig",
     "ConfigError",
+    "CrossQConfig",
     "EnvConfig",
     "EvalConfig",
     "ExperienceConfig",
@@ -145,6 +146,19 @@ class TD3Config(Group):
     noise_clip: AtLeastZero
     exploration_noise: AtLeastZero
     imitation_scale: Positive
+    num_updates: Count
+
+
+class CrossQConfig(Group):
+    """Settings of CrossQ."""
+
+    num_cells: list[Count]
+    critic_num_cells: list[Count]
+    gamma: Fraction
+    alpha_init: Positive
+    adam_beta1: Annotated[AtLeastZero, Field(lt=1)]
+    policy_delay: Count
+    warmup_steps: Count
     num_updates: Count
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torchrl_recall.trainers.schema.group import Group
 from torchrl_recall.trainers.schema.parts import (
     BacktrackingConfig,
+    CrossQConfig,
     EnvConfig,
     EvalConfig,
     OptimConfig,
@@ -66,8 +67,11 @@ class SACRecallConfig(RunConfig):
     env: EnvConfig
     collector: CollectorConfig
     replay_buffer: ReplayBufferConfig
-    host: Literal["sac", "redq", "td3"]
+    host: Literal["sac", "crossq", "redq", "td3"]
+    lr_of_host: dict[str, Positive] = Field(default_factory=dict)
+    random_frames_of_host: dict[str, CountOrZero] = Field(default_factory=dict)
     sac: SACConfig
+    crossq: CrossQConfig
     redq: REDQConfig
     td3: TD3Config
     optim: OptimConfig
