@@ -212,7 +212,7 @@ REFUSED = {
         Box(np.array([-1.0, 0.0]), np.array([1.0, 0.0]), dtype=np.float64),
     ),
     "RecipeDict-v0": (Dict(position=VECTOR, goal=VECTOR), ACTION),
-    "RecipePixels-v0": (Box(0, 255, (8, 8, 3), np.uint8), ACTION),
+    "RecipePixels-v0": (Box(0, 255, (64, 64, 3), np.uint8), ACTION),
     "RecipeFloatImage-v0": (Box(0, 1, (8, 8), np.float32), ACTION),
     "RecipeMatrixAction-v0": (VECTOR, Box(-1.0, 1.0, (2, 2), np.float32)),
     "RecipeIntegers-v0": (Box(0, 9, (3,), np.int64), ACTION),
@@ -228,6 +228,18 @@ def _register(name: str, entry_point, **kwargs) -> None:
 
 for _name, _spaces in REFUSED.items():
     _register(_name, lambda spaces=_spaces, **kwargs: Box2(*spaces))
+
+
+class Unsaved(gymnasium.Wrapper):
+    """A task with a part that no checkpoint holds."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.part = iter([])
+
+
+_register("RecipeUnsaved-v0", lambda **kwargs: Unsaved(gymnasium.make("Pendulum-v1")))
+_register("RecipeUnsavedHopper-v0", lambda **kwargs: Unsaved(gymnasium.make("Hopper-v5")))
 _register("RecipeFaulty-v0", lambda **kwargs: Faulty(gymnasium.make("Hopper-v5")))
 
 

@@ -29,6 +29,9 @@ BY_VALUES = {"DQN", "DistributionalDQN", "DiscreteCQL"}  # no actor: they act by
 BY_ACTION = {"TD3", "TD3BC", "DDPG"}  # deterministic actors
 
 
+GREEDY = ("DQN", "DistributionalDQN", "DiscreteCQL")
+
+
 def policy_of(name: str, loss: LossModule) -> tuple[nn.Module, str]:
     """Return the policy that Eq. 3 scores, and what it is wrapped in."""
     if name in BY_VALUES:
@@ -122,9 +125,41 @@ def test_values_are_those_computed_by_hand(name):
     assert ("state_action_value" in out) is (qvalue is not None)
     if qvalue is not None:
         torch.testing.assert_close(out["state_action_value"], qvalue)
+        if name in GREEDY:
+            return  # below
         mask = AdvantageGate(StateValues(loss))(data.clone())["mask"]
         assert torch.equal(mask, (qvalue > value).squeeze(-1))
+        assert mask.any()
     assert CriticStates(StateValues(loss), 8)(data.clone()).shape == (8,)
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_the_gate_takes_the_value_of_the_softmax_where_there_is_no_policy(name):
+    torch.manual_seed(0)
+    loss, data = LOSSES[name](), experience(name)
+    greedy = StateValues(loss)
+    with pytest.raises(ValueError, match=r"no action has an advantage.*temperature=1.0"):
+        AdvantageGate(greedy)
+    critic = StateValues(loss, temperature=0.5)
+    probs = BoltzmannPolicy(loss.value_network, temperature=0.5).get_dist(data.clone()).probs
+    values = torch.stack(
+        [
+            greedy(data.clone().set("action", action.expand(64, 4)))["state_action_value"]
+            for action in torch.eye(4, dtype=torch.bool)
+        ],
+        -1,
+    ).squeeze(-2)
+    out = critic(data.clone())
+    torch.testing.assert_close(out["state_value"], (probs * values).sum(-1, keepdim=True))
+    mask = AdvantageGate(critic)(data.clone())["mask"]
+    assert torch.equal(mask, (out["state_action_value"] > out["state_value"]).squeeze(-1))
+    assert mask.any()
+
+
+@pytest.mark.parametrize("name", ["SAC", "DiscreteSAC", "PPO"])
+def test_a_temperature_is_refused_where_there_is_a_policy(name):
+    with pytest.raises(ValueError, match="leave temperature out"):
+        StateValues(LOSSES[name](), temperature=1.0)
 
 
 @pytest.mark.parametrize("name", LOSSES)

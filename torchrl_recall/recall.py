@@ -161,7 +161,12 @@ class Recall(Stateful):
     ) -> None:
         if filters is None:
             codec = model.observations
-            filters = [WithinSupport(codec.normalize)] if isinstance(codec, ContinuousCodec) else []
+            key = model.observation_key
+            filters = (
+                [WithinSupport(codec.normalize, observation_key=key)]
+                if isinstance(codec, ContinuousCodec)
+                else []
+            )
         steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
         train_model = ModelUpdates(
             BacktrackingLoss(model),

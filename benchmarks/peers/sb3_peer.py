@@ -1,8 +1,8 @@
-"""SAC, PPO and TRPO of Stable-Baselines3 with the hyper-parameters of ``recipes/config``.
+"""Algorithms of Stable-Baselines3 and SBX with the hyper-parameters of ``recipes/config``.
 
 One process per run; rows are appended as they come, and a finished run is not repeated::
 
-    python benchmarks/peers/sb3_peer.py --algorithm sac --env Hopper-v5 --seed 0 --out runs/sb3
+    python benchmarks/peers/sb3_peer.py --algorithm sac --env Hopper-v5 --run-dir runs/sb3
 
 Needs the extra ``peers``.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import time
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,49 @@ import gymnasium
 import numpy as np
 import torch
 from sb3_contrib import TRPO
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 
 
-def make_peer(algorithm: str, env: gymnasium.Env, seed: int) -> BaseAlgorithm:
-    """Make an agent with the settings of the recipe of that name."""
+def make_peer(
+    algorithm: str, env: gymnasium.Env, seed: int, *, library: str = "stable_baselines3"
+) -> BaseAlgorithm:
+    """Make an agent with the settings of the recipe's host of that name.
+
+    Args:
+        algorithm: ``sac``, ``td3``, ``crossq`` (SBX alone), ``ppo`` or ``trpo``.
+        env: what it learns.
+        seed: of the agent.
+
+    Keyword Args:
+        library: ``stable_baselines3`` or ``sbx``, the former's twin in JAX.
+    """
     common: dict[str, Any] = {"env": env, "seed": seed, "device": "cpu"}
-    if algorithm == "sac":
-        return SAC(
-            "MlpPolicy",
-            learning_rate=3e-4,
-            buffer_size=1_000_000,
-            learning_starts=1_000,
-            batch_size=256,
-            tau=0.005,
-            gamma=0.99,
-            train_freq=1,
-            gradient_steps=1,
-            ent_coef="auto",
-            policy_kwargs={"net_arch": [256, 256]},
-            **common,
+    if algorithm in ("sac", "td3", "crossq"):
+        kind = getattr(
+            importlib.import_module(library), {"crossq": "CrossQ"}.get(algorithm, algorithm.upper())
         )
+        common |= {
+            "learning_rate": 3e-4,
+            "buffer_size": 1_000_000,
+            "learning_starts": 1_000,
+            "batch_size": 256,
+            "gamma": 0.99,
+            "train_freq": 1,
+            "gradient_steps": 1,
+            "policy_kwargs": {"net_arch": [256, 256]},
+        }
+        if algorithm == "crossq":
+            common |= {"learning_rate": 1e-3, "learning_starts": 5_000}
+            widths = {"pi": [256, 256], "qf": [2048, 2048]}
+            return kind("MlpPolicy", **common | {"policy_kwargs": {"net_arch": widths}})
+        if algorithm == "td3":
+            assert isinstance(env.action_space, gymnasium.spaces.Box)
+            zeros = np.zeros(env.action_space.shape)
+            common["action_noise"] = NormalActionNoise(zeros, zeros + 0.1)
+        return kind("MlpPolicy", tau=0.005, **common)
     on_policy = {"n_steps": 2_048, "gamma": 0.99, "gae_lambda": 0.95, **common}
     on_policy["policy_kwargs"] = {"net_arch": [64, 64], "activation_fn": torch.nn.Tanh}
     if algorithm == "ppo":
@@ -77,7 +98,12 @@ def make_peer(algorithm: str, env: gymnasium.Env, seed: int) -> BaseAlgorithm:
 def main() -> None:
     """Train one seed and write its evaluations."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--algorithm", choices=["sac", "ppo", "trpo"], default="sac")
+    parser.add_argument(
+        "--algorithm", choices=["sac", "td3", "crossq", "ppo", "trpo"], default="sac"
+    )
+    parser.add_argument(
+        "--library", choices=["stable_baselines3", "sbx"], default="stable_baselines3"
+    )
     parser.add_argument("--env", default="Hopper-v5")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=50_000)
@@ -97,7 +123,7 @@ def main() -> None:
         torch.set_float32_matmul_precision("medium")
     eval_env = gymnasium.make(args.env)
     eval_env.reset(seed=args.seed + 1_000_000)
-    model = make_peer(args.algorithm, gymnasium.make(args.env), args.seed)
+    model = make_peer(args.algorithm, gymnasium.make(args.env), args.seed, library=args.library)
     partial = args.run_dir / "metrics.csv.partial"
     start = time.perf_counter()
     with partial.open("w", newline="") as file:

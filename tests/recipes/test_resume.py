@@ -244,9 +244,10 @@ def test_a_second_run_in_a_live_folder_is_refused(tmp_path):
 
 
 def test_trajectories_of_two_episodes_are_not_joined(tmp_path):
-    # Pendulum's episodes take 200 steps and cannot be saved in their midst.
+    # Pendulum's episodes take 200 steps; with such a wrapper they cannot be saved in their midst.
     changes = {
-        "env__name": "Pendulum-v1", "checkpoint__interval": 250, "collector__total_frames": 500,
+        "env__name": "RecipeUnsaved-v0", "checkpoint__interval": 250,
+        "collector__total_frames": 500,
         "collector__init_random_frames": 480, "eval__interval": 500,
     }  # fmt: skip
     train(tmp_path / "whole", tiny("self_imitation", **changes))

@@ -225,9 +225,9 @@ class TrajectoryStreams:
             self._warned = True
             warnings.warn(
                 f"TopKTrajectories dropped {steps} steps: {reason}. Give data with "
-                "('collector', 'traj_ids') (track_traj_ids=True), mark cuts as done "
-                "(set_truncated=True), or call drop_unfinished() after a reset. num_dropped counts "
-                "all such steps.",
+                "('collector', 'traj_ids') (track_traj_ids=True), step_count or is_init (torchrl's "
+                "StepCounter or InitTracker), mark cuts as done (set_truncated=True), or call "
+                "drop_unfinished() after a reset. num_dropped counts all such steps.",
                 stacklevel=2,
             )
 

@@ -12,6 +12,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBas
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
+from torchrl_recall.checks import positive
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 
 __all__ = ["SACCritic", "StateValues"]
@@ -35,7 +36,8 @@ class StateValues(TensorDictModuleBase):
                                                a value network
     :math:`\min_i Q_i(s, \bar a(s))`           SAC, CrossQ, REDQ, TQC, CQL, TD3, TD3BC, DDPG
     :math:`\sum_a \pi(a \mid s) \, Q(s, a)`    DiscreteSAC
-    :math:`\max_a Q(s, a)`                     DQN, DistributionalDQN, DiscreteCQL
+    :math:`\max_a Q(s, a)`                     DQN, DistributionalDQN, DiscreteCQL; with a
+                                               temperature, the mean of Q under the softmax
     =========================================  =====================================================
 
     where :math:`\bar a(s)` is the policy's deterministic action, so that ranking states and gating
@@ -48,10 +50,13 @@ class StateValues(TensorDictModuleBase):
         loss_module: the loss.
 
     Keyword Args:
+        temperature: of the softmax of Q whose value is V, where the loss trains no policy; that of
+            :class:`~torchrl_recall.BoltzmannPolicy`. None takes the greedy policy's, the maximum.
         compile: compile the evaluation.
 
     Raises:
         TypeError: the loss has no network of values.
+        ValueError: the temperature is not positive, or the loss has a policy of its own.
 
     Examples:
         >>> import torch
@@ -75,7 +80,13 @@ class StateValues(TensorDictModuleBase):
         torch.Size([64])
     """
 
-    def __init__(self, loss_module: LossModule, *, compile: bool = False) -> None:
+    def __init__(
+        self,
+        loss_module: LossModule,
+        *,
+        temperature: float | None = None,
+        compile: bool = False,
+    ) -> None:
         super().__init__()
         self.__dict__["loss_module"] = loss_module  # not a submodule: the loss owns its parameters
         self.action_key: NestedKey = getattr(loss_module.tensor_keys, "action", "action")
@@ -100,6 +111,17 @@ class StateValues(TensorDictModuleBase):
         if self._of_states is None and _network(loss_module, "actor_network"):
             names.append("actor_network")
         self._names = names
+        has_softmax = self._of_all is not None and len(names) == 1
+        if temperature is not None:
+            positive(temperature=temperature)
+            if not has_softmax:
+                raise ValueError(
+                    f"temperature={temperature}, but V of {type(loss_module).__name__} is that of "
+                    "its own policy; leave temperature out."
+                )
+        self.temperature = temperature
+        # V is then the largest Q, so that no action has an advantage.
+        self.is_greedy = has_softmax and temperature is None
 
         keys = [key for name in names for key in getattr(loss_module, name).in_keys]
         self.in_keys = list(dict.fromkeys([*keys, *([self.action_key] if qvalue else [])]))
@@ -185,7 +207,10 @@ class StateValues(TensorDictModuleBase):
         if "actor_network" in params:
             probabilities = self._distribution(states, params).probs
             return (probabilities * of_all).sum(-1, keepdim=True)
-        return of_all.amax(-1, keepdim=True)
+        if self.temperature is None:
+            return of_all.amax(-1, keepdim=True)
+        probabilities = (of_all / self.temperature).softmax(-1)
+        return (probabilities * of_all).sum(-1, keepdim=True)
 
     def _act(self, states: TensorDictBase, params: dict) -> Tensor:
         """Return the policy's deterministic action."""

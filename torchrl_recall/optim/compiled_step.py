@@ -280,13 +280,16 @@ def _nested(
 
 
 def total_loss(losses: TensorDictBase) -> Tensor:
-    """Sum the losses that a loss module returns: its entries named ``loss_*``.
+    """Sum the losses that a loss module returns: its entries named ``loss`` or ``loss_*``.
 
     Args:
         losses: output of a loss module.
 
     Returns:
         Their sum, with its graph.
+
+    Raises:
+        ValueError: there is none.
 
     Examples:
         >>> import torch
@@ -296,4 +299,10 @@ def total_loss(losses: TensorDictBase) -> Tensor:
         >>> total_loss(TensorDict({"loss_actor": one, "loss_alpha": one, "entropy": one}))
         tensor(2.)
     """
-    return sum(value for key, value in losses.items() if key.startswith("loss_"))
+    found = [value for key, value in losses.items() if key.startswith("loss")]
+    if not found:
+        raise ValueError(
+            f"the loss module returned {sorted(losses.keys())}, none of them a loss; the names of "
+            "what is to be minimised begin with 'loss'."
+        )
+    return sum(found[1:], found[0])

@@ -164,6 +164,12 @@ class AdvantageGate(TensorDictModuleBase):
         mask_key: NestedKey = "mask",
     ) -> None:
         super().__init__()
+        if getattr(critic, "is_greedy", False):
+            raise ValueError(
+                "V(s) of this critic is the largest Q(s, a), so that no action has an advantage "
+                "and no pair would be left. Give StateValues the temperature of the "
+                "BoltzmannPolicy that is imitated by: StateValues(loss, temperature=1.0)."
+            )
         self.critic = critic
         self.state_action_value_key = state_action_value_key
         self.value_key = value_key

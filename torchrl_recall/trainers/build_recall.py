@@ -9,6 +9,7 @@ from tensordict.nn import TensorDictModuleBase
 
 from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.filters import LoopErasure, WithinSupport
@@ -16,16 +17,18 @@ from torchrl_recall.traces.high_value_states import HighValueStates
 from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.schema import (
     ConfigError,
+    DQNRecallConfig,
     GoalGANRecallConfig,
     OnPolicyRecallConfig,
     SACRecallConfig,
 )
+from torchrl_recall.trainers.schema.parts import RecallConfig
 
 __all__ = ["build_recall"]
 
 
 def build_recall(
-    config: SACRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig,
+    config: SACRecallConfig | DQNRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig,
     make_model: Callable[..., BacktrackingModel],
     imitation_loss: ImitationLoss,
     *,
@@ -86,13 +89,8 @@ def build_recall(
         action_scale=backtracking.action_scale,
         clamp_actions=backtracking.clamp_actions,
     ).to(next(imitation_loss.parameters()).device)
-    filters = list(relabel)
-    if recall.max_deviation is not None:
-        filters.append(WithinSupport(model.observations.normalize, recall.max_deviation))
-    if recall.loop_erasure is not None:
-        filters.append(LoopErasure(recall.loop_erasure, scale=model.observations.scale))
     rounds |= {
-        "filters": [*filters, *gate],
+        "filters": [*relabel, *_filters(model, recall), *gate],
         "trace_length": recall.trace_length,
         "num_traces": recall.num_traces,
         "num_model_updates": backtracking.num_updates,
@@ -106,3 +104,15 @@ def build_recall(
         num_states = recall.num_high_value_states
         return ForwardModelImitation(model, imitation_loss, critic, num_states=num_states, **rounds)
     return Recall(model, imitation_loss, high_value_states, critic=critic, **rounds)
+
+
+def _filters(model: BacktrackingModel, recall: RecallConfig) -> list[TensorDictModuleBase]:
+    """Cut traces that leave the data or walk in circles; categories have no distances."""
+    if not isinstance(model.observations, ContinuousCodec):
+        return [] if recall.loop_erasure is None else [LoopErasure(0.0)]
+    states, filters = model.observations, []
+    if recall.max_deviation is not None:
+        filters.append(WithinSupport(states.normalize, recall.max_deviation))
+    if recall.loop_erasure is not None:
+        filters.append(LoopErasure(recall.loop_erasure, scale=states.scale))
+    return filters

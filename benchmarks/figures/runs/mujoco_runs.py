@@ -2,8 +2,9 @@
 
 A method is a group of ``recall``, which may carry overrides of the recipe's configuration, as
 ``none+compile=false`` does. Where a recipe's name stands before a colon, as in ``ppo:none``, that
-recipe is run instead of the figure's own; ``sb3`` is the same algorithm of Stable-Baselines3 (extra
-``peers``), with the same hyper-parameters. Every run writes its rows as it goes; called again, a
+recipe is run instead of the figure's own. ``sb3`` and ``sbx`` are the same algorithm of
+Stable-Baselines3 and of its twin in JAX (extra ``peers``), with the same hyper-parameters; their
+host follows a plus, as in ``sbx+crossq``. Every run writes its rows as it goes; called again, a
 command goes on where it stopped.
 """
 
@@ -44,6 +45,7 @@ MUJOCO = {
     "collect": False,  # only from the runs there are
     "jobs": os.cpu_count() or 1,  # runs at a time
 }
+PEERS = {"sb3": "stable_baselines3", "sbx": "sbx"}
 Curve = tuple[list[int], list[float]]
 Curves = dict[tuple[str, str], dict[int, Curve]]
 
@@ -53,11 +55,18 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
     host, _, method = method.rpartition(":")
     recipe = host or recipe
     metrics = run_dir / "metrics.csv"
-    if (run_dir / "summary.json").exists() or (method == "sb3" and metrics.exists()):
+    library, _, algorithm = method.partition("+")
+    peer = PEERS.get(library)
+    if (run_dir / "summary.json").exists() or (peer and metrics.exists()):
         return
-    if method == "sb3":
-        command = [str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--algorithm={recipe}"]
-        command += [f"--env={task}", f"--seed={seed}", f"--frames={config.frames}"]
+    if peer:
+        command = [str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--library={peer}"]
+        command += [
+            f"--algorithm={algorithm or recipe}",
+            f"--env={task}",
+            f"--seed={seed}",
+            f"--frames={config.frames}",
+        ]
         command += [f"--eval-interval={config.eval_interval}", f"--run-dir={run_dir}"]
     else:
         recall, *overrides = method.split("+")

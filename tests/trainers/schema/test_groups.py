@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from torchrl_recall.trainers.schema import (
     A2CRecallConfig,
     ConfigError,
+    DQNRecallConfig,
     GoalGANRecallConfig,
     PPORecallConfig,
     SACRecallConfig,
@@ -24,6 +25,7 @@ from torchrl_recall.trainers.schema import (
 CONFIG = Path(__file__).resolve().parents[3] / "recipes" / "config"
 SCHEMAS: dict[str, type[BaseModel]] = {
     "sac/sac_recall": SACRecallConfig,
+    "dqn/dqn_recall": DQNRecallConfig,
     "on_policy/trpo_recall": TRPORecallConfig,
     "on_policy/ppo_recall": PPORecallConfig,
     "four_rooms/a2c_recall": A2CRecallConfig,
@@ -40,14 +42,14 @@ AT_LEAST_ZERO = {
     "hindsight.ratio", "prioritized_replay.beta", "collector.init_random_frames",
     "checkpoint.interval", "recall.num_updates", "recall.loop_erasure", "backtracking.num_updates",
     "backtracking.smoothing", "td3.policy_noise", "td3.noise_clip", "td3.exploration_noise",
-    "crossq.adam_beta1", "random_frames_of_host",
+    "dqn.eps_init", "dqn.eps_end", "crossq.adam_beta1", "random_frames_of_host",
 }  # fmt: skip
 AT_MOST_ONE = {
     "backtracking.smoothing", "a2c.gamma", "a2c.lmbda", "gae.gamma", "gae.lmbda",
     "ppo.clip_epsilon", "recall.min_probability", "goal_gan.min_success", "goal_gan.max_success",
     "hindsight.ratio", "sac.gamma", "sac.target_update_tau", "backtracking.state_fraction",
     "eval.target", "td3.gamma", "td3.target_update_tau", "redq.gamma", "redq.target_update_tau",
-    "crossq.gamma",
+    "crossq.gamma", "dqn.gamma", "dqn.eps_init", "dqn.eps_end", "dqn.annealed_fraction",
 }  # fmt: skip
 ANY_NUMBER = {"backtracking.return_threshold"}
 

@@ -99,6 +99,41 @@ def test_numbers_of_any_kind_become_a_vector_of_floats(name):
         assert found["next", "done"].flatten().tolist() == [i == 9 for i in range(15)]
 
 
+def test_a_number_of_a_few_becomes_a_one_hot_vector():
+    task = make_task("CliffWalking-v1", actions="discrete")
+    observation, _ = task.reset(seed=0)
+    assert observation.dtype == np.float32
+    assert observation.tolist() == [float(i == 36) for i in range(48)]
+    assert task.observation_space == spaces.Box(0, 1, (48,), np.float32)
+
+
+def test_symbols_are_flattened_beside_a_direction_in_the_order_given():
+    entries = spaces.Dict(
+        image=spaces.Box(0, 255, (2, 2, 3), np.uint8), direction=spaces.Discrete(4)
+    )
+    seen = {"image": np.arange(12, dtype=np.uint8).reshape(2, 2, 3), "direction": 2}
+    members = {"space": entries, "observe": lambda self: seen}
+    keys = ["image", "direction"]
+    task = make_task(variant("Symbols", **members), observation_keys=keys)
+    assert task.reset(seed=0)[0].tolist() == [*range(12), 0, 0, 1, 0]
+    task = make_task(variant("Symbols", **members), observation_keys=keys[::-1])
+    assert task.reset(seed=0)[0].tolist() == [0, 0, 1, 0, *range(12)]
+    assert task.observation_space.high.tolist() == [1] * 4 + [255] * 12
+
+
+@pytest.mark.parametrize(
+    ("actions", "reason"),
+    [
+        (spaces.MultiDiscrete([2, 3]), "MultiDiscrete.*needs discrete ones"),
+        (spaces.Discrete(3, start=1), "begin with 1.*TransformAction"),
+        (spaces.Box(-1, 1, (2,)), "sac_recall.py"),
+    ],
+)
+def test_other_actions_are_refused_where_discrete_ones_are_needed(actions, reason):
+    with pytest.raises(ConfigError, match=reason):
+        make_task(variant(f"Act{type(actions).__name__}", actions=actions), actions="discrete")
+
+
 REFUSED = {
     "NoSeed": ({"reset": lambda self: (self.observe(), {})}, "takes no seed.*seed=None"),
     "OldReset": ({"reset": old_reset}, r"ndarray of shape \(3,\), not \(observation, info\)"),
@@ -109,7 +144,7 @@ REFUSED = {
     "WrongShape": ({"observe": lambda self: np.ones(4)}, r"shape \(4,\), but .* says\s+\(3,\)"),
     "Empty": ({"space": spaces.Box(-1, 1, (0,))}, "at least one number"),
     "Words": ({"space": spaces.Text(5)}, "observes a Text"),
-    "Indices": ({"space": spaces.Discrete(5)}, "observes a Discrete.*FlattenObservation"),
+    "Pairs": ({"space": spaces.MultiDiscrete([5, 5])}, "observes a MultiDiscrete.*FlattenObs"),
     "Entries": ({"space": PARTS}, r"observation_keys=\[goal,observation\]"),
     "IntegerActions": ({"actions": spaces.Box(-5, 5, (2,), np.int64)}, "are int64"),
     "TupleActions": ({"actions": spaces.Tuple([spaces.Box(-1, 1, (2,))])}, "another kind"),

@@ -15,7 +15,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.tasks.gym import make_env
 from torchrl_recall.trainers.tasks.mean_return import MeanReturn
-from torchrl_recall.trainers.tasks.mujoco_state import env_state_dict
+from torchrl_recall.trainers.tasks.task_state import env_state_dict
 
 CPU = torch.device("cpu")
 FIRST_SEED = 1_000_000  # of evaluation, for a run of seed 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import recipe_fixtures  # noqa: F401  # registers tasks
 import torch
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.wrappers import (
@@ -20,7 +21,9 @@ from gymnasium.wrappers import (
 )
 
 from torchrl_recall.trainers.runs import checkpoints
+from torchrl_recall.trainers.tasks.gym import make_env
 from torchrl_recall.trainers.tasks.python_state import load_python_state, python_state
+from torchrl_recall.trainers.tasks.task_state import env_state_dict, load_env_state_dict
 
 
 def hopper() -> gymnasium.Env:
@@ -123,16 +126,14 @@ def test_a_wrapper_goes_on_where_it_was(kind, tmp_path):
 def test_what_cannot_be_saved_is_named():
     env = Opaque(hopper())
     env.reset(seed=0)
-    with pytest.warns(UserWarning, match=r"Opaque.numbers \(range_iterator\).*get_state"):
-        load_python_state(env, python_state(env))
+    assert load_python_state(env, python_state(env)) == ["Opaque.numbers (range_iterator)"]
 
 
 def test_a_state_of_its_own_that_cannot_be_saved_is_named(monkeypatch):
     monkeypatch.setattr(Asked, "get_state", lambda self: {"numbers": iter(range(3))})
     env = Asked(hopper())
     env.reset(seed=0)
-    with pytest.warns(UserWarning, match=r"Asked.get_state\(\) \(range_iterator\)"):
-        load_python_state(env, python_state(env))
+    assert load_python_state(env, python_state(env)) == ["Asked.get_state() (range_iterator)"]
 
 
 def test_what_is_made_later_is_named():
@@ -141,8 +142,15 @@ def test_what_is_made_later_is_named():
         this.numbers = None
         this.reset(seed=0)
     env.numbers = np.random.default_rng(0)
-    with pytest.warns(UserWarning, match=r"Opaque.numbers \(a generator that is made after"):
-        load_python_state(other, python_state(env))
+    (lost,) = load_python_state(other, python_state(env))
+    assert lost.startswith("Opaque.numbers (a generator that is made after")
+
+
+def test_a_mujoco_task_names_what_it_lost():
+    env = make_env("RecipeUnsavedHopper-v0")
+    env.reset()
+    with pytest.warns(UserWarning, match=r"Unsaved.part \(list_iterator\).*get_state"):
+        assert load_env_state_dict(env, env_state_dict(env)) is True
 
 
 def test_a_checkpoint_holds_it_without_pickle(tmp_path):

@@ -17,7 +17,7 @@ from torchrl_recall.trainers.runs.packing import pack, unpack
 
 __all__ = ["CheckpointError", "clean", "load_latest", "save"]
 
-_FORMAT = "torchrl_recall checkpoint 3"
+_FORMAT = "torchrl_recall checkpoint 4"
 # Errors of reading a file that does not hold what it should.
 _DAMAGE = (
     SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,

@@ -24,6 +24,7 @@ from torchrl_recall.trainers.runs.resumption import check_config, command, flat
 from torchrl_recall.trainers.schema import (
     A2CRecallConfig,
     ConfigError,
+    DQNRecallConfig,
     GoalGANRecallConfig,
     OnPolicyRecallConfig,
     SACRecallConfig,
@@ -32,7 +33,8 @@ from torchrl_recall.trainers.tasks.gym import DivergenceError, check_finite
 
 __all__ = ["Run"]
 
-Config = SACRecallConfig | OnPolicyRecallConfig | A2CRecallConfig | GoalGANRecallConfig
+OneSeedConfig = SACRecallConfig | DQNRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig
+Config = OneSeedConfig | A2CRecallConfig
 PartsT = TypeVar("PartsT", bound=Parts)
 
 _RATES = "optim.lr, recall.lr or backtracking.lr"  # what makes weights diverge
@@ -224,9 +226,7 @@ class Run:
         keep = self.config.checkpoint.keep
         checkpoints.save(self.run_dir / "checkpoints", self.frames, state, keep=keep)
 
-    def _decide_compile(
-        self, config: SACRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig
-    ) -> None:
+    def _decide_compile(self, config: OneSeedConfig) -> None:
         """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
 
         A prolonged run must not change its kind of update, since the two differ by rounding.

@@ -1,5 +1,6 @@
 """The typed configuration of the recipes, a file for each, and what makes one valid."""
 
+from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
 from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
 from torchrl_recall.trainers.schema.on_policy import (
@@ -14,6 +15,7 @@ from torchrl_recall.trainers.schema.validation import validate
 __all__ = [
     "A2CRecallConfig",
     "ConfigError",
+    "DQNRecallConfig",
     "GoalGANRecallConfig",
     "OnPolicyRecallConfig",
     "PPORecallConfig",

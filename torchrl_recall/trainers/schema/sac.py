@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -23,8 +23,15 @@ from torchrl_recall.trainers.schema.parts import (
 )
 from torchrl_recall.trainers.schema.ranges import Count, CountOrZero, Positive
 
+if TYPE_CHECKING:
+    from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
+
 __all__ = [
+    "CollectorConfig",
+    "ReplayBufferConfig",
     "SACRecallConfig",
+    "SACTracesConfig",
+    "batches_fit",
 ]
 
 
@@ -48,6 +55,25 @@ class ReplayBufferConfig(Group):
 
     size: Count
     batch_size: Count
+
+
+def batches_fit(config: SACRecallConfig | DQNRecallConfig) -> Iterator[str]:
+    """Refuse batches that are larger than the replay buffer."""
+    size = config.replay_buffer.size
+    larger = [
+        f"{key}.batch_size={batch_size}"
+        for key, batch_size in (
+            ("replay_buffer", config.replay_buffer.batch_size),
+            ("recall", config.recall.batch_size),
+            ("backtracking", config.backtracking.batch_size),
+        )
+        if size < batch_size
+    ]
+    if larger:
+        yield (
+            f"replay_buffer.size={size} is smaller than {', '.join(larger)}; "
+            "raise it or lower the others."
+        )
 
 
 class SACTracesConfig(RecallConfig):
@@ -87,18 +113,4 @@ class SACRecallConfig(RunConfig):
 
     def faults(self) -> Iterator[str]:
         """Refuse batches that are larger than the replay buffer."""
-        size = self.replay_buffer.size
-        larger = [
-            f"{key}.batch_size={batch_size}"
-            for key, batch_size in (
-                ("replay_buffer", self.replay_buffer.batch_size),
-                ("recall", self.recall.batch_size),
-                ("backtracking", self.backtracking.batch_size),
-            )
-            if size < batch_size
-        ]
-        if larger:
-            yield (
-                f"replay_buffer.size={size} is smaller than {', '.join(larger)}; "
-                "raise it or lower the others."
-            )
+        yield from batches_fit(self)

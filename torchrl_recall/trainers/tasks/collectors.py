@@ -17,10 +17,11 @@ from torchrl.envs.utils import set_exploration_type
 
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 from torchrl_recall.trainers.runs.process import workers_ignore_signals
+from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
 from torchrl_recall.trainers.schema.on_policy import OnPolicyRecallConfig
 from torchrl_recall.trainers.schema.sac import SACRecallConfig
-from torchrl_recall.trainers.tasks.gym import make_env
-from torchrl_recall.trainers.tasks.mujoco_state import env_state_dict, load_env_state_dict
+from torchrl_recall.trainers.tasks.gym import make_env, to_task
+from torchrl_recall.trainers.tasks.task_state import env_state_dict, load_env_state_dict
 
 __all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy"]
 
@@ -85,7 +86,7 @@ class StepCollector:
         self.total_frames = total_frames
         self.init_random_frames = init_random_frames
         self.frames = 0
-        self._task = env.base_env._env
+        self._task, self._to_task = env.base_env._env, to_task(env)
         self._observation = self._observe(self._task.reset()[0])
 
     def __iter__(self) -> Iterator[TensorDict]:
@@ -115,7 +116,7 @@ class StepCollector:
             action = self.env.action_spec.rand()
         else:
             action = self.policy(observation)
-        following, reward, terminated, truncated, _ = self._task.step(action.cpu().numpy())
+        following, reward, terminated, truncated, _ = self._task.step(self._to_task(action))
         following = self._observe(following)
         done = terminated or truncated
         self._observation = self._observe(self._task.reset()[0]) if done else following
@@ -152,6 +153,8 @@ class StepCollector:
             warnings.warn("the saved episode ended in an error; a new one begins.", stacklevel=2)
             return False
         if not load_env_state_dict(self.env, state["env"]):
+            if state["env"] is not None:  # it may be half restored
+                self._observation = self._observe(self._task.reset()[0])
             return False
         self._observation = state["observation"].to(self.env.device)
         return True
@@ -208,7 +211,7 @@ class ParallelCollector:
 def make_collector(
     env: TransformedEnv,
     actor: TensorDictModuleBase,
-    config: SACRecallConfig | OnPolicyRecallConfig,
+    config: SACRecallConfig | OnPolicyRecallConfig | DQNRecallConfig,
     device: torch.device,
     *,
     init_random_frames: int = 0,

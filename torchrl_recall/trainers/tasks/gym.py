@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import TransformAction
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
-from torchrl.envs import DoubleToFloat, GymWrapper, TransformedEnv
+from torchrl.data import OneHot, TensorSpec
+from torchrl.envs import DoubleToFloat, EnvBase, GymWrapper, TransformedEnv
 
-from torchrl_recall.trainers.tasks.gym_task import make_task
+from torchrl_recall.trainers.tasks.gym_task import Actions, make_task
 
-__all__ = ["DivergenceError", "check_finite", "make_env"]
+__all__ = ["DivergenceError", "check_finite", "make_env", "model_specs", "to_task"]
 
 
 class DivergenceError(FloatingPointError):
@@ -29,10 +30,11 @@ def make_env(
     *,
     clip_actions: bool = False,
     seed: int | None = None,
+    actions: Actions = "continuous",
     observation_keys: Sequence[str] | None = None,
     entry_point: str | None = None,
 ) -> TransformedEnv:
-    """Make a task with a vector observation and a bounded continuous action.
+    """Make a task with a vector observation, and a bounded vector or one of a few as action.
 
     Args:
         name: a Gymnasium id such as ``Hopper-v5``; see
@@ -43,6 +45,7 @@ def make_env(
         clip_actions: whether the task clips actions beyond its bounds, as a Gaussian policy chooses
             them.
         seed: of the environment.
+        actions: which kind the recipe takes; discrete ones are one-hot.
         observation_keys: entries of a Dict observation, joined in this order.
         entry_point: ``module:function`` that returns the task, where it has no id.
 
@@ -52,16 +55,40 @@ def make_env(
     Raises:
         ConfigError: there is no such task, or its spaces are of another kind.
     """
-    task = make_task(name, observation_keys=observation_keys, entry_point=entry_point)
-    space = cast(Box, task.action_space)
+    task = make_task(
+        name, actions=actions, observation_keys=observation_keys, entry_point=entry_point
+    )
     on_cpu = device is None or device.type == "cpu"  # no device then means no casts
     env = TransformedEnv(GymWrapper(task, device=None if on_cpu else device), DoubleToFloat())
     if clip_actions:
+        space = cast(Box, task.action_space)
         clip = partial(np.clip, a_min=space.low, a_max=space.high)
         env.base_env._env = TransformAction(env.base_env._env, clip, space)
     if seed is not None:
         env.set_seed(seed)
     return env
+
+
+def model_specs(env: TransformedEnv) -> tuple[TensorSpec, TensorSpec]:
+    """Return the specs of observation and action as a backtracking model needs them.
+
+    The one-hot vectors of a task that observes a number are categories to it.
+
+    Args:
+        env: made by :func:`make_env`.
+    """
+    observation, action = env.observation_spec_unbatched, env.action_spec_unbatched
+    if isinstance(env.base_env._env.env.observation_space, Discrete):
+        num_states = observation["observation"].shape[-1]
+        observation = OneHot(num_states, dtype=torch.float32, device=env.device)
+    return observation, action
+
+
+def to_task(env: EnvBase) -> Callable[[Tensor], Any]:
+    """Return what turns an action of the policy into one of the Gymnasium task."""
+    if isinstance(env.action_spec_unbatched, OneHot):
+        return lambda action: int(action.argmax(-1))
+    return lambda action: action.cpu().numpy()
 
 
 def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:

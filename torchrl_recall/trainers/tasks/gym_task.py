@@ -5,29 +5,40 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete, flatten, flatten_space
 
 from torchrl_recall.trainers.schema.parts import ConfigError
 
-__all__ = ["longest_episode", "make_task"]
+__all__ = ["Actions", "longest_episode", "make_task"]
+
+Actions = Literal["continuous", "discrete"]
+
+# A larger array of integers is an image.
+_SYMBOLS = 1_000
 
 
 def make_task(
-    name: str, *, observation_keys: Sequence[str] | None = None, entry_point: str | None = None
+    name: str,
+    *,
+    actions: Actions = "continuous",
+    observation_keys: Sequence[str] | None = None,
+    entry_point: str | None = None,
 ) -> gymnasium.Env:
     """Make a Gymnasium task whose observation is one vector of floats.
 
-    Integers, lists and the named entries of a Dict become such a vector.
+    Integers, lists and the named entries of a Dict become such a vector. A number of a few becomes
+    a one-hot vector, and a small array of integers, as MiniGrid's, is flattened.
 
     Args:
         name: a Gymnasium id such as ``Hopper-v5``, or ``module:Task-v0``.
 
     Keyword Args:
+        actions: which kind the recipe takes.
         observation_keys: entries of a Dict observation, joined in this order.
         entry_point: ``module:function`` that returns the task, where it has no id; the name is then
             only a name.
@@ -40,12 +51,14 @@ def make_task(
     task = make()
     space = task.observation_space
     keys = _keys_of(name, space, observation_keys)
-    for part, box in keys.items():
-        _check_observation_space(f"{name}{f'[{part!r}]' if part else ''}", box)
-    _check_action_space(name, task.action_space)
+    for part, entry in keys.items():
+        _check_observation_space(f"{name}{f'[{part!r}]' if part else ''}", entry)
+    check = _check_continuous if actions == "continuous" else _check_discrete
+    check(name, task.action_space)
     is_gymnasiums_own = type(task.unwrapped).__module__.startswith("gymnasium.envs")
     numbers = True if is_gymnasiums_own else _returns_numbers(name, make, keys)
-    if numbers and not isinstance(space, Dict) and space.dtype in (np.float32, np.float64):
+    is_vector = isinstance(space, Box) and len(space.shape) == 1
+    if numbers and is_vector and space.dtype in (np.float32, np.float64):
         return task
     return _AsVector(task, keys)
 
@@ -147,12 +160,16 @@ def _keys_of(
 
 
 def _check_observation_space(name: str, space: gymnasium.Space) -> None:
+    if isinstance(space, Discrete):
+        return
     if not isinstance(space, Box):
         raise ConfigError(
             f"{name} observes a {type(space).__name__}; this recipe needs a vector of numbers. "
             "Turn it into one with gymnasium.wrappers.FlattenObservation."
         )
     if len(space.shape) >= 2 and not np.issubdtype(space.dtype, np.floating):
+        if np.prod(space.shape) <= _SYMBOLS:
+            return
         raise ConfigError(
             f"{name} observes pixels, {space.shape} of {space.dtype}; this recipe needs a "
             "vector of numbers. Encode them first, with an encoder of your own."
@@ -164,12 +181,26 @@ def _check_observation_space(name: str, space: gymnasium.Space) -> None:
         )
 
 
-def _check_action_space(name: str, space: gymnasium.Space) -> None:
+def _check_discrete(name: str, space: gymnasium.Space) -> None:
+    if not isinstance(space, Discrete):
+        raise ConfigError(
+            f"{name} has actions of another kind than one of a few ({type(space).__name__}); this "
+            "recipe needs discrete ones. sac_recall.py takes vectors of floats."
+        )
+    if space.start:
+        raise ConfigError(
+            f"the actions of {name} begin with {space.start}; this recipe counts from 0. Shift "
+            "them with gymnasium.wrappers.TransformAction."
+        )
+
+
+def _check_continuous(name: str, space: gymnasium.Space) -> None:
     if not isinstance(space, Box):
         discrete = isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete)
         kind = "discrete actions" if discrete else "actions of another kind than a vector"
         raise ConfigError(
             f"{name} has {kind} ({type(space).__name__}); this recipe needs continuous ones."
+            f"{' dqn_recall.py takes discrete ones.' if isinstance(space, Discrete) else ''}"
         )
     if not np.issubdtype(space.dtype, np.floating):
         raise ConfigError(
@@ -252,8 +283,8 @@ class _AsVector(gymnasium.Wrapper):
 
     def __init__(self, task: gymnasium.Env, keys: dict[str, gymnasium.Space]) -> None:
         super().__init__(task)
-        self._keys = list(keys)
-        boxes = [box for box in keys.values() if isinstance(box, Box)]
+        self._entries = keys
+        boxes = [cast(Box, flatten_space(space)) for space in keys.values()]
         low, high = (np.concatenate([getattr(b, end) for b in boxes]) for end in ("low", "high"))
         self.observation_space = Box(low.astype(np.float32), high.astype(np.float32))
 
@@ -267,5 +298,9 @@ class _AsVector(gymnasium.Wrapper):
         return self._vector(observation), number, terminated, truncated, info
 
     def _vector(self, observation: Any) -> np.ndarray:
-        parts = [observation[key] if key else observation for key in self._keys]
-        return np.concatenate([np.asarray(part, np.float32) for part in parts])
+        vectors = []
+        for key, space in self._entries.items():
+            part = observation[key] if key else observation
+            part = flatten(space, part) if isinstance(space, Discrete) else part  # one-hot
+            vectors.append(np.asarray(part, np.float32).ravel())
+        return np.concatenate(vectors)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchrl.envs import ExplorationType
 
 from torchrl_recall.trainers.runs.parts import Evaluation
-from torchrl_recall.trainers.schema import OnPolicyRecallConfig, SACRecallConfig
+from torchrl_recall.trainers.schema import DQNRecallConfig, OnPolicyRecallConfig, SACRecallConfig
 from torchrl_recall.trainers.tasks.collectors import make_policy
-from torchrl_recall.trainers.tasks.gym import make_env
+from torchrl_recall.trainers.tasks.gym import make_env, to_task
 
 __all__ = ["MeanReturn"]
 
@@ -37,7 +37,7 @@ class MeanReturn(Evaluation):
     def __init__(
         self,
         actor: TensorDictModuleBase,
-        config: SACRecallConfig | OnPolicyRecallConfig,
+        config: SACRecallConfig | OnPolicyRecallConfig | DQNRecallConfig,
         device: torch.device,
         *,
         clip_actions: bool = False,
@@ -49,6 +49,7 @@ class MeanReturn(Evaluation):
             clip_actions=clip_actions,
             **config.env.making,
         )
+        self.to_task = to_task(self.env)
         self.seed, self.num_episodes = config.seed + _SEED_OFFSET, config.eval.num_episodes
         self.max_steps, self._warned = config.eval.max_steps, False
         self.policy = make_policy(
@@ -64,7 +65,7 @@ class MeanReturn(Evaluation):
             total, steps, done = 0.0, 0, False
             while not done:
                 state = torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
-                action = self.policy(state).cpu().numpy()
+                action = self.to_task(self.policy(state))
                 observation, reward, terminated, truncated, _ = task.step(action)
                 total, steps = total + float(reward), steps + 1
                 done = terminated or truncated or self._is_too_long(steps)

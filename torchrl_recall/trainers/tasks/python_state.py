@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import types
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +20,7 @@ __all__ = ["load_python_state", "python_state"]
 
 # What decides nothing, or is saved elsewhere.
 _NOT_STATE = (
-    gymnasium.Space, EnvSpec, MujocoRenderer, mujoco.MjModel, mujoco.MjData,
+    gymnasium.Space, EnvSpec, MujocoRenderer, mujoco.MjModel,
     types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type,
     logging.Logger,
 )  # fmt: skip
@@ -54,8 +53,8 @@ def python_state(env: gymnasium.Env) -> dict:
         values = {_OWN: layer.get_state()} if asked else vars(layer)  # type: ignore[attr-defined]
         saved = {}
         for key, value in values.items():
-            if key == "env":  # the next layer
-                continue
+            if key == "env" or (key == "data" and isinstance(value, mujoco.MjData)):
+                continue  # the next layer, and what MuJoCo itself saves
             try:
                 saved[key] = _pack(value, _DEPTH)
             except _CannotBeSavedError as error:
@@ -64,12 +63,15 @@ def python_state(env: gymnasium.Env) -> dict:
     return {"layers": layers, "unsaved": unsaved}
 
 
-def load_python_state(env: gymnasium.Env, state: dict) -> None:
-    """Restore :func:`python_state`, and say what could not be saved.
+def load_python_state(env: gymnasium.Env, state: dict) -> list[str]:
+    """Restore :func:`python_state`.
 
     Args:
         env: a task made in the same way.
         state: what was saved.
+
+    Returns:
+        What could not be saved or restored.
     """
     lost = list(state["unsaved"])
     for layer, saved in zip(_layers(env), state["layers"], strict=True):
@@ -81,13 +83,7 @@ def load_python_state(env: gymnasium.Env, state: dict) -> None:
                     setattr(layer, key, _unpack(item, getattr(layer, key, None)))
             except _CannotBeSavedError as error:
                 lost.append(f"{type(layer).__name__}.{key} ({error})")
-    if lost:
-        warnings.warn(
-            f"{', '.join(lost)} could not be saved, so the resumed run is not bitwise the "
-            "uninterrupted one. Give the wrapper get_state() and set_state(state), which return "
-            "and take numbers, arrays, lists and dicts.",
-            stacklevel=2,
-        )
+    return lost
 
 
 def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
@@ -122,7 +118,8 @@ def _pack(value: Any, depth: int) -> Any:
     if isinstance(value, dict) and all(isinstance(key, str | int | float) for key in value):
         return {"dict": {key: _pack(item, depth - 1) for key, item in value.items()}}
     if hasattr(value, "__dict__") and not isinstance(value, gymnasium.Env):
-        return {"object": {key: _pack(item, depth - 1) for key, item in vars(value).items()}}
+        attributes = {key: _pack(item, depth - 1) for key, item in vars(value).items()}
+        return {"object": {"class": type(value).__qualname__, "attributes": attributes}}
     raise _CannotBeSavedError(type(value).__name__)
 
 
@@ -141,9 +138,9 @@ def _unpack(packed: dict, present: Any) -> Any:
         known = present if isinstance(present, dict) else {}
         return {key: _unpack(item, known.get(key)) for key, item in value.items()}
     if kind == "object":
-        if not hasattr(present, "__dict__"):
+        if type(present).__qualname__ != value["class"]:
             raise _CannotBeSavedError("an object that is made after the first reset")
-        for key, item in value.items():
+        for key, item in value["attributes"].items():
             setattr(present, key, _unpack(item, getattr(present, key, None)))
         return present
     if kind == "generator":

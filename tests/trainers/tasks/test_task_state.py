@@ -1,18 +1,21 @@
-"""State of a MuJoCo task: it goes on bitwise, and each part of the state is needed."""
+"""State of a task: it goes on bitwise, and each part of the state is needed."""
 
 from __future__ import annotations
 
 import copy
 import warnings
 
+import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from recipe_fixtures import short
 from tensordict import TensorDict
 
 from torchrl_recall.trainers.tasks.gym import make_env
-from torchrl_recall.trainers.tasks.mujoco_state import env_state_dict, load_env_state_dict
+from torchrl_recall.trainers.tasks.task_state import env_state_dict, load_env_state_dict
 
 TASKS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"]
 
@@ -116,12 +119,80 @@ def test_elapsed_steps_are_needed():
     assert not same(roll(env, actions), expected)
 
 
-def test_a_task_without_mujoco_cannot_be_saved_and_says_so():
-    env = make_env("Pendulum-v1")
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [
+        ("Pendulum-v1", "continuous"), ("CartPole-v1", "discrete"), ("Acrobot-v1", "discrete"),
+        ("torchrl_recall/FourRooms-v0", "discrete"),
+    ],
+)  # fmt: skip
+def test_a_task_in_python_goes_on_bitwise(name, actions):
+    torch.manual_seed(0)
+    env = make_env(name, actions=actions, seed=1)
     env.reset()
+    roll(env, [env.action_spec.rand() for _ in range(30)])
+    state = env_state_dict(env)
+    chosen = [env.action_spec.rand() for _ in range(60)]
+    expected = roll(env, chosen)
+    other = make_env(name, actions=actions, seed=999)
+    other.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_env_state_dict(other, state) is True
+    assert same(roll(other, chosen), expected)
+
+
+class Engine(gymnasium.Env):
+    """A task with a part that no checkpoint holds."""
+
+    observation_space = Box(-1, 1, (2,), np.float32)
+    action_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, part) -> None:
+        self.part = part
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+class Piece:
+    def __init__(self) -> None:
+        self.kind = type(self).__name__
+
+
+class OtherPiece(Piece):
+    pass
+
+
+@pytest.mark.parametrize(
+    "part", [iter([1]), mujoco.MjData(mujoco.MjModel.from_xml_string("<mujoco/>"))]
+)
+def test_a_task_that_cannot_be_saved_says_so(part):
+    env = make_env("Engine", entry_point=f"{__name__}:make_engine")
+    env.base_env._env.unwrapped.part = part
     assert env_state_dict(env) is None
-    with pytest.warns(UserWarning, match=r"Pendulum-v1 is not a MuJoCo task.*new episode"):
+    with pytest.warns(UserWarning, match=r"Engine could not be saved.*new episode.*get_state"):
         assert load_env_state_dict(env, None) is False
+
+
+def test_an_object_of_another_kind_is_not_overwritten():
+    """A grid whose key stands where the new one has a wall is not a key of a wall's class."""
+    env = make_env("Engine", entry_point=f"{__name__}:make_engine")
+    task = env.base_env._env.unwrapped
+    task.part = [Piece(), None]
+    state = env_state_dict(env)
+    task.part = [OtherPiece(), None]
+    with pytest.warns(UserWarning, match=r"Engine could not be saved.*new episode"):
+        assert load_env_state_dict(env, state) is False
+    assert task.part[0].kind == "OtherPiece"
+
+
+def make_engine():
+    return Engine(None)
 
 
 def test_mujoco_tasks_restore_without_a_warning():

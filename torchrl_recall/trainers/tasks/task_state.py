@@ -1,4 +1,4 @@
-"""State of a MuJoCo task: all that decides how an episode goes on."""
+"""State of a task: all that decides how an episode goes on."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ _DERIVED = (
 
 
 def env_state_dict(env: TransformedEnv) -> dict | None:
-    """Return all that decides how a MuJoCo task goes on; None for tasks that cannot be saved.
+    """Return all that decides how a task goes on; None for tasks that cannot be saved.
 
     Args:
         env: made by :func:`make_env`.
 
     Returns:
-        MuJoCo's integration state and derived arrays, a hash of its model, and what the task and
-        its wrappers keep in Python: random generators, time limits, running statistics.
+        What the task and its wrappers keep in Python: random generators, time limits, running
+        statistics. Of a MuJoCo task also its integration state, derived arrays, and a hash of its
+        model. Other tasks are saved if all of their attributes can be.
     """
     wrapped = env.base_env._env
     task = wrapped.unwrapped
-    if not isinstance(getattr(task, "data", None), mujoco.MjData):
-        return None
+    if not _is_mujoco(task):
+        python = python_state(wrapped)
+        return None if python["unsaved"] else {"python": python}
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(task.model, kind))
     mujoco.mj_getState(task.model, task.data, state, kind)
@@ -58,20 +60,23 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
         Whether the environment goes on where it was; if not, a new episode begins.
     """
     if state is None:
-        warnings.warn(
-            f"{_name(env.base_env._env)} is not a MuJoCo task, so its state could not be saved: "
-            "the resumed run starts a new episode and is not bitwise the uninterrupted one.",
-            stacklevel=2,
-        )
-        return False
+        return _lost(env.base_env._env)
     wrapped = env.base_env._env
     task = wrapped.unwrapped
+    if not _is_mujoco(task):
+        return _lost(wrapped) if load_python_state(wrapped, state["python"]) else True
     mujoco.mj_setState(
         task.model, task.data, state["integration"], mujoco.mjtState.mjSTATE_INTEGRATION
     )
     for name, value in state["derived"].items():
         getattr(task.data, name)[:] = value
-    load_python_state(wrapped, state["python"])
+    if lost := load_python_state(wrapped, state["python"]):
+        warnings.warn(
+            f"{', '.join(lost)} could not be saved, so the resumed run is not bitwise the "
+            "uninterrupted one. Give the wrapper get_state() and set_state(state), which return "
+            "and take numbers, arrays, lists and dicts.",
+            stacklevel=2,
+        )
     if _model_sha256(task.model) != state["model_sha256"]:
         warnings.warn(
             f"the physical model of {_name(wrapped)} was changed after it was made (a mass, a "
@@ -80,6 +85,21 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
             stacklevel=2,
         )
     return True
+
+
+def _is_mujoco(task: gymnasium.Env) -> bool:
+    return isinstance(getattr(task, "data", None), mujoco.MjData)
+
+
+def _lost(env: gymnasium.Env) -> bool:
+    """Say that the episode does not go on."""
+    warnings.warn(
+        f"the state of {_name(env)} could not be saved: the resumed run starts a new episode and "
+        "is not bitwise the uninterrupted one. Give the task get_state() and set_state(state), "
+        "which return and take numbers, arrays, lists and dicts.",
+        stacklevel=3,
+    )
+    return False
 
 
 def _name(env: gymnasium.Env) -> str:

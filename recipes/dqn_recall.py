@@ -1,0 +1,111 @@
+"""Deep Q-learning with recall traces (Goyal et al., ICLR 2019, Alg. 1), for discrete actions.
+
+python recipes/dqn_recall.py env.name=CartPole-v1 recall=backtracking seed=0
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+    import torch
+    from tensordict import TensorDictBase
+
+    from torchrl_recall.trainers.hosts.dqn import DQN
+    from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.runs.run import Run
+    from torchrl_recall.trainers.schema import DQNRecallConfig
+
+
+def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
+    """Compose the recipe's parts."""
+    from functools import partial
+
+    from torchrl.data import LazyTensorStorage, ReplayBuffer
+
+    from torchrl_recall import (
+        AdvantageGate,
+        BacktrackingModel,
+        CriticStates,
+        ImitationLoss,
+        StateValues,
+    )
+    from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.hosts.dqn import DQN
+    from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.tasks.collectors import make_collector
+    from torchrl_recall.trainers.tasks.gym import make_env, model_specs
+    from torchrl_recall.trainers.tasks.gym_task import longest_episode
+    from torchrl_recall.trainers.tasks.mean_return import MeanReturn
+
+    env = make_env(config.env.name, device, seed=config.seed, **config.env.making)
+    host = DQN(env, config, device)  # TorchRL's DQNLoss, Adam, copied targets
+    critic = StateValues(  # Q from the loss, and V of the policy that is imitated by
+        host.loss_module,
+        temperature=config.dqn.imitation_temperature,
+        compile=bool(config.compile),
+    )
+    recall = build_recall(  # or the control that `recall=` names
+        config,
+        partial(BacktrackingModel.from_specs, *model_specs(env)),  # Eq. 1
+        ImitationLoss(host.policy),  # Eq. 3
+        high_value_states=CriticStates(  # Alg. 2, l.6: argmax V
+            critic, config.recall.num_high_value_states, temperature=config.recall.temperature
+        ),
+        critic=critic,
+        gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
+        interval=config.recall.interval,
+        longest_episode=longest_episode(config.env.name, config.env.entry_point),
+        start_frames=config.collector.init_random_frames,
+    )
+    storage = LazyTensorStorage(config.replay_buffer.size, device=device)
+    replay_buffer = ReplayBuffer(storage=storage, batch_size=config.replay_buffer.batch_size)
+    random_frames = config.collector.init_random_frames
+    collector = make_collector(env, host.explorer, config, device, init_random_frames=random_frames)
+    evaluation = MeanReturn(host.actor, config, device)
+    return Parts(config.env.name, env, collector, replay_buffer, host, recall, evaluation)
+
+
+def learn(
+    parts: Parts[DQN], data: TensorDictBase, config: DQNRecallConfig, frames: int
+) -> dict[str, torch.Tensor]:
+    """Learn from a batch of frames, after some others: Algorithm 1, lines 5 to 13."""
+    parts.add_frames(data)  # l.5
+    parts.recall.extend(data)  # l.5, the top k_traj
+    parts.host.explored(data.numel())
+    if frames < config.collector.init_random_frames:
+        return {}
+    for _ in range(parts.host.num_updates):
+        losses = parts.host.update(parts.replay_buffer.sample())  # l.6-7
+    return dict(losses.items()) | parts.recall.step(parts.replay_buffer)  # l.8-13
+
+
+def train(config: DQNRecallConfig) -> Run:
+    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
+    from torchrl_recall.trainers.runs.run import Run
+
+    with Run(config) as run:
+        parts = run.resume(build(config, run.device))
+        for data in run.frames_from(parts.collector):  # l.4
+            run.metrics |= learn(parts, data, config, run.frames)
+    return run
+
+
+CONFIG = str(Path(__file__).parent / "config" / "dqn")
+
+
+@hydra.main(version_base="1.3", config_path=CONFIG, config_name="dqn_recall")
+def main(cfg: DictConfig) -> float | None:
+    """Check the configuration and train; return the final return to sweepers."""
+    from torchrl_recall.trainers.runs.launch import launch
+    from torchrl_recall.trainers.schema import DQNRecallConfig
+
+    return launch(train, cfg, DQNRecallConfig)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Deep Q-learning, from TorchRL's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictSequential
+from torchrl.envs import EnvBase
+from torchrl.modules import EGreedyModule, QValueActor
+from torchrl.objectives import DQNLoss, HardUpdate
+
+from torchrl_recall.modules.policies import BoltzmannPolicy
+from torchrl_recall.optim.adam import make_adam
+from torchrl_recall.optim.gradient_step import make_update
+from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.trainers.hosts.networks import mlp
+from torchrl_recall.trainers.schema import DQNRecallConfig
+
+__all__ = ["DQN"]
+
+
+class DQN(Stateful):
+    """TorchRL's ``DQNLoss`` with double Q-learning, Adam, and a target copied now and then.
+
+    It explores by taking a random action with a probability that falls with the frames. For
+    imitation it is a softmax of its values (:class:`~torchrl_recall.BoltzmannPolicy`).
+
+    Args:
+        env: gives the specs.
+        config: ``dqn``, ``optim``, ``collector.total_frames`` and ``compile``.
+        device: where the network is.
+
+    Attributes:
+        actor: the greedy policy.
+        explorer: the policy as it collects.
+        policy: the policy as Eq. 3 scores it.
+    """
+
+    def __init__(self, env: EnvBase, config: DQNRecallConfig, device: torch.device) -> None:
+        dqn, spec = config.dqn, env.action_spec_unbatched.to(device)
+        in_features = env.observation_spec_unbatched["observation"].shape[-1]
+        network = mlp(in_features, spec.shape[-1], dqn.num_cells, device)
+        self.actor = QValueActor(network, in_keys=["observation"], spec=spec)
+        self.policy = BoltzmannPolicy(self.actor, temperature=dqn.imitation_temperature)
+        self.exploration = EGreedyModule(
+            spec,
+            eps_init=dqn.eps_init,
+            eps_end=dqn.eps_end,
+            annealing_num_steps=max(
+                1, round(dqn.annealed_fraction * config.collector.total_frames)
+            ),
+            device=device,
+        )
+        self.explorer = TensorDictSequential(self.actor, self.exploration)
+        self.loss_module = DQNLoss(
+            self.actor,
+            action_space=spec,
+            loss_function="smooth_l1",
+            delay_value=True,
+            double_dqn=True,
+        )
+        self.loss_module.make_value_estimator(gamma=dqn.gamma)
+        self.loss_module.to(device)
+        self.optimizer = make_adam(self.loss_module, config.optim.lr)
+        self._step = make_update(
+            self.loss_module,
+            self.optimizer,
+            max_grad_norm=dqn.max_grad_norm,
+            compile=bool(config.compile),
+        )
+        self._targets = HardUpdate(self.loss_module, value_network_update_interval=0)
+        self.num_updates, self._interval = dqn.num_updates, dqn.target_update_interval
+        self.num_steps = 0
+
+    def explored(self, frames: int) -> None:
+        """Lower the probability of random actions after some frames."""
+        self.exploration.step(frames)
+
+    def update(self, batch: TensorDictBase) -> TensorDictBase:
+        """Take one gradient step, and copy the network when it is due (Alg. 1, lines 6 and 7)."""
+        losses = self._step(batch)
+        self.num_steps += 1
+        if self.num_steps % self._interval == 0:
+            self._targets.step()
+        return losses
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name weights, targets, optimiser and exploration."""
+        return {
+            "loss": self.loss_module,
+            "optimizer": self.optimizer,
+            "exploration": self.exploration,
+        }
+
+    def state_dict(self) -> dict:
+        """Return the parts' state and how many steps were taken."""
+        return super().state_dict() | {"num_steps": self.num_steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        parts = dict(state)
+        self.num_steps = parts.pop("num_steps")
+        super().load_state_dict(parts)
