@@ -59,7 +59,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         critic=critic,
         gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
         interval=config.recall.interval,
-        longest_episode=longest_episode(config.env.name, config.env.entry_point),
+        longest_episode=longest_episode(env.base_env._env),
         start_frames=config.collector.init_random_frames,
     )
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)

@@ -61,7 +61,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
         high_value_states=RewardStates(config.recall.num_high_value_states),  # E.1
         critic=host.critic,
         interval=config.recall.interval,
-        longest_episode=longest_episode(config.env.name, config.env.entry_point),
+        longest_episode=longest_episode(env.base_env._env),
     )
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=1)

@@ -139,6 +139,9 @@ class AdvantageGate(TensorDictModuleBase):
         value_key: key that it writes V(s) to.
         mask_key: key of the mask.
 
+    Raises:
+        ValueError: the critic's V(s) is the largest Q(s, a), which no pair exceeds.
+
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict

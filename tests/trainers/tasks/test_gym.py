@@ -17,7 +17,7 @@ from torchrl_recall.trainers.tasks.gym import (
     check_finite,
     make_env,
 )
-from torchrl_recall.trainers.tasks.gym_task import longest_episode
+from torchrl_recall.trainers.tasks.gym_task import longest_episode, make_task
 
 TASKS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"]
 
@@ -77,7 +77,7 @@ def test_a_task_of_a_module_that_is_missing_is_named_with_a_cure():
 
 
 def test_a_task_may_be_named_with_its_module():
-    assert longest_episode("gymnasium:Hopper-v5") == 1_000
+    assert longest_episode(gymnasium.make("Hopper-v5")) == 1_000
     assert make_env("gymnasium:Hopper-v5").observation_spec["observation"].shape == (11,)
 
 
@@ -165,9 +165,9 @@ def test_the_task_clips_what_a_gaussian_policy_chooses():
 
 
 def test_the_longest_episode_is_the_time_limit():
-    assert longest_episode("Hopper-v5") == 1_000
-    assert longest_episode("Pendulum-v1") == 200
-    assert longest_episode("RecipeIntegers-v0") is None
+    assert longest_episode(make_task("Hopper-v5")) == 1_000
+    assert longest_episode(make_task("Pendulum-v1")) == 200
+    assert longest_episode(make_task("RecipeIntegers-v0")) is None
 
 
 def test_a_seed_decides_the_first_state():

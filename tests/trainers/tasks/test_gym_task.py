@@ -214,7 +214,7 @@ def test_a_task_without_an_id_is_made_by_a_function(function, limit, module):
     entry_point = f"tasks_of_mine:{function}"
     env = make_env("mine", entry_point=entry_point, seed=0)
     assert env.rollout(3)["observation"].shape == (3, 11)
-    assert longest_episode("mine", entry_point) == limit
+    assert longest_episode(make_task("mine", entry_point=entry_point)) == limit
 
 
 @pytest.mark.parametrize(

@@ -101,12 +101,25 @@ class EnvConfig(Group):
     name: Text
     observation_keys: list[Text] | None
     entry_point: Text | None
+    backend: Literal["gymnasium", "dm_control"]
     trace_length: TraceLength
 
     @property
     def making(self) -> dict[str, Any]:
         """Return the arguments of ``make_env`` that say how to make the task."""
-        return {"observation_keys": self.observation_keys, "entry_point": self.entry_point}
+        return {
+            "observation_keys": self.observation_keys,
+            "entry_point": self.entry_point,
+            "backend": self.backend,
+        }
+
+    def faults(self) -> Iterator[str]:
+        """Refuse two ways of making one task."""
+        if self.entry_point is not None and self.backend != "gymnasium":
+            yield (
+                f"env.entry_point={self.entry_point} makes the task itself; leave out "
+                f"env.backend={self.backend}."
+            )
 
 
 class SharedBatchConfig(Group):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchrl.data import OneHot, TensorSpec
 from torchrl.envs import DoubleToFloat, EnvBase, GymWrapper, TransformedEnv
 
-from torchrl_recall.trainers.tasks.gym_task import Actions, make_task
+from torchrl_recall.trainers.tasks.gym_task import Actions, Backend, make_task
 
 __all__ = ["DivergenceError", "check_finite", "make_env", "model_specs", "to_task"]
 
@@ -33,6 +33,7 @@ def make_env(
     actions: Actions = "continuous",
     observation_keys: Sequence[str] | None = None,
     entry_point: str | None = None,
+    backend: Backend = "gymnasium",
 ) -> TransformedEnv:
     """Make a task with a vector observation, and a bounded vector or one of a few as action.
 
@@ -48,6 +49,7 @@ def make_env(
         actions: which kind the recipe takes; discrete ones are one-hot.
         observation_keys: entries of a Dict observation, joined in this order.
         entry_point: ``module:function`` that returns the task, where it has no id.
+        backend: where the name is looked up: ``gymnasium`` or ``dm_control``.
 
     Returns:
         The environment, its observations as float32.
@@ -56,7 +58,11 @@ def make_env(
         ConfigError: there is no such task, or its spaces are of another kind.
     """
     task = make_task(
-        name, actions=actions, observation_keys=observation_keys, entry_point=entry_point
+        name,
+        actions=actions,
+        observation_keys=observation_keys,
+        entry_point=entry_point,
+        backend=backend,
     )
     on_cpu = device is None or device.type == "cpu"  # no device then means no casts
     env = TransformedEnv(GymWrapper(task, device=None if on_cpu else device), DoubleToFloat())

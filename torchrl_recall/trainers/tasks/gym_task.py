@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, cast
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete, flatten, flatten_space
 
 from torchrl_recall.trainers.schema.parts import ConfigError
 
-__all__ = ["Actions", "longest_episode", "make_task"]
+__all__ = ["Actions", "Backend", "longest_episode", "make_task"]
 
 Actions = Literal["continuous", "discrete"]
+Backend = Literal["gymnasium", "dm_control"]
 
 # A larger array of integers is an image.
 _SYMBOLS = 1_000
@@ -28,6 +32,7 @@ def make_task(
     actions: Actions = "continuous",
     observation_keys: Sequence[str] | None = None,
     entry_point: str | None = None,
+    backend: Backend = "gymnasium",
 ) -> gymnasium.Env:
     """Make a Gymnasium task whose observation is one vector of floats.
 
@@ -35,21 +40,26 @@ def make_task(
     a one-hot vector, and a small array of integers, as MiniGrid's, is flattened.
 
     Args:
-        name: a Gymnasium id such as ``Hopper-v5``, or ``module:Task-v0``.
+        name: a Gymnasium id such as ``Hopper-v5``, or ``module:Task-v0``; or domain and task of
+            dm_control's suite, such as ``cartpole-swingup_sparse``.
 
     Keyword Args:
         actions: which kind the recipe takes.
         observation_keys: entries of a Dict observation, joined in this order.
         entry_point: ``module:function`` that returns the task, where it has no id; the name is then
             only a name.
+        backend: where the name is looked up. By default all of dm_control's observations are
+            joined, in the order of their names.
 
     Raises:
         ConfigError: there is no such task, or its observations are of another kind, or it does not
             keep to Gymnasium's interface.
     """
-    make = _maker(name, entry_point)
+    make = _maker(name, entry_point, backend)
     task = make()
     space = task.observation_space
+    if backend == "dm_control" and observation_keys is None and isinstance(space, Dict):
+        observation_keys = list(space)
     keys = _keys_of(name, space, observation_keys)
     for part, entry in keys.items():
         _check_observation_space(f"{name}{f'[{part!r}]' if part else ''}", entry)
@@ -63,17 +73,15 @@ def make_task(
     return _AsVector(task, keys)
 
 
-def longest_episode(name: str, entry_point: str | None = None) -> int | None:
+def longest_episode(task: gymnasium.Env) -> int | None:
     """Return the time limit of a task, if it says one."""
-    if entry_point is None:
-        return _spec(name).max_episode_steps
-    task = _maker(name, entry_point)()
-    task.close()
     return None if task.spec is None else task.spec.max_episode_steps
 
 
-def _maker(name: str, entry_point: str | None) -> Callable[[], gymnasium.Env]:
+def _maker(name: str, entry_point: str | None, backend: Backend) -> Callable[[], gymnasium.Env]:
     """Return what makes the task, by its id or by the user's own function."""
+    if backend == "dm_control":
+        return _dm_control_maker(name)
     if entry_point is None:
         _spec(name)
         return lambda: _made(name)
@@ -96,6 +104,32 @@ def _maker(name: str, entry_point: str | None) -> Callable[[], gymnasium.Env]:
         return task
 
     return checked
+
+
+def _dm_control_maker(name: str) -> Callable[[], gymnasium.Env]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a machine without a display
+            from torchrl_recall.trainers.tasks.dm_control import NAMES, DMControlTask
+    except ImportError as error:
+        raise ConfigError(
+            f"env.backend=dm_control needs dm_control and shimmy ({error}): "
+            "pip install 'torchrl-recall[dm_control]'."
+        ) from error
+    if name not in NAMES:
+        near = " or ".join(get_close_matches(name, NAMES, cutoff=0.0))
+        raise ConfigError(f"env.name={name!r} is no task of dm_control's suite, such as {near}.")
+
+    def make() -> gymnasium.Env:
+        try:
+            return DMControlTask(name)
+        except AttributeError as error:  # it reads fields of MuJoCo's structures by name
+            raise ConfigError(
+                f"the installed dm_control does not work with MuJoCo {mujoco.__version__} "
+                f"({error}): pip install 'mujoco<4'."
+            ) from error
+
+    return make
 
 
 def _made(name: str) -> gymnasium.Env:
@@ -174,6 +208,8 @@ def _check_observation_space(name: str, space: gymnasium.Space) -> None:
             f"{name} observes pixels, {space.shape} of {space.dtype}; this recipe needs a "
             "vector of numbers. Encode them first, with an encoder of your own."
         )
+    if np.issubdtype(space.dtype, np.floating) and not space.shape:
+        return  # a single number
     if len(space.shape) != 1 or not space.shape[0]:
         raise ConfigError(
             f"{name} observes {space.shape} of {space.dtype}; this recipe needs a vector of "
