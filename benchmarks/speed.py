@@ -4,11 +4,12 @@
     python benchmarks/speed.py parts=[loop] rounds=10 out=runs/speed
 
 ``loop`` times whole SAC steps on HalfCheetah-v5: ours, the bare loop, and the peers (extra
-``peers``; those not installed are left out). ``on_policy`` does so for TRPO and PPO, 2,048 steps an
-update. ``update``, ``model``, ``imitation`` and ``traces``
-time the parts against their bare limits, ``four_rooms`` the environment of that name against
-itself one step at a time, ``goals`` the goal environments and the Goal GAN's share of an
-iteration, and ``growth`` gives costs against sizes.
+``peers``; those not installed are left out). ``hosts`` does so for TD3 and CrossQ, ``on_policy``
+for TRPO and PPO, 2,048 steps an update. ``update``, ``model``, ``imitation`` and ``traces`` time
+the parts against their bare limits, ``four_rooms`` the environment of that name against itself one
+step at a time, ``goals`` the goal environments and the Goal GAN's share of an iteration.
+``compilation`` times whole runs up to their 2,000th step: eager, compiled, and compiled again.
+``growth`` gives costs against sizes.
 Contestants of a part take turns within each round, so that a ratio compares neighbours in time; a
 table of medians and quartiles is printed, and every measurement goes to ``results.csv``.
 """
@@ -32,15 +33,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 import torch
 from omegaconf import OmegaConf
+from speed_parts.compilation import compilation
 from speed_parts.components import four_rooms, growth, imitation, model, traces, update
 from speed_parts.goals import goals
-from speed_parts.loops import loop, on_policy
+from speed_parts.loops import hosts, loop, on_policy
 from speed_parts.measure import Rows
 
 from torchrl_recall.trainers.runs.process import quiet
 
 PARTS: dict[str, Callable[..., Rows]] = {
     "loop": loop,
+    "hosts": hosts,
     "on_policy": on_policy,
     "update": update,
     "model": model,
@@ -48,6 +51,7 @@ PARTS: dict[str, Callable[..., Rows]] = {
     "traces": traces,
     "four_rooms": four_rooms,
     "goals": goals,
+    "compilation": compilation,
     "growth": growth,
 }
 DEFAULTS = {
@@ -74,7 +78,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows: Rows = []
     for part in config.parts:
-        arguments = {"steps": config.steps} if part == "loop" else {}
+        arguments = {"steps": config.steps} if part in ("loop", "hosts") else {}
         rows += PARTS[part](config.rounds, **arguments)
         with (out / "results.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["part", "name", "round", "ms"])

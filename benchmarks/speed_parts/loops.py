@@ -26,7 +26,7 @@ from torchrl_recall.trainers.schema import (
 )
 from torchrl_recall.trainers.tasks.gym import check_finite
 
-__all__ = ["TASK", "Loop", "configure", "loop", "on_policy"]
+__all__ = ["TASK", "Loop", "configure", "hosts", "loop", "on_policy"]
 
 TASK = "HalfCheetah-v5"
 CPU = torch.device("cpu")
@@ -122,6 +122,37 @@ def loop(rounds: int, steps: int) -> Rows:
     )
     torch.set_float32_matmul_precision("medium")
     return rows
+
+
+def hosts(rounds: int, steps: int) -> Rows:
+    """Measure whole steps of TD3 and CrossQ, at their published sizes, against SBX's."""
+    contestants: dict[str, Callable[[int], object]] = {}
+    for host, name in (("td3", "TD3"), ("crossq", "CrossQ")):
+        words = (
+            f"env.name={TASK}",
+            f"host={host}",
+            "recall=none",
+            "collector.init_random_frames=500",
+        )
+        for compile in ("true", "false"):
+            label = name if compile == "true" else f"{name}, eager"
+            contestants[label] = Loop("sac/sac_recall", *words, f"compile={compile}").run
+        try:
+            from sb3_peer import make_peer
+
+            model: Any = make_peer(host, gymnasium.make(TASK), seed=0, library="sbx")
+        except ImportError:
+            print("sbx is not installed and is left out; it is in the extra 'peers'")
+            continue
+        model.learning_starts = 500
+        contestants[f"{name}, SBX"] = partial(
+            model.learn, reset_num_timesteps=False, log_interval=1_000_000
+        )
+    for function in contestants.values():
+        function(520)  # random frames and compilation
+    return measure(
+        "hosts", {name: partial(f, steps) for name, f in contestants.items()}, rounds, per=steps
+    )
 
 
 def on_policy(rounds: int) -> Rows:

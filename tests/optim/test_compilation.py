@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -127,3 +130,33 @@ def test_settled_arguments_are_read_anew_but_not_checked():
     assert calls({"w": torch.tensor([1.0, 2.0])}, x).tolist() == [1.0, 2.0]
     assert calls({"w": torch.tensor([3.0, 4.0])}, x).tolist() == [3.0, 4.0]
     assert calls({"w": torch.tensor([3.0, 4.0])}, torch.ones(1)).tolist() == [3.0, 4.0]  # checked
+
+
+_SQUASHED = """
+import torch
+from torch._dynamo.utils import counters
+from torchrl.modules import TanhNormal
+from torchrl_recall.optim.compilation import compile_function
+
+def gradient(loc, action):
+    def negative(loc):
+        return -TanhNormal(loc, torch.ones(2)).log_prob(action).sum()
+    return torch.func.grad(negative)(loc)
+
+out = compile_function(gradient)(torch.zeros(4, 2), torch.full((4, 2), 0.5))
+hits = counters["aot_autograd"]["autograd_cache_hit"], counters["inductor"]["fxgraph_cache_hit"]
+print(*hits, out)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_takes_graphs_with_autograd_functions_from_the_disk(tmp_path):
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    words = [sys.executable, "-c", _SQUASHED]
+    first, second = (
+        subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first.startswith("0 0 ")
+    assert second.startswith("1 1 ")
+    assert first[4:] == second[4:]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch
 
 __all__ = ["compile_function", "with_fallback"]
 
@@ -67,6 +68,7 @@ def compile_function(
     unchecked = tuple(f"arguments[{position}]" for position in settled)
     compiled = torch.compile(  # type: ignore[call-overload]  # its stubs lack the isolation
         call,
+        backend=_inductor,
         fullgraph=True,
         dynamic=any_size,
         recompile_limit=64,
@@ -81,6 +83,17 @@ def compile_function(
         },
     )
     return lambda *args: compiled(args)
+
+
+def _inductor(graph: torch.fx.GraphModule, inputs: list, *, options: dict[str, Any]) -> Any:
+    """Compile a graph by inductor, and keep it on disk if it has autograd functions of its own too.
+
+    TorchRL's squashed distributions have one, for which torch would compile again in each process.
+    """
+    from torch._inductor.compile_fx import compile_fx
+
+    with functorch.patch(autograd_cache_allow_custom_autograd_functions=True):
+        return compile_fx(graph, inputs, config_patches=options)
 
 
 def with_fallback(
