@@ -47,7 +47,7 @@ def _run(words: list[str], cache: Path, mode: str) -> None:
             *words,
             f"run_dir={run_dir}",
         ]
-        command += ["env.name=HalfCheetah-v5", "collector.total_frames=2000", "eval.interval=2000"]
+        command += ["env.name=Hopper-v5", "collector.total_frames=2000", "eval.interval=2000"]
         command += ["collector.init_random_frames=1000", "eval.num_episodes=1"]
         command += ["checkpoint.interval=0", "logger.backend=none", f"compile={mode != 'eager'}"]
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}

@@ -95,7 +95,7 @@ def test_every_variant_runs_end_to_end(runs, recall):
 @pytest.mark.parametrize("name", ["CartPole-v1", "torchrl_recall/FourRooms-v0"])
 @pytest.mark.parametrize("recall", ["none", "backtracking", "self_imitation"])
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, recall, name):
-    words = tiny(recall, f"env.name={name}")
+    words = tiny(recall, f"env.name={name}", "dqn.annealed_fraction=1.0")
     assert train(tmp_path / "whole", words) == 0
     for frames in (128, 384):
         again = stopped_copy(tmp_path / "whole", tmp_path / str(frames), frames)

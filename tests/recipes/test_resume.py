@@ -336,6 +336,7 @@ def wait_for_checkpoint_after(process, run_dir, frames):
     raise AssertionError(f"no checkpoint after {frames}: {process.communicate()[0]}")
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path):
     words = tiny(
         "backtracking", collector__total_frames=600, checkpoint__interval=20, checkpoint__keep=2

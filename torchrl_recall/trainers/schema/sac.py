@@ -96,6 +96,7 @@ class SACRecallConfig(RunConfig):
     host: Literal["sac", "crossq", "redq", "td3"]
     lr_of_host: dict[str, Positive] = Field(default_factory=dict)
     random_frames_of_host: dict[str, CountOrZero] = Field(default_factory=dict)
+    paying_frames_of_host: dict[str, Count] = Field(default_factory=dict)
     sac: SACConfig
     crossq: CrossQConfig
     redq: REDQConfig
