@@ -15,8 +15,9 @@ run: $(VENV)/.test
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-all: $(VENV)/.test # with the slow proofs
+test-all: $(VENV)/.test $(VENV)/.dm_control # with the slow proofs, and with MuJoCo 3 for dm_control
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+	MUJOCO_GL=egl PYTHONPATH=$(VENV)/dm_control $(BIN)/python -m pytest tests/trainers/tasks/test_dm_control.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -27,6 +28,11 @@ lint: $(VENV)/.dev
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+$(VENV)/.dm_control: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --target $(VENV)/dm_control 'mujoco<4' dm_control shimmy
+	rm -rf $(VENV)/dm_control/numpy* $(VENV)/dm_control/gymnasium* # which the environment has
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.test

@@ -213,7 +213,7 @@ REFUSED = {
     ),
     "RecipeDict-v0": (Dict(position=VECTOR, goal=VECTOR), ACTION),
     "RecipePixels-v0": (Box(0, 255, (64, 64, 3), np.uint8), ACTION),
-    "RecipeFloatImage-v0": (Box(0, 1, (8, 8), np.float32), ACTION),
+    "RecipeFloatImage-v0": (Box(0, 1, (40, 40), np.float32), ACTION),
     "RecipeMatrixAction-v0": (VECTOR, Box(-1.0, 1.0, (2, 2), np.float32)),
     "RecipeIntegers-v0": (Box(0, 9, (3,), np.int64), ACTION),
     "RecipeMultiDiscrete-v0": (VECTOR, gymnasium.spaces.MultiDiscrete([2, 3])),

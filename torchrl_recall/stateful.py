@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
-__all__ = ["NoDeepCopy", "Part", "Stateful"]
+__all__ = ["NoDeepCopy", "Part", "Stateful", "Steps"]
 
 
 class Part(Protocol):
@@ -17,6 +17,33 @@ class Part(Protocol):
 
     def load_state_dict(self, state: dict, /) -> Any:
         """Restore :meth:`state_dict`."""
+
+
+class Steps:
+    """Count of steps, as a part of a state.
+
+    Examples:
+        >>> from torchrl_recall.stateful import Steps
+        >>> steps = Steps()
+        >>> [steps.every(2) for _ in range(4)]
+        [False, True, False, True]
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def every(self, interval: int) -> bool:
+        """Count a step, and say whether it is the last of an interval."""
+        self.taken += 1
+        return self.taken % interval == 0
+
+    def state_dict(self) -> dict:
+        """Return the count."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.taken = state["taken"]
 
 
 class NoDeepCopy:

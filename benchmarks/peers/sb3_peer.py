@@ -32,7 +32,7 @@ def make_peer(
     """Make an agent with the settings of the recipe's host of that name.
 
     Args:
-        algorithm: ``sac``, ``td3``, ``crossq`` (SBX alone), ``ppo`` or ``trpo``.
+        algorithm: ``sac``, ``td3``, ``crossq``, ``ppo`` or ``trpo``.
         env: what it learns.
         seed: of the agent.
 
@@ -41,9 +41,10 @@ def make_peer(
     """
     common: dict[str, Any] = {"env": env, "seed": seed, "device": "cpu"}
     if algorithm in ("sac", "td3", "crossq"):
-        kind = getattr(
-            importlib.import_module(library), {"crossq": "CrossQ"}.get(algorithm, algorithm.upper())
-        )
+        name = "CrossQ" if algorithm == "crossq" else algorithm.upper()
+        if library == "stable_baselines3" and algorithm == "crossq":
+            library = "sb3_contrib"
+        kind = getattr(importlib.import_module(library), name)
         common |= {
             "learning_rate": 3e-4,
             "buffer_size": 1_000_000,

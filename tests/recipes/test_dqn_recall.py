@@ -6,6 +6,8 @@ import csv
 import math
 import signal
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -19,11 +21,15 @@ from recipe_fixtures import (
     summary,
 )
 from torchrl.data import OneHot
+from torchrl.envs import ExplorationType
 
 from torchrl_recall import BoltzmannPolicy, CriticStates, NoRecall, Recall, SelfImitation
 from torchrl_recall.recipes import dqn_recall
 from torchrl_recall.traces.filters import AdvantageGate, LoopErasure, WithinSupport
+from torchrl_recall.trainers.hosts.dqn import DQN
 from torchrl_recall.trainers.schema import ConfigError, DQNRecallConfig, validate
+from torchrl_recall.trainers.tasks.collectors import make_policy
+from torchrl_recall.trainers.tasks.gym import DivergenceError
 
 RECALLS = sorted(path.stem for path in (RECIPES / "config" / "dqn" / "recall").glob("*.yaml"))
 FOUR_ROOMS = ["env.name=torchrl_recall/FourRooms-v0", "backtracking.return_threshold=null"]
@@ -159,6 +165,74 @@ def test_numbers_of_states_are_categories_to_the_model():
         LoopErasure,
         AdvantageGate,
     ]
+
+
+class Plain(gymnasium.Env):
+    """A task as a user writes it: nothing wraps it."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        seen = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return seen, float(action == 1), False, self.steps >= 10, {}
+
+
+def as_coordinates():
+    """Discrete states below a wrapper that turns them into coordinates."""
+    task = gymnasium.make("CliffWalking-v1")
+    space = gymnasium.spaces.Box(0, 12, (2,), np.float32)
+    return gymnasium.wrappers.TransformObservation(
+        task, lambda state: np.array(divmod(int(state), 12), np.float32), space
+    )
+
+
+@pytest.mark.parametrize("function", ["Plain", "as_coordinates"])
+def test_vectors_of_a_users_own_task_are_no_categories(function, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(RECIPES.parent / "tests" / "recipes"))
+    words = tiny("backtracking", f"env.entry_point=test_dqn_recall:{function}")
+    assert not isinstance(parts(*words).recall.model.observation_spec, OneHot)
+    if function == "Plain":
+        assert train(tmp_path / "run", words) == 0
+
+
+def test_several_environments(tmp_path):
+    words = tiny("backtracking", "collector.num_envs=2", "eval.interval=512")
+    assert train(tmp_path / "run", words) == 0
+    assert summary(tmp_path / "run")["frames"] == 512
+
+
+def test_values_of_nan_stop_the_run(tmp_path, monkeypatch):
+    """TorchRL's argmax of NaN chooses no action at all, which is a finite vector of zeros."""
+
+    def broken(self, batch):
+        with torch.no_grad():
+            next(self.loss_module.parameters()).fill_(float("nan"))
+        return update(self, batch)
+
+    update = DQN.update
+    monkeypatch.setattr(DQN, "update", broken)
+    with pytest.raises(DivergenceError, match=r"chose no action.*Lower optim.lr"):
+        train(tmp_path / "run", tiny("none", "dqn.eps_init=0", "dqn.eps_end=0"))
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+def test_the_explorer_compiles():
+    made = parts(*tiny("none", "dqn.eps_init=0.5"))
+    state = made.env.reset()["observation"]
+    found = []
+    for compile in (False, True):
+        act = make_policy(made.host.explorer, ExplorationType.RANDOM, compile=compile)
+        torch.manual_seed(0)
+        found.append(torch.stack([act(state) for _ in range(20)]))
+    assert torch.equal(*found)
+    assert 0 < found[0][:, 0].sum() < 20
 
 
 def test_exploration_falls_with_the_frames(tmp_path):

@@ -97,9 +97,12 @@ def test_settings_reach_the_losses():
     assert (redq.num_updates, redq.policy_delay) == (3, 3)
     _, crossq = build(CrossQ, "crossq.gamma=0.9", "optim.lr=0.01", "crossq.adam_beta1=0.25")
     assert float(crossq.loss_module.value_estimator.gamma) == pytest.approx(0.9)
-    for optimizer in crossq.optimizers:
-        group = optimizer.param_groups[0]
-        assert (group["lr"], group["betas"]) == (0.01, (0.25, 0.999))
+    critic, policy = ([g["betas"] for g in o.param_groups] for o in crossq.optimizers)
+    assert critic == [(0.25, 0.999)]
+    assert policy == [(0.25, 0.999), (0.9, 0.999)]  # the entropy coefficient's is Adam's own
+    assert crossq.optimizers[1].param_groups[1]["params"] == [crossq.loss_module.log_alpha]
+    with pytest.raises(ConfigError, match=r"batch_size=1 has no variance.*host=crossq"):
+        configure([*tiny(), *SMALL, "host=crossq", "replay_buffer.batch_size=1"])
     assert [w.shape[1] for w in weights(crossq, "qvalue") if w.ndim == 3] == [16, 16, 1]
     with pytest.raises(ConfigError, match=r"sub_sample_len=4 must be below .*num_qvalue_nets=4"):
         configure([*tiny(), *SMALL, "redq.sub_sample_len=4"])

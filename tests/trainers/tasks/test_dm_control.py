@@ -44,6 +44,20 @@ def test_a_task_is_a_vector_of_all_its_observations(name, size):
 
 
 @needs_dm_control
+def test_every_task_of_the_suite_can_be_made_and_saved():
+    from torchrl_recall.trainers.tasks.dm_control import NAMES
+
+    limits = {}
+    for name in NAMES:
+        env = make_env(name, backend="dm_control", seed=0)
+        env.rollout(2)
+        assert not env_state_dict(env)["python"]["unsaved"], name
+        limits[name] = longest_episode(env.base_env._env)
+    assert limits["lqr-lqr_2_1"] is None
+    assert limits["cartpole-balance"] == 1_000
+
+
+@needs_dm_control
 def test_observations_can_be_chosen():
     env = make_env("walker-walk", backend="dm_control", observation_keys=["velocity", "height"])
     assert env.observation_spec["observation"].shape == (10,)

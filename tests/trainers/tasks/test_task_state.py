@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 
 import gymnasium
 import mujoco
@@ -168,15 +173,45 @@ class OtherPiece(Piece):
     pass
 
 
+@dataclass(frozen=True)
+class Frozen:
+    number: int = 1
+
+
+class Phase(Enum):
+    OPEN = 1
+    SHUT = 2
+
+
 @pytest.mark.parametrize(
-    "part", [iter([1]), mujoco.MjData(mujoco.MjModel.from_xml_string("<mujoco/>"))]
+    ("part", "kind"),
+    [
+        (iter([1]), "list_iterator"),
+        (mujoco.MjData(mujoco.MjModel.from_xml_string("<mujoco/>")), "MjData"),
+        (random.Random(0), "Random"),
+        (np.random.RandomState(0), "RandomState"),
+        (Frozen(), "Frozen"),
+        (defaultdict(list), "defaultdict"),
+        (Counter("ab"), "Counter"),
+        (partial(int, base=2), "partial"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_a_task_that_cannot_be_saved_says_so(part):
-    env = make_env("Engine", entry_point=f"{__name__}:make_engine")
-    env.base_env._env.unwrapped.part = part
-    assert env_state_dict(env) is None
-    with pytest.warns(UserWarning, match=r"Engine could not be saved.*new episode.*get_state"):
-        assert load_env_state_dict(env, None) is False
+def test_a_task_that_cannot_be_saved_says_what_of_it(part, kind):
+    env, other = (make_env("Engine", entry_point=f"{__name__}:make_engine") for _ in range(2))
+    for this in (env, other):
+        this.base_env._env.unwrapped.part = part
+    with pytest.warns(UserWarning, match=rf"Engine .*Engine.part \({kind}\).*new episode"):
+        assert load_env_state_dict(other, env_state_dict(env)) is False
+
+
+def test_members_of_an_enum_are_restored_and_not_changed():
+    env, other = (make_env("Engine", entry_point=f"{__name__}:make_engine") for _ in range(2))
+    env.base_env._env.unwrapped.part = Phase.SHUT
+    other.base_env._env.unwrapped.part = Phase.OPEN
+    assert load_env_state_dict(other, env_state_dict(env)) is True
+    assert other.base_env._env.unwrapped.part is Phase.SHUT
+    assert (Phase.OPEN.value, Phase.OPEN.name) == (1, "OPEN")
 
 
 def test_an_object_of_another_kind_is_not_overwritten():
@@ -186,7 +221,7 @@ def test_an_object_of_another_kind_is_not_overwritten():
     task.part = [Piece(), None]
     state = env_state_dict(env)
     task.part = [OtherPiece(), None]
-    with pytest.warns(UserWarning, match=r"Engine could not be saved.*new episode"):
+    with pytest.warns(UserWarning, match=r"Engine .*made after the first reset.*new episode"):
         assert load_env_state_dict(env, state) is False
     assert task.part[0].kind == "OtherPiece"
 

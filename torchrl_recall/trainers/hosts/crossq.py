@@ -48,7 +48,7 @@ class CrossQ(DelayedPolicy):
             env, spec, crossq.critic_num_cells, device, num=2, make=_network(crossq)
         )
         self.actor = self.policy = self.explorer = actor.eval()
-        # The loss holds copies of the networks with modes of their own, and the same parameters.
+        # The loss runs these same modules: the policy by running statistics, but for step_policy.
         loss = CrossQLoss(
             actor,
             [qvalue.train() for qvalue in qvalues],
@@ -69,7 +69,7 @@ class CrossQ(DelayedPolicy):
         super().__init__(
             loss,
             lr=config.optim.lr,
-            betas=(crossq.adam_beta1, 0.999),
+            beta1=crossq.adam_beta1,
             policy_delay=crossq.policy_delay,
             critic_losses=lambda data: TensorDict({"loss_qvalue": loss.qvalue_loss(data)[0]}),
             policy_losses=policy_losses,
@@ -80,10 +80,11 @@ class CrossQ(DelayedPolicy):
 
     def step_policy(self, batch: TensorDictBase) -> TensorDictBase:
         """Take a step of the policy by the batch's own statistics, which move the running ones."""
-        self.loss_module.actor_network.train()
-        losses = super().step_policy(batch)
-        self.loss_module.actor_network.eval()
-        return losses
+        self.actor.train()
+        try:
+            return super().step_policy(batch)
+        finally:
+            self.actor.eval()
 
 
 class _BatchRenorm(BatchRenorm1d):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -22,7 +23,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 
 from torchrl_recall.modules.policies import GaussianPolicy
 from torchrl_recall.optim.gradient_step import make_update
-from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.trainers.hosts.networks import make_qvalues, policy_inputs, squashed_actor
 from torchrl_recall.trainers.schema import SACRecallConfig
 
@@ -37,7 +38,7 @@ class DelayedPolicy(Stateful):
     Args:
         loss_module: the losses.
         lr: of Adam, for each of the two.
-        betas: of Adam.
+        beta1: of Adam, for the networks; the entropy coefficient keeps 0.9.
         policy_delay: n.
         critic_losses: of the critics.
         policy_losses: of the policy.
@@ -68,16 +69,24 @@ class DelayedPolicy(Stateful):
         critic_targets: TargetNetUpdater | None,
         policy_targets: TargetNetUpdater | None,
         compile: bool,
-        betas: tuple[float, float] = (0.9, 0.999),
+        beta1: float = 0.9,
     ) -> None:
-        self.loss_module, self.policy_delay, self.num_steps = loss_module, policy_delay, 0
+        self.loss_module, self.policy_delay, self.steps = loss_module, policy_delay, Steps()
         critics: list[Tensor] = []
-        rest: list[Tensor] = []
+        policy: list[Tensor] = []
+        entropy: list[Tensor] = []
         for name, parameter in loss_module.named_parameters():
             if parameter.requires_grad:
-                (critics if name.startswith("qvalue_network") else rest).append(parameter)
+                kind = {"qvalue_network_params": critics, "actor_network_params": policy}
+                kind.get(name.split(".")[0], entropy).append(parameter)
+        betas = beta1, 0.999
+        rest: list[dict[str, Any]] = [
+            {"params": policy, "betas": betas},
+            *([{"params": entropy}] if entropy else []),
+        ]
         self.optimizers = [
-            torch.optim.Adam(group, lr, betas, fused=True) for group in (critics, rest)
+            torch.optim.Adam(critics, lr, betas, fused=True),
+            torch.optim.Adam(rest, lr, fused=True),
         ]
         steps = (critic_losses, critic_targets), (policy_losses, policy_targets)
         self.step_critics, self._step_policy = (
@@ -88,8 +97,7 @@ class DelayedPolicy(Stateful):
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Take the steps that are due on a batch (Alg. 1, lines 6 and 7)."""
         losses = self.step_critics(batch)
-        self.num_steps += 1
-        if self.num_steps % self.policy_delay == 0:
+        if self.steps.every(self.policy_delay):
             losses = losses.update(self.step_policy(batch))
         return losses
 
@@ -98,19 +106,11 @@ class DelayedPolicy(Stateful):
         return self._step_policy(batch)
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name weights, targets and optimisers."""
+        """Name weights, targets, optimisers and how many steps were taken."""
         critic, policy = self.optimizers
-        return {"loss": self.loss_module, "critic": critic, "policy": policy}
-
-    def state_dict(self) -> dict:
-        """Return the parts' state and how many steps were taken."""
-        return super().state_dict() | {"num_steps": self.num_steps}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        parts = dict(state)
-        self.num_steps = parts.pop("num_steps")
-        super().load_state_dict(parts)
+        return {
+            "loss": self.loss_module, "critic": critic, "policy": policy, "steps": self.steps
+        }  # fmt: skip
 
 
 class TD3(DelayedPolicy):

@@ -14,7 +14,7 @@ from torchrl.objectives import DQNLoss, HardUpdate
 from torchrl_recall.modules.policies import BoltzmannPolicy
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
-from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.trainers.hosts.networks import mlp
 from torchrl_recall.trainers.schema import DQNRecallConfig
 
@@ -72,7 +72,7 @@ class DQN(Stateful):
         )
         self._targets = HardUpdate(self.loss_module, value_network_update_interval=0)
         self.num_updates, self._interval = dqn.num_updates, dqn.target_update_interval
-        self.num_steps = 0
+        self.steps = Steps()
 
     def explored(self, frames: int) -> None:
         """Lower the probability of random actions after some frames."""
@@ -81,25 +81,15 @@ class DQN(Stateful):
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Take one gradient step, and copy the network when it is due (Alg. 1, lines 6 and 7)."""
         losses = self._step(batch)
-        self.num_steps += 1
-        if self.num_steps % self._interval == 0:
+        if self.steps.every(self._interval):
             self._targets.step()
         return losses
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name weights, targets, optimiser and exploration."""
+        """Name weights, targets, optimiser, exploration and how many steps were taken."""
         return {
             "loss": self.loss_module,
             "optimizer": self.optimizer,
             "exploration": self.exploration,
+            "steps": self.steps,
         }
-
-    def state_dict(self) -> dict:
-        """Return the parts' state and how many steps were taken."""
-        return super().state_dict() | {"num_steps": self.num_steps}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        parts = dict(state)
-        self.num_steps = parts.pop("num_steps")
-        super().load_state_dict(parts)

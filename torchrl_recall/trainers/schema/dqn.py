@@ -8,10 +8,10 @@ from typing import Any
 from torchrl_recall.trainers.schema.group import Group
 from torchrl_recall.trainers.schema.parts import (
     BacktrackingConfig,
-    EnvConfig,
     EvalConfig,
     OptimConfig,
     RunConfig,
+    TaskConfig,
 )
 from torchrl_recall.trainers.schema.ranges import (
     Count,
@@ -29,7 +29,7 @@ from torchrl_recall.trainers.schema.sac import (
 __all__ = ["DQNRecallConfig"]
 
 
-class DiscreteEnvConfig(EnvConfig):
+class DiscreteEnvConfig(TaskConfig):
     """A task with discrete actions."""
 
     @property

@@ -43,6 +43,7 @@ __all__ = [
     "SharedBatchConfig",
     "TD3Config",
     "TRPOConfig",
+    "TaskConfig",
 ]
 
 Backend = Literal["auto", "none", "tensorboard", "wandb", "mlflow", "trackio"]
@@ -95,23 +96,29 @@ class RunConfig(Group):
         """Return the frames between rows of metrics.csv."""
 
 
-class EnvConfig(Group):
-    """The task."""
+class TaskConfig(Group):
+    """A task."""
 
     name: Text
     observation_keys: list[Text] | None
     entry_point: Text | None
-    backend: Literal["gymnasium", "dm_control"]
     trace_length: TraceLength
 
     @property
     def making(self) -> dict[str, Any]:
         """Return the arguments of ``make_env`` that say how to make the task."""
-        return {
-            "observation_keys": self.observation_keys,
-            "entry_point": self.entry_point,
-            "backend": self.backend,
-        }
+        return {"observation_keys": self.observation_keys, "entry_point": self.entry_point}
+
+
+class EnvConfig(TaskConfig):
+    """A task with continuous actions."""
+
+    backend: Literal["gymnasium", "dm_control"]
+
+    @property
+    def making(self) -> dict[str, Any]:
+        """Return the arguments of ``make_env`` that say how to make the task."""
+        return super().making | {"backend": self.backend}
 
     def faults(self) -> Iterator[str]:
         """Refuse two ways of making one task."""
@@ -196,7 +203,7 @@ class REDQConfig(Group):
 
 
 class RecallConfig(Group):
-    """Settings of traces and their imitation that all continuous recipes share."""
+    """Settings of traces and their imitation that all recipes but the four rooms' share."""
 
     name: Text
     num_updates: CountOrZero

@@ -115,3 +115,8 @@ class SACRecallConfig(RunConfig):
     def faults(self) -> Iterator[str]:
         """Refuse batches that are larger than the replay buffer."""
         yield from batches_fit(self)
+        if self.host == "crossq" and self.replay_buffer.batch_size < 2:
+            yield (
+                f"replay_buffer.batch_size={self.replay_buffer.batch_size} has no variance, by "
+                "which host=crossq normalises; take at least 2."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import mujoco
@@ -24,7 +25,7 @@ class DMControlTask(DmControlCompatibilityV0):
 
     def __init__(self, name: str) -> None:
         super().__init__(suite.load(*name.split("-", 1)))
-        limit = int(self._env._step_limit)
+        limit = None if math.isinf(self._env._step_limit) else math.ceil(self._env._step_limit)
         self._as_made = {key: value.copy() for key, value in self._model_arrays().items()}
         self.spec = EnvSpec(f"dm_control/{name}-v0", max_episode_steps=limit)
 

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from gymnasium.wrappers import TransformAction
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import OneHot, TensorSpec
 from torchrl.envs import DoubleToFloat, EnvBase, GymWrapper, TransformedEnv
 
-from torchrl_recall.trainers.tasks.gym_task import Actions, Backend, make_task
+from torchrl_recall.trainers.tasks.gym_task import Actions, Backend, is_one_hot, make_task
 
 __all__ = ["DivergenceError", "check_finite", "make_env", "model_specs", "to_task"]
 
@@ -35,7 +35,7 @@ def make_env(
     entry_point: str | None = None,
     backend: Backend = "gymnasium",
 ) -> TransformedEnv:
-    """Make a task with a vector observation, and a bounded vector or one of a few as action.
+    """Make a task whose observation is a vector, and whose action a bounded vector or discrete.
 
     Args:
         name: a Gymnasium id such as ``Hopper-v5``; see
@@ -78,13 +78,13 @@ def make_env(
 def model_specs(env: TransformedEnv) -> tuple[TensorSpec, TensorSpec]:
     """Return the specs of observation and action as a backtracking model needs them.
 
-    The one-hot vectors of a task that observes a number are categories to it.
+    The one-hot vectors of a task with discrete observations are categories to it.
 
     Args:
         env: made by :func:`make_env`.
     """
     observation, action = env.observation_spec_unbatched, env.action_spec_unbatched
-    if isinstance(env.base_env._env.env.observation_space, Discrete):
+    if is_one_hot(env.base_env._env):
         num_states = observation["observation"].shape[-1]
         observation = OneHot(num_states, dtype=torch.float32, device=env.device)
     return observation, action
@@ -113,19 +113,31 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
     """
     keys = [key for key in _IN_ORDER if data.get(key, None) is not None]
     if all(_is_finite(data.get(key)) for key in keys):
+        _check_chosen(data, frames)
         return
     # The first in time is the cause; within a step the observation comes before the action.
     key = min(keys, key=lambda key: _first_bad(data.get(key), data.shape))
     if key == "action":
-        raise DivergenceError(
-            f"the policy chose NaN or infinity as an action within the {data.numel()} steps after "
-            f"step {frames}: training has diverged, so nothing was saved. Lower optim.lr or "
-            "recall.lr, or set recall.max_deviation."
-        )
+        raise _diverged("NaN or infinity as an action", data, frames)
     raise FloatingPointError(
         f"{env_name} returned NaN or infinity in {key} within the {data.numel()} steps "
         f"after step {frames}. The run was saved up to there; mend the environment, then "
         "go on with resume=auto."
+    )
+
+
+def _check_chosen(data: TensorDictBase, frames: int) -> None:
+    """Refuse one-hot actions that choose nothing: TorchRL's argmax of values that are NaN."""
+    action = data.get("action", None)
+    if action is not None and not action.is_floating_point() and not action.any(-1).all():
+        raise _diverged("no action, for all values are NaN,", data, frames)
+
+
+def _diverged(chosen: str, data: TensorDictBase, frames: int) -> DivergenceError:
+    return DivergenceError(
+        f"the policy chose {chosen} within the {data.numel()} steps after step {frames}: training "
+        "has diverged, so nothing was saved. Lower optim.lr or recall.lr, or set "
+        "recall.max_deviation."
     )
 
 

@@ -17,13 +17,13 @@ from gymnasium.spaces import Box, Dict, Discrete, flatten, flatten_space
 
 from torchrl_recall.trainers.schema.parts import ConfigError
 
-__all__ = ["Actions", "Backend", "longest_episode", "make_task"]
+__all__ = ["Actions", "Backend", "is_one_hot", "longest_episode", "make_task"]
 
 Actions = Literal["continuous", "discrete"]
 Backend = Literal["gymnasium", "dm_control"]
 
-# A larger array of integers is an image.
-_SYMBOLS = 1_000
+# A larger array is an image.
+_SMALL = 1_000
 
 
 def make_task(
@@ -36,8 +36,8 @@ def make_task(
 ) -> gymnasium.Env:
     """Make a Gymnasium task whose observation is one vector of floats.
 
-    Integers, lists and the named entries of a Dict become such a vector. A number of a few becomes
-    a one-hot vector, and a small array of integers, as MiniGrid's, is flattened.
+    Integers, lists and the named entries of a Dict become such a vector. A discrete observation
+    becomes a one-hot vector, and a small array, as MiniGrid's symbols, is flattened.
 
     Args:
         name: a Gymnasium id such as ``Hopper-v5``, or ``module:Task-v0``; or domain and task of
@@ -76,6 +76,11 @@ def make_task(
 def longest_episode(task: gymnasium.Env) -> int | None:
     """Return the time limit of a task, if it says one."""
     return None if task.spec is None else task.spec.max_episode_steps
+
+
+def is_one_hot(task: gymnasium.Env) -> bool:
+    """Say whether a task made here turns one discrete observation into a one-hot vector."""
+    return isinstance(task, _AsVector) and isinstance(task.entries.get(""), Discrete)
 
 
 def _maker(name: str, entry_point: str | None, backend: Backend) -> Callable[[], gymnasium.Env]:
@@ -201,27 +206,25 @@ def _check_observation_space(name: str, space: gymnasium.Space) -> None:
             f"{name} observes a {type(space).__name__}; this recipe needs a vector of numbers. "
             "Turn it into one with gymnasium.wrappers.FlattenObservation."
         )
-    if len(space.shape) >= 2 and not np.issubdtype(space.dtype, np.floating):
-        if np.prod(space.shape) <= _SYMBOLS:
-            return
+    size = int(np.prod(space.shape))
+    if not size:
         raise ConfigError(
-            f"{name} observes pixels, {space.shape} of {space.dtype}; this recipe needs a "
-            "vector of numbers. Encode them first, with an encoder of your own."
+            f"{name} observes {space.shape} of {space.dtype}; this recipe needs at least one "
+            "number."
         )
-    if np.issubdtype(space.dtype, np.floating) and not space.shape:
-        return  # a single number
-    if len(space.shape) != 1 or not space.shape[0]:
+    if len(space.shape) >= 2 and size > _SMALL:
         raise ConfigError(
-            f"{name} observes {space.shape} of {space.dtype}; this recipe needs a vector of "
-            "at least one number. Flatten arrays with gymnasium.wrappers.FlattenObservation."
+            f"{name} observes an image or as large an array, {space.shape} of {space.dtype}; this "
+            "recipe needs a vector of numbers. Encode it first, with an encoder of your own "
+            "(docs/pipelines/pixels.md), or gymnasium.wrappers.FlattenObservation."
         )
 
 
 def _check_discrete(name: str, space: gymnasium.Space) -> None:
     if not isinstance(space, Discrete):
         raise ConfigError(
-            f"{name} has actions of another kind than one of a few ({type(space).__name__}); this "
-            "recipe needs discrete ones. sac_recall.py takes vectors of floats."
+            f"the actions of {name} are {type(space).__name__}; this recipe needs discrete ones. "
+            "sac_recall.py takes vectors of floats."
         )
     if space.start:
         raise ConfigError(
@@ -319,7 +322,7 @@ class _AsVector(gymnasium.Wrapper):
 
     def __init__(self, task: gymnasium.Env, keys: dict[str, gymnasium.Space]) -> None:
         super().__init__(task)
-        self._entries = keys
+        self.entries = keys
         boxes = [cast(Box, flatten_space(space)) for space in keys.values()]
         low, high = (np.concatenate([getattr(b, end) for b in boxes]) for end in ("low", "high"))
         self.observation_space = Box(low.astype(np.float32), high.astype(np.float32))
@@ -335,7 +338,7 @@ class _AsVector(gymnasium.Wrapper):
 
     def _vector(self, observation: Any) -> np.ndarray:
         vectors = []
-        for key, space in self._entries.items():
+        for key, space in self.entries.items():
             part = observation[key] if key else observation
             part = flatten(space, part) if isinstance(space, Discrete) else part  # one-hot
             vectors.append(np.asarray(part, np.float32).ravel())

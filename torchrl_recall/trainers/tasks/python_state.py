@@ -6,6 +6,7 @@ import logging
 import types
 from collections import deque
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 import gymnasium
@@ -37,7 +38,8 @@ def python_state(env: gymnasium.Env) -> dict:
     """Return what the layers of a task keep in Python attributes.
 
     A layer with ``get_state()`` and ``set_state(state)`` of its own is asked. Of the others
-    numbers, text, arrays, tensors, generators, containers and objects of these are taken.
+    numbers, text, arrays, tensors, generators, containers and objects of these are taken. Objects
+    are those that pickle, too, would take by their attributes alone.
 
     Args:
         env: the task with its wrappers.
@@ -111,16 +113,31 @@ def _pack(value: Any, depth: int) -> Any:
         return {"array": value.copy()}
     if isinstance(value, torch.Tensor):
         return {"tensor": value.detach().clone()}
+    if isinstance(value, Enum):
+        return {"enum": [type(value).__qualname__, value.name]}
     if isinstance(value, np.random.Generator):
         return {"generator": value.bit_generator.state}
-    if isinstance(value, list | tuple | deque) and not hasattr(value, "_fields"):
+    if type(value) in (list, tuple, deque):
         return {"sequence": [_pack(item, depth - 1) for item in value]}
-    if isinstance(value, dict) and all(isinstance(key, str | int | float) for key in value):
+    if type(value) is dict and all(isinstance(key, str | int | float) for key in value):
         return {"dict": {key: _pack(item, depth - 1) for key, item in value.items()}}
-    if hasattr(value, "__dict__") and not isinstance(value, gymnasium.Env):
+    if _is_its_attributes(value):
         attributes = {key: _pack(item, depth - 1) for key, item in vars(value).items()}
         return {"object": {"class": type(value).__qualname__, "attributes": attributes}}
     raise _CannotBeSavedError(type(value).__name__)
+
+
+def _is_its_attributes(value: Any) -> bool:
+    """Say whether an object's attributes, set one by one, are all of its state."""
+    kind = type(value)
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, gymnasium.Env)
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and kind.__setattr__ is object.__setattr__  # frozen dataclasses refuse it
+        and not any(vars(base).get("__slots__") for base in kind.__mro__)
+    )
 
 
 def _unpack(packed: dict, present: Any) -> Any:
@@ -143,6 +160,10 @@ def _unpack(packed: dict, present: Any) -> Any:
         for key, item in value["attributes"].items():
             setattr(present, key, _unpack(item, getattr(present, key, None)))
         return present
+    if kind == "enum":
+        if type(present).__qualname__ != value[0]:
+            raise _CannotBeSavedError("a member that is chosen after the first reset")
+        return type(present)[value[1]]
     if kind == "generator":
         if not isinstance(present, np.random.Generator):
             raise _CannotBeSavedError("a generator that is made after the first reset")

@@ -22,8 +22,8 @@ _DERIVED = (
 )  # fmt: skip
 
 
-def env_state_dict(env: TransformedEnv) -> dict | None:
-    """Return all that decides how a task goes on; None for tasks that cannot be saved.
+def env_state_dict(env: TransformedEnv) -> dict:
+    """Return all that decides how a task goes on, and what of it cannot be saved.
 
     Args:
         env: made by :func:`make_env`.
@@ -31,13 +31,12 @@ def env_state_dict(env: TransformedEnv) -> dict | None:
     Returns:
         What the task and its wrappers keep in Python: random generators, time limits, running
         statistics. Of a MuJoCo task also its integration state, derived arrays, and a hash of its
-        model. Other tasks are saved if all of their attributes can be.
+        model. Other tasks go on only if all of their attributes could be saved.
     """
     wrapped = env.base_env._env
     task = wrapped.unwrapped
     if not _is_mujoco(task):
-        python = python_state(wrapped)
-        return None if python["unsaved"] else {"python": python}
+        return {"python": python_state(wrapped)}
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(task.model, kind))
     mujoco.mj_getState(task.model, task.data, state, kind)
@@ -60,11 +59,12 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
         Whether the environment goes on where it was; if not, a new episode begins.
     """
     if state is None:
-        return _lost(env.base_env._env)
+        return _lost(env.base_env._env, [])
     wrapped = env.base_env._env
     task = wrapped.unwrapped
     if not _is_mujoco(task):
-        return _lost(wrapped) if load_python_state(wrapped, state["python"]) else True
+        lost = load_python_state(wrapped, state["python"])
+        return _lost(wrapped, lost) if lost else True
     mujoco.mj_setState(
         task.model, task.data, state["integration"], mujoco.mjtState.mjSTATE_INTEGRATION
     )
@@ -91,12 +91,13 @@ def _is_mujoco(task: gymnasium.Env) -> bool:
     return isinstance(getattr(task, "data", None), mujoco.MjData)
 
 
-def _lost(env: gymnasium.Env) -> bool:
+def _lost(env: gymnasium.Env, lost: list[str]) -> bool:
     """Say that the episode does not go on."""
+    what = f" ({', '.join(lost)})" if lost else ""
     warnings.warn(
-        f"the state of {_name(env)} could not be saved: the resumed run starts a new episode and "
-        "is not bitwise the uninterrupted one. Give the task get_state() and set_state(state), "
-        "which return and take numbers, arrays, lists and dicts.",
+        f"the state of {_name(env)} could not be saved and restored{what}: the resumed run starts "
+        "a new episode and is not bitwise the uninterrupted one. Give the task get_state() and "
+        "set_state(state), which return and take numbers, arrays, lists and dicts.",
         stacklevel=3,
     )
     return False
