@@ -293,3 +293,10 @@ def test_a_missing_entry_is_named(missing, make):
         make(critic)(data)
     with pytest.raises(ValueError, match="there is none; collect some first"):
         make(critic)(data[:0])
+
+
+def test_a_critic_of_other_entries_is_named():
+    critic = TensorDictModule(nn.Linear(3, 1), ["pixels"], ["state_value"])
+    states = CriticStates(critic, 2, observation_key="latent")
+    with pytest.raises(KeyError, match=r"reads .*pixels.*, but end states hold .*latent"):
+        states(TensorDict({"latent": torch.zeros(4, 3)}, [4]))

@@ -125,10 +125,17 @@ class CriticStates(HighValueStates):
     def rank(self, tensordict: TensorDictBase) -> Tensor:
         """Return the indices of the chosen states among the given ones, flattened."""
         (states,) = self._flat(tensordict, self.observation_key)
+        end_states = self._end_states(states)
+        try:
+            found = self.critic(end_states)
+        except KeyError as error:
+            raise KeyError(
+                f"the critic of {type(self).__name__} reads {list(self.critic.in_keys)}, but end "
+                f"states hold {list(end_states.keys(True, True))} ({error}). Give a critic of "
+                "those, such as StateValues of a loss whose networks read them."
+            ) from error
         cure = "Name what the critic writes with value_key=."
-        values = require(
-            self.critic(self._end_states(states)), self.value_key, type(self).__name__, cure
-        )
+        values = require(found, self.value_key, type(self).__name__, cure)
         scores = values.reshape(len(states), -1).squeeze(-1)
         return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
 
