@@ -177,7 +177,7 @@ def test_state_goes_on_bitwise(kind, loss):
 )
 def test_compiled_and_eager_agree(kind, loss):
     """Steps and targets are long here, so that a wrong factor in either shows."""
-    found, data = [], transitions(make_env("Hopper-v5", seed=0))
+    found, data = [], transitions(make_env("Hopper-v5", seed=1))
     long = ["optim.lr=0.01", "td3.target_update_tau=0.25", "redq.target_update_tau=0.25"]
     for compile in (False, True):
         _, host = build(kind, f"compile={compile}", *long)
@@ -187,8 +187,7 @@ def test_compiled_and_eager_agree(kind, loss):
     (eager, weights_of_eager), (compiled, weights_of_compiled) = found
     for ours, theirs in zip(eager, compiled, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    # Where a gradient is almost zero, Adam makes a tenth of a step out of its rounding.
-    torch.testing.assert_close(weights_of_eager, weights_of_compiled, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weights_of_eager, weights_of_compiled, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("host", ["td3", "redq", "crossq"])
