@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py                                   # all parts, some 25 minutes
     python benchmarks/speed.py parts=[loop] rounds=10 out=runs/speed
+    python benchmarks/speed.py parts=[loop] device=cuda
 
 ``loop`` times whole SAC steps on HalfCheetah-v5: ours, the bare loop, and the peers (extra
 ``peers``; those not installed are left out). ``hosts`` does so for TD3 and CrossQ, ``on_policy``
@@ -21,6 +22,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -39,7 +41,7 @@ from speed_parts.goals import goals
 from speed_parts.loops import hosts, loop, on_policy
 from speed_parts.measure import Rows
 
-from torchrl_recall.trainers.runs.process import quiet
+from torchrl_recall.trainers.runs.process import quiet, resolve_device
 
 PARTS: dict[str, Callable[..., Rows]] = {
     "loop": loop,
@@ -58,6 +60,7 @@ DEFAULTS = {
     "parts": list(PARTS),
     "rounds": 10,
     "steps": 200,  # environment steps of each contestant in a round of `loop`
+    "device": "cpu",  # of the networks in `loop`: cpu | cuda
     "out": "runs/speed",
 }
 
@@ -71,6 +74,8 @@ def main() -> None:
         sys.exit(f"unknown parts {sorted(unknown)}; there are {list(PARTS)}")
     if config.steps % 100:
         sys.exit(f"steps={config.steps} must be a multiple of 100, what TorchRL's example collects")
+    if config.device != "cpu" and list(config.parts) != ["loop"]:
+        sys.exit("only parts=[loop] takes a device")
     quiet()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")
@@ -78,7 +83,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows: Rows = []
     for part in config.parts:
-        arguments = {"steps": config.steps} if part in ("loop", "hosts") else {}
+        arguments: dict[str, Any] = {"steps": config.steps} if part in ("loop", "hosts") else {}
+        if part == "loop":
+            arguments["device"] = resolve_device(config.device)
         rows += PARTS[part](config.rounds, **arguments)
         with (out / "results.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["part", "name", "round", "ms"])

@@ -28,8 +28,8 @@ def _compile(function: Callable) -> Callable:
     return torch.compile(function, fullgraph=True, options={"fallback_random": True})
 
 
-def _layers(*sizes: int) -> Layers:
-    modules = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
+def _layers(*sizes: int, device: torch.device | str = "cpu") -> Layers:
+    modules = [torch.nn.Linear(a, b, device=device) for a, b in pairwise(sizes)]
     return [p.detach().clone() for module in modules for p in module.parameters()]
 
 
@@ -54,7 +54,7 @@ def _adam(parameters, gradients, state: tuple[Layers, Layers, Tensor], lr: float
 def _adam_state(parameters) -> tuple[Layers, Layers, Tensor]:
     leaves = tree_leaves(parameters)
     return ([torch.zeros_like(p) for p in leaves], [torch.zeros_like(p) for p in leaves],
-            torch.zeros(()))  # fmt: skip
+            torch.zeros_like(leaves[-1]))  # fmt: skip
 
 
 def _act(actor: Layers, observation: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,27 +100,36 @@ class BareSAC:
         env_name: a Gymnasium task with actions within ±1.
         seed: of everything.
         init_random_frames: steps with random actions.
+        device: of networks and buffer.
     """
 
-    def __init__(self, env_name: str, *, seed: int = 0, init_random_frames: int = 1_000) -> None:
+    def __init__(
+        self,
+        env_name: str,
+        *,
+        seed: int = 0,
+        init_random_frames: int = 1_000,
+        device: torch.device | str = "cpu",
+    ) -> None:
         torch.manual_seed(seed)
+        self.device = device
         self.env = gymnasium.make(env_name)
         spaces = self.env.observation_space, self.env.action_space
         obs_dim, act_dim = (space.shape[0] for space in spaces)  # type: ignore[index]
-        critics = [_layers(obs_dim + act_dim, 256, 256, 1) for _ in range(2)]
-        actor = _layers(obs_dim, 256, 256, 2 * act_dim)
-        self.parameters = actor, critics, torch.zeros(())
+        critics = [_layers(obs_dim + act_dim, 256, 256, 1, device=device) for _ in range(2)]
+        actor = _layers(obs_dim, 256, 256, 2 * act_dim, device=device)
+        self.parameters = actor, critics, torch.zeros((), device=device)
         self.targets = [[p.clone() for p in q] for q in critics]
         self.state = _adam_state(self.parameters)
         shapes = (obs_dim,), (act_dim,), (obs_dim,), (), ()
-        self.data = [torch.zeros(1_000_000, *shape) for shape in shapes]
+        self.data = [torch.zeros(1_000_000, *shape, device=device) for shape in shapes]
         self.policy = _compile(lambda observation: _act(actor, observation)[0])
         self._graph = _compile(_update)
         self.init_random_frames, self.frames = init_random_frames, 0
         self.observation = self._observe(self.env.reset(seed=seed)[0])
 
     def _observe(self, observation: np.ndarray) -> Tensor:
-        return torch.from_numpy(observation.astype(np.float32))
+        return torch.from_numpy(observation.astype(np.float32)).to(self.device)
 
     def run(self, num_steps: int) -> None:
         """Take environment steps, each followed by an update."""
@@ -129,7 +138,7 @@ class BareSAC:
             action = 2 * torch.rand_like(self.data[1][0]) - 1 if random else self.policy(
                 self.observation
             )  # fmt: skip
-            following, reward, terminated, truncated, _ = self.env.step(action.numpy())
+            following, reward, terminated, truncated, _ = self.env.step(action.cpu().numpy())
             following = self._observe(following)
             row = self.observation, action, following, float(reward), float(terminated)
             for column, value in zip(self.data, row, strict=True):
@@ -142,7 +151,7 @@ class BareSAC:
 
     def sample(self) -> list[Tensor]:
         """Draw a batch of 256."""
-        index = torch.randint(self.frames, (256,))
+        index = torch.randint(self.frames, (256,), device=self.device)
         return [column.index_select(0, index) for column in self.data]
 
     def update(self, *data: Tensor) -> None:

@@ -66,10 +66,19 @@ class CleanRLSAC:
         env_name: a Gymnasium task.
         seed: of everything.
         learning_starts: steps with random actions.
+        device: of the networks.
     """
 
-    def __init__(self, env_name: str, *, seed: int = 0, learning_starts: int = 1_000) -> None:
+    def __init__(
+        self,
+        env_name: str,
+        *,
+        seed: int = 0,
+        learning_starts: int = 1_000,
+        device: torch.device | str = "cpu",
+    ) -> None:
         torch.manual_seed(seed)
+        self.device = device
         self.rng = np.random.default_rng(seed)
         self.envs = gymnasium.vector.SyncVectorEnv(
             [lambda: gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make(env_name))],
@@ -78,10 +87,10 @@ class CleanRLSAC:
         space = self.envs.single_action_space
         assert isinstance(space, gymnasium.spaces.Box)
         obs_dim, act_dim = self.envs.observation_space.shape[-1], space.shape[0]  # type: ignore[index]
-        self.actor = Actor(obs_dim, space)
-        self.critics = [Critic(obs_dim, act_dim) for _ in range(2)]
+        self.actor = Actor(obs_dim, space).to(device)
+        self.critics = [Critic(obs_dim, act_dim).to(device) for _ in range(2)]
         self.targets = copy.deepcopy(self.critics)
-        self.log_alpha = torch.zeros(1, requires_grad=True)
+        self.log_alpha = torch.zeros(1, requires_grad=True, device=device)
         self.alpha = 1.0
         self.target_entropy = -float(act_dim)
         q_parameters = [p for critic in self.critics for p in critic.parameters()]
@@ -105,13 +114,16 @@ class CleanRLSAC:
             self._collect()
             if self.steps > self.learning_starts:
                 index = self.rng.integers(0, min(self.steps, self.size), 256)
-                self._update({k: torch.as_tensor(v[index]) for k, v in self.data.items()})
+                self._update(
+                    {k: torch.as_tensor(v[index]).to(self.device) for k, v in self.data.items()}
+                )
 
     def _collect(self) -> None:
         if self.steps < self.learning_starts:
             action = self.envs.action_space.sample()
         else:
-            action = self.actor(torch.Tensor(self.observation))[0].detach().numpy()
+            observation = torch.Tensor(self.observation).to(self.device)
+            action = self.actor(observation)[0].detach().cpu().numpy()
         following, reward, terminated, truncated, infos = self.envs.step(action)
         final = infos["final_obs"] if (terminated | truncated).any() else following
         entries = (self.observation, np.stack(final), action, reward, terminated)

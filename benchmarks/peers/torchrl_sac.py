@@ -34,12 +34,20 @@ class TorchRLSAC:
         env_name: a Gymnasium task.
         seed: of everything.
         init_random_frames: steps with random actions.
+        device: of the networks.
     """
 
-    def __init__(self, env_name: str, *, seed: int = 0, init_random_frames: int = 1_000) -> None:
+    def __init__(
+        self,
+        env_name: str,
+        *,
+        seed: int = 0,
+        init_random_frames: int = 1_000,
+        device: torch.device | str = "cpu",
+    ) -> None:
         torch.manual_seed(seed)
         env = TransformedEnv(
-            GymEnv(env_name, device="cpu"),
+            GymEnv(env_name, device=device),
             Compose(InitTracker(), StepCounter(1_000), DoubleToFloat(), RewardSum()),
         )
         obs_dim, act_dim = env.observation_spec["observation"].shape[-1], env.action_spec.shape[-1]
@@ -63,7 +71,8 @@ class TorchRLSAC:
             MLP(in_features=obs_dim + act_dim, out_features=1, **sizes),
             in_keys=["action", "observation"],
         )
-        self.loss_module = SACLoss(actor, qvalue, num_qvalue_nets=2, loss_function="l2")
+        loss_module = SACLoss(actor, qvalue, num_qvalue_nets=2, loss_function="l2")
+        self.loss_module = loss_module.to(device)
         self.loss_module.make_value_estimator(gamma=0.99)
         self.updater = SoftUpdate(self.loss_module, eps=0.995)
         groups = (
@@ -73,7 +82,7 @@ class TorchRLSAC:
         )
         self.optimizer = group_optimizers(*(torch.optim.Adam(group, lr=3e-4) for group in groups))
         self.replay_buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(1_000_000), batch_size=256
+            storage=LazyTensorStorage(1_000_000, device=device), batch_size=256
         )
         self.collector = Collector(
             env,
@@ -81,7 +90,7 @@ class TorchRLSAC:
             init_random_frames=init_random_frames,
             frames_per_batch=100,
             total_frames=-1,
-            device="cpu",
+            device=device,
             auto_register_policy_transforms=False,
         )
         self.batches = iter(self.collector)

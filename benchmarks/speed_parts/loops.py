@@ -58,12 +58,13 @@ class Loop:
     Args:
         name: of the recipe's configuration.
         overrides: of it.
+        device: of the networks.
     """
 
-    def __init__(self, name: str, *overrides: str) -> None:
+    def __init__(self, name: str, *overrides: str, device: torch.device = CPU) -> None:
         self.config, self.recipe = configure(name, *overrides), RECIPES[name]
         torch.manual_seed(0)
-        self.parts = self.recipe.build(self.config, CPU)
+        self.parts = self.recipe.build(self.config, device)
         self.frames = 0
         if hasattr(self.parts, "pretrain"):
             self.frames += self.parts.pretrain(self.config.num_goals)
@@ -78,33 +79,33 @@ class Loop:
             self.frames += data.numel()
 
 
-def peer(module: str) -> Any:
+def peer(module: str, device: torch.device) -> Any:
     """Make SAC of Stable-Baselines3 or SBX; None if it is not installed."""
     try:
         library = importlib.import_module(module)
     except ImportError:
         print(f"{module} is not installed and is left out; it is in the extra 'peers'")
         return None
-    device = {"device": "cpu"} if module == "stable_baselines3" else {}
+    where = {"device": device} if module == "stable_baselines3" else {}
     task = gymnasium.make(TASK)
     sizes = {"learning_starts": 1_000, "buffer_size": 1_000_000}
-    return library.SAC("MlpPolicy", task, **sizes, seed=0, **device)
+    return library.SAC("MlpPolicy", task, **sizes, seed=0, **where)
 
 
-def loop(rounds: int, steps: int) -> Rows:
-    """Measure whole SAC steps."""
-    ours = partial(Loop, "sac/sac_recall", f"env.name={TASK}")
+def loop(rounds: int, steps: int, device: torch.device = CPU) -> Rows:
+    """Measure whole SAC steps; SBX takes the device that JAX finds."""
+    ours = partial(Loop, "sac/sac_recall", f"env.name={TASK}", device=device)
     contestants: dict[str, Callable[[int], object]] = {
         "recall=none": ours("recall=none", "compile=true").run,
         "recall=none, highest": ours("recall=none", "compile=true").run,
         "recall=none, eager": ours("recall=none", "compile=false").run,
         "recall=backtracking": ours("recall=backtracking", "compile=true").run,
-        "bare loop": BareSAC(TASK).run,
-        "CleanRL": CleanRLSAC(TASK).run,
-        "TorchRL example": TorchRLSAC(TASK).run,
+        "bare loop": BareSAC(TASK, device=device).run,
+        "CleanRL": CleanRLSAC(TASK, device=device).run,
+        "TorchRL example": TorchRLSAC(TASK, device=device).run,
     }
     for name, module in (("SB3", "stable_baselines3"), ("SBX", "sbx")):
-        if (model := peer(module)) is not None:
+        if (model := peer(module, device)) is not None:
             contestants[name] = partial(
                 model.learn, reset_num_timesteps=False, log_interval=1_000_000
             )
