@@ -14,9 +14,11 @@ from torchrl_recall.goals.states import GoalGANStates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel
 from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
+from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.state_values import SACCritic, StateValues
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.objectives.reward import RewardModelLoss
 from torchrl_recall.objectives.trpo import TRPOLoss
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.trust_region import TrustRegion
@@ -33,8 +35,9 @@ from torchrl_recall.traces.high_value_states import (
     CriticStates,
     GoalStates,
     HighValueStates,
-    RewardStates,
 )
+from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
+from torchrl_recall.traces.transitions import TraceTransitions
 from torchrl_recall.trainers.hook import RecallHook, make_recall
 
 __version__ = _version("torchrl-recall")
@@ -66,13 +69,18 @@ __all__ = [
     "Recall",
     "RecallHook",
     "RecallTraceGenerator",
+    "ReturnStates",
+    "RewardModel",
+    "RewardModelLoss",
     "RewardStates",
     "SACCritic",
     "SelfImitation",
     "StateValues",
     "TRPOLoss",
     "TopKTrajectories",
+    "TraceTransitions",
     "TrustRegion",
+    "UniformStates",
     "WithinSupport",
     "make_recall",
     "make_update",

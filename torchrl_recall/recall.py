@@ -15,15 +15,18 @@ from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, val
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
+from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
-from torchrl_recall.traces.high_value_states import HighValueStates
+from torchrl_recall.traces.high_value_states import CriticStates, GoalStates, HighValueStates
+from torchrl_recall.traces.transitions import FreshTransitions, TraceTransitions
 
 __all__ = ["Recall"]
 
@@ -36,15 +39,28 @@ class Recall(Stateful):
     happens before some trajectory has been better than another: until then no state is known to be
     good.
 
+    Traces are used in two ways. The paper imitates them (``use="policy"``). They may also teach the
+    critic of an off-policy host what leads to good states (``use="critic"``): :meth:`transitions`
+    draws rows of the newest traces, for the host to learn from beside its own::
+
+        for data in collector:
+            replay_buffer.extend(data)
+            recall.extend(data)
+            host_update(replay_buffer.sample(), recall.transitions(256))
+            recall.step(replay_buffer)
+
     Its parts stand alone. :meth:`from_parts` composes it from others of the same interface, as a
     run of many seeds in one process does.
 
     Args:
         model: the backtracking model (Eq. 1).
-        imitation_loss: Eq. 3, holding the host's policy.
-        high_value_states: chooses the states that traces end in (line 10).
+        imitation_loss: Eq. 3, holding the host's policy; None where traces are not imitated.
+        high_value_states: chooses the states that traces end in (line 10). A critic needs those
+            that know what reaching them gave, such as :class:`~torchrl_recall.ReturnStates`.
 
     Keyword Args:
+        use: who learns from traces: the ``"policy"``, which imitates them, the host's ``"critic"``,
+            or ``"both"``.
         interval: frames between rounds of lines 8 to 13.
         start_frames: frames before which there are no rounds, such as the host's random ones.
         anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
@@ -67,7 +83,12 @@ class Recall(Stateful):
         state_batch_size: transitions from which end states are chosen.
         trace_length: steps of each trace (line 11).
         num_traces: N, traces that end in each high-value state.
-        filters: modules that complete traces or narrow their mask, in order. By default traces of
+        actions: of traces, see :class:`~torchrl_recall.RecallTraceGenerator`.
+        reward: what the transitions of traces give, for a critic; see
+            :class:`~torchrl_recall.TraceTransitions`. A :class:`~torchrl_recall.RewardModel` is
+            trained with the backtracking model, as often and on as many transitions.
+        filters: modules that complete traces or narrow their mask before they are imitated, in
+            order; a critic learns from all. By default traces of
             continuous states are cut where they leave the data, by
             :class:`~torchrl_recall.WithinSupport`; ``[]`` imitates all of them, as the paper does.
         num_updates: imitation steps in each round (lines 12 and 13).
@@ -84,10 +105,12 @@ class Recall(Stateful):
         trajectories: the best trajectories, in ``trajectories.buffer``.
         train_model: steps of Eq. 2.
         generate: the trace generator.
-        imitate: steps of Eq. 3, with ``imitate.transforms``.
+        imitate: steps of Eq. 3, with ``imitate.transforms``; None where a critic alone learns.
+        train_reward: steps of the reward model, if there is one.
 
     Raises:
-        ValueError: a number is out of its range, or a critic is needed.
+        ValueError: a number is out of its range, a critic is needed, there is no policy to imitate
+            by, or end states do not know what reaching them gave.
 
     Examples:
         >>> import torch
@@ -127,14 +150,16 @@ class Recall(Stateful):
     train_model: ModelUpdates
     high_value_states: HighValueStates
     generate: Callable[[TensorDictBase], TensorDictBase]
-    imitate: ImitationUpdates
+    imitate: ImitationUpdates | None
+    train_reward: RewardUpdates | None
 
     def __init__(
         self,
         model: BacktrackingModel,
-        imitation_loss: ImitationLoss,
+        imitation_loss: ImitationLoss | None,
         high_value_states: HighValueStates,
         *,
+        use: Literal["policy", "critic", "both"] = "policy",
         interval: int = 50,
         start_frames: int = 0,
         anneal_frames: int | None = None,
@@ -152,6 +177,8 @@ class Recall(Stateful):
         state_batch_size: int = 1024,
         trace_length: int = 20,
         num_traces: int = 1,
+        actions: Literal["backward_policy", "uniform"] = "backward_policy",
+        reward: Callable[[TensorDictBase], TensorDictBase] | None = None,
         filters: Sequence[TensorDictModuleBase] | None = None,
         num_updates: int = 10,
         batch_size: int = 256,
@@ -167,7 +194,29 @@ class Recall(Stateful):
                 if isinstance(codec, ContinuousCodec)
                 else []
             )
-        steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
+        _check_use(use, imitation_loss, high_value_states, reward)
+        imitate = None
+        on_write = [lambda data: model.update_statistics(valid_steps(data))]
+        if imitation_loss is not None and use != "critic":
+            steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
+            on_write.append(steps.observe)
+            imitate = ImitationUpdates(
+                imitation_loss,
+                steps,
+                num_updates=num_updates,
+                batch_size=batch_size,
+                transforms=filters,
+            )
+        train_reward = None
+        if isinstance(reward, RewardModel):
+            on_write.append(lambda data: reward.update_statistics(valid_steps(data)))
+            train_reward = RewardUpdates(
+                reward,
+                num_updates=num_model_updates,
+                batch_size=model_batch_size,
+                lr=model_lr,
+                compile=compile,
+            )
         train_model = ModelUpdates(
             BacktrackingLoss(model),
             num_updates=num_model_updates,
@@ -191,21 +240,25 @@ class Recall(Stateful):
                 done_key=done_key,
                 observation_key=model.observation_key,
                 keys=read_keys(imitation_loss, train_model.loss, critic, *filters),
-                device=next((p.device for p in imitation_loss.parameters()), None),
-                on_write=[lambda data: model.update_statistics(valid_steps(data)), steps.observe],
+                device=next((p.device for p in (imitation_loss or model).parameters()), None),
+                on_write=on_write,
             ),
             train_model=train_model,
             high_value_states=high_value_states,
             generate=RecallTraceGenerator(
-                model, trace_length=trace_length, num_traces=num_traces, compile=compile
+                model,
+                trace_length=trace_length,
+                num_traces=num_traces,
+                actions=actions,
+                compile=compile,
             ),
-            imitate=ImitationUpdates(
-                imitation_loss,
-                steps,
-                num_updates=num_updates,
-                batch_size=batch_size,
-                transforms=filters,
+            imitate=imitate,
+            to_transitions=None
+            if use == "policy"
+            else TraceTransitions(
+                reward=reward, observation_key=model.observation_key, action_key=model.action_key
             ),
+            train_reward=train_reward,
             state_batch_size=state_batch_size,
         )
 
@@ -219,7 +272,9 @@ class Recall(Stateful):
         train_model: ModelUpdates,
         high_value_states: HighValueStates,
         generate: Callable[[TensorDictBase], TensorDictBase],
-        imitate: ImitationUpdates,
+        imitate: ImitationUpdates | None,
+        to_transitions: TraceTransitions | None = None,
+        train_reward: RewardUpdates | None = None,
         draws: BatchSource | None = None,
         state_batch_size: int = 1024,
     ) -> Recall:
@@ -235,7 +290,9 @@ class Recall(Stateful):
             train_model: steps of Eq. 2.
             high_value_states: chooses end states.
             generate: end states in, traces out.
-            imitate: steps of Eq. 3.
+            imitate: steps of Eq. 3; None where traces are not imitated.
+            to_transitions: turns traces into what a critic learns from; None where none does.
+            train_reward: steps of the reward model of ``to_transitions``.
             draws: the source of random batches.
             state_batch_size: transitions from which end states are chosen.
         """
@@ -248,6 +305,8 @@ class Recall(Stateful):
             high_value_states=high_value_states,
             generate=generate,
             imitate=imitate,
+            to_transitions=to_transitions,
+            train_reward=train_reward,
             draws=draws,
             state_batch_size=state_batch_size,
         )
@@ -259,11 +318,13 @@ class Recall(Stateful):
         *,
         draws: BatchSource | None = None,
         state_batch_size: int,
+        to_transitions: TraceTransitions | None,
         **parts: Any,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size)
         self.model, self.state_batch_size = model, state_batch_size
         self.draws: BatchSource = Draws() if draws is None else draws
+        self.to_transitions, self.fresh = to_transitions, FreshTransitions()
         for name, part in parts.items():
             setattr(self, name, part)
 
@@ -278,7 +339,7 @@ class Recall(Stateful):
         self.schedule.advance(self.trajectories.extend(data))
 
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        """Train the model and imitate its traces, once for each round that is due (l.8-13).
+        """Train the model and use its traces, once for each round that is due (l.8-13).
 
         Args:
             replay_buffer: all experience.
@@ -290,12 +351,29 @@ class Recall(Stateful):
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):
             metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
+            if self.train_reward is not None:
+                metrics |= self.train_reward(replay_buffer)
             candidates = self.draws.candidates(replay_buffer, self.state_batch_size)
             end_states = self.high_value_states(candidates)  # l.10
             if len(end_states):
                 traces = self.generate(end_states)  # l.11
-                metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
+                if self.imitate is not None:
+                    metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
+                if self.to_transitions is not None:
+                    self.fresh.replace(self.to_transitions(traces, end_states))
         return metrics | self.schedule.metrics
+
+    def transitions(self, num: int) -> TensorDictBase | None:
+        """Draw transitions of the newest traces, for a critic to learn from.
+
+        Args:
+            num: how many, with replacement.
+
+        Returns:
+            Shape ``[num]``, see :class:`~torchrl_recall.TraceTransitions`; None before the first
+            round, and where traces are only imitated.
+        """
+        return self.fresh.sample(num)
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories, as after an environment was reset in mid-episode."""
@@ -308,6 +386,32 @@ class Recall(Stateful):
             "trajectories": self.trajectories,
             "model": self.model,
             "train_model": self.train_model,
-            "imitate": self.imitate,
             "draws": self.draws,
+            **({} if self.imitate is None else {"imitate": self.imitate}),
+            **({} if self.to_transitions is None else {"fresh": self.fresh}),
+            **({} if self.train_reward is None else {"train_reward": self.train_reward}),
         }
+
+
+def _check_use(
+    use: str,
+    imitation_loss: ImitationLoss | None,
+    high_value_states: HighValueStates,
+    reward: object,
+) -> None:
+    """Refuse uses of traces that lack something."""
+    if use not in ("policy", "critic", "both"):
+        raise ValueError(f"use must be 'policy', 'critic' or 'both', got {use!r}.")
+    if use != "critic" and imitation_loss is None:
+        raise ValueError(
+            f"use={use!r} imitates traces and needs imitation_loss; give ImitationLoss(policy), or "
+            "use='critic'."
+        )
+    if use != "policy" and isinstance(high_value_states, CriticStates | GoalStates):
+        raise ValueError(
+            f"use={use!r} needs end states that know what reaching them gave, which "
+            f"{type(high_value_states).__name__} do not; take ReturnStates(critic, num_states), or "
+            "RewardStates."
+        )
+    if use == "policy" and reward is not None:
+        raise ValueError("reward= is for a critic; imitation needs none. Give use='critic'.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
+from torchrl.data import Categorical, OneHot, TensorSpec
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.checks import at_least, require
@@ -47,11 +48,15 @@ class RecallTraceGenerator(nn.Module):
     Keyword Args:
         trace_length: steps of each trace. Tables 1 and 2 use 10 to 50; long traces drift.
         num_traces: traces to each end state, N in Alg. 1.
+        actions: where actions come from: the ``"backward_policy"``, or ``"uniform"`` draws of the
+            action space. Traces that are imitated need the first; for those that are fed to a
+            critic any action is a lesson, and uniform ones were as good.
         compile: compile one backward step, which is worth it from some hundred calls on. If
             compilation fails, a warning says why and the eager step is used.
 
     Raises:
-        ValueError: ``trace_length`` is below one or above 10,000, or ``num_traces`` below one.
+        ValueError: ``trace_length`` is below one or above 10,000, ``num_traces`` below one, or
+            uniform actions have no bounds.
         TypeError: the model cannot be rolled backwards.
 
     Examples:
@@ -80,6 +85,7 @@ class RecallTraceGenerator(nn.Module):
         *,
         trace_length: int = 20,
         num_traces: int = 1,
+        actions: Literal["backward_policy", "uniform"] = "backward_policy",
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -90,7 +96,11 @@ class RecallTraceGenerator(nn.Module):
                 "leaves the data within tens of steps, and the paper uses 10 to 50."
             )
         check_backward_model(model)
-        self.model = model
+        if actions not in ("backward_policy", "uniform"):
+            raise ValueError(f"actions must be 'backward_policy' or 'uniform', got {actions!r}.")
+        if actions == "uniform":
+            _check_bounds(model.action_spec)
+        self.model, self.actions = model, actions
         self.trace_length = trace_length
         self.num_traces = num_traces
         self.compile_step = compile
@@ -144,7 +154,7 @@ class RecallTraceGenerator(nn.Module):
         with set_exploration_type(ExplorationType.RANDOM):
             rollout = env.rollout(
                 self.trace_length,
-                env.backward_policy,
+                self._act if self.actions == "uniform" else env.backward_policy,
                 tensordict=env.reset(first, set_state=True),
                 auto_reset=False,
                 break_when_any_done=False,
@@ -158,8 +168,19 @@ class RecallTraceGenerator(nn.Module):
         return self.__dict__ | {"_step": None}  # a copy makes a step of its own model
 
     def _eager_step(self, next_observation: Tensor) -> tuple[Tensor, Tensor]:
-        action = self.model.sample_action(next_observation)
+        if self.actions == "uniform":
+            num = len(next_observation)
+            action = _uniform(self.model.action_spec, num, next_observation.device)
+        else:
+            action = self.model.sample_action(next_observation)
         return action, self.model.sample_observation(action, next_observation)
+
+    def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Draw uniform actions in a rollout."""
+        model = self.model
+        device = tensordict.get(model.observation_key).device
+        action = _uniform(model.action_spec, len(tensordict), device)
+        return tensordict.set(model.action_key, action)
 
     def _repeated(self, end_states: TensorDictBase) -> Tensor:
         """Check end states, and return each ``num_traces`` times."""
@@ -194,6 +215,30 @@ class RecallTraceGenerator(nn.Module):
             )
         states = states.reshape(-1, *spec.shape)
         return states.repeat_interleave(self.num_traces, 0)
+
+
+def _check_bounds(spec: TensorSpec) -> None:
+    """Refuse actions that cannot be drawn uniformly."""
+    space = spec.space
+    if isinstance(spec, Categorical | OneHot) or (
+        hasattr(space, "low") and (space.high - space.low).isfinite().all()
+    ):
+        return
+    raise ValueError(
+        f"actions='uniform' needs an action space with bounds, got {type(spec).__name__}. Build "
+        "the model with the task's Bounded spec, or take actions='backward_policy'."
+    )
+
+
+def _uniform(spec: TensorSpec, num: int, device: torch.device | None) -> Tensor:
+    """Draw ``num`` actions, each as likely as any other."""
+    if isinstance(spec, Categorical | OneHot):
+        index = torch.randint(spec.space.n, (num,), device=device)
+        if isinstance(spec, OneHot):
+            return nn.functional.one_hot(index, spec.space.n).to(spec.dtype)
+        return index.to(spec.dtype)
+    low, high = spec.space.low.to(device), spec.space.high.to(device)
+    return low + (high - low) * torch.rand((num, *spec.shape), dtype=spec.dtype, device=device)
 
 
 def _compile_step(step: Step) -> Step:

@@ -9,9 +9,9 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
-from torchrl_recall.checks import at_least, next_key, positive, require
+from torchrl_recall.checks import at_least, positive, require
 
-__all__ = ["CriticStates", "GoalStates", "HighValueStates", "RewardStates"]
+__all__ = ["CriticStates", "GoalStates", "HighValueStates"]
 
 
 class HighValueStates(nn.Module, ABC):
@@ -43,8 +43,9 @@ class HighValueStates(nn.Module, ABC):
             tensordict: transitions in forward time, any batch shape.
 
         Returns:
-            End states of shape ``[num_states]`` or fewer. They hold the observation only, without
-            the done flag or reward of a terminal state.
+            End states of shape ``[num_states]`` or fewer, under ``observation_key``. Where the
+            source knows the transition that reached them, its ``reward`` and ``terminated`` stand
+            beside it, shape ``[num_states, 1]``: what traces that are fed to a critic end with.
         """
 
     def _flat(self, tensordict: TensorDictBase, *keys: NestedKey) -> list[Tensor]:
@@ -64,6 +65,21 @@ class HighValueStates(nn.Module, ABC):
         end_states = TensorDict({}, batch_size=states.shape[:1])
         return end_states.set(self.observation_key, states)
 
+    def _values(self, critic: TensorDictModuleBase, states: Tensor, value_key: NestedKey) -> Tensor:
+        """Return V of states, shape ``[num_states]``."""
+        end_states = self._end_states(states)
+        try:
+            found = critic(end_states)
+        except KeyError as error:
+            raise KeyError(
+                f"the critic of {type(self).__name__} reads {list(critic.in_keys)}, but end "
+                f"states hold {list(end_states.keys(True, True))} ({error}). Give a critic of "
+                "those, such as StateValues of a loss whose networks read them."
+            ) from error
+        cure = "Name what the critic writes with value_key=."
+        values = require(found, value_key, type(self).__name__, cure)
+        return values.reshape(len(states), -1).squeeze(-1)
+
 
 class CriticStates(HighValueStates):
     r"""Source of the states of highest value under a critic (off-policy; Alg. 2, line 6).
@@ -71,7 +87,9 @@ class CriticStates(HighValueStates):
     .. math:: \arg\max_{s \in \mathcal{B}} V(s)
         \quad\text{or}\quad s \sim e^{V(s) / \text{temperature}}
 
-    NaN is never the highest value.
+    NaN is never the highest value. The states ranked are those in which actions were taken, so a
+    terminal state is never among them, whatever it gave: :class:`~torchrl_recall.ReturnStates`
+    ranks the states that transitions reached by what they gave too.
 
     Args:
         critic: module that writes ``value_key``, such as a value operator or
@@ -125,74 +143,8 @@ class CriticStates(HighValueStates):
     def rank(self, tensordict: TensorDictBase) -> Tensor:
         """Return the indices of the chosen states among the given ones, flattened."""
         (states,) = self._flat(tensordict, self.observation_key)
-        end_states = self._end_states(states)
-        try:
-            found = self.critic(end_states)
-        except KeyError as error:
-            raise KeyError(
-                f"the critic of {type(self).__name__} reads {list(self.critic.in_keys)}, but end "
-                f"states hold {list(end_states.keys(True, True))} ({error}). Give a critic of "
-                "those, such as StateValues of a loss whose networks read them."
-            ) from error
-        cure = "Name what the critic writes with value_key=."
-        values = require(found, self.value_key, type(self).__name__, cure)
-        scores = values.reshape(len(states), -1).squeeze(-1)
+        scores = self._values(self.critic, states, self.value_key)
         return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
-
-
-class RewardStates(HighValueStates):
-    """Source of the states that were entered with the highest reward (on-policy; App. E.1).
-
-    NaN is never the highest reward.
-
-    Args:
-        num_states: number of states to return.
-
-    Keyword Args:
-        threshold: only rewards above it count; without one, all do. If none is above it, no state
-            is returned: before the first reward there is nothing to recall.
-        observation_key: key of the state; its reward is the one received on entering it.
-        reward_key: key of the reward, under ``"next"``.
-
-    Raises:
-        ValueError: no reward is finite.
-
-    Examples:
-        >>> import torch
-        >>> from tensordict import TensorDict
-        >>> from torchrl_recall import RewardStates
-        >>> data = TensorDict({"next": {
-        ...     "observation": torch.tensor([[1.0], [3.0], [2.0]]),
-        ...     "reward": torch.tensor([[0.0], [0.0], [1.0]]),
-        ... }}, [3])
-        >>> RewardStates(num_states=8, threshold=0.0)(data)["observation"]
-        tensor([[2.]])
-    """
-
-    def __init__(
-        self,
-        num_states: int,
-        *,
-        threshold: float | None = None,
-        observation_key: NestedKey = "observation",
-        reward_key: NestedKey = "reward",
-    ) -> None:
-        super().__init__(num_states, observation_key=observation_key)
-        self.threshold = threshold
-        self.reward_key = reward_key
-
-    @torch.no_grad()
-    def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Rank the next states of the given transitions by their reward; see the class."""
-        keys = next_key(self.reward_key), next_key(self.observation_key)
-        rewards, states = self._flat(tensordict, *keys)
-        rewards = rewards.reshape(-1)
-        if self.threshold is not None:
-            above = rewards > self.threshold
-            rewards, states = rewards[above], states[above]
-            if not len(rewards):
-                return self._end_states(states)
-        return self._end_states(states[best_indices(rewards, self.num_states, name="rewards")])
 
 
 class GoalStates(HighValueStates):

@@ -1,0 +1,128 @@
+"""Model of what a transition gives, and of whether it ends the episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+from torchrl.data import TensorSpec, Unbounded
+from torchrl.modules import MLP
+
+from torchrl_recall.checks import next_key, require, unraveled
+from torchrl_recall.modules.appendix_c_networks import leaf_spec
+from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
+
+__all__ = ["RewardModel"]
+
+
+class RewardModel(TensorDictModuleBase):
+    r"""Reward and end of a transition, as imagined ones need them.
+
+    .. math:: \hat r(s_t, a_t, s_{t+1}), \qquad \hat p(d_t = 1 \mid s_t, a_t, s_{t+1})
+
+    One perceptron reads the standardised state, action and change of state, and writes the
+    standardised reward and the logit of an end. States that are categories enter as one-hot
+    vectors, before and after.
+
+    Args:
+        observation_spec: spec of the observation, or a composite that holds it.
+        action_spec: spec of the action, or a composite that holds it.
+
+    Keyword Args:
+        observation_key: key of the observation.
+        action_key: key of the action.
+        num_cells: hidden units of each layer.
+
+    Raises:
+        ValueError: a spec is neither a vector of floats nor categorical or one-hot.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import RewardModel
+        >>> model = RewardModel(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> data = TensorDict({
+        ...     "observation": torch.randn(64, 3), "action": torch.rand(64, 2),
+        ...     "next": {"observation": torch.randn(64, 3), "reward": torch.randn(64, 1)},
+        ... }, [64])
+        >>> model.update_statistics(data)
+        >>> guess = model(data.clone())["next"]
+        >>> guess["reward"].shape, guess["terminated"].dtype
+        (torch.Size([64, 1]), torch.bool)
+    """
+
+    def __init__(
+        self,
+        observation_spec: TensorSpec,
+        action_spec: TensorSpec,
+        *,
+        observation_key: NestedKey = "observation",
+        action_key: NestedKey = "action",
+        num_cells: Sequence[int] = (128, 128),
+    ) -> None:
+        super().__init__()
+        self.observation_key, self.action_key = unraveled(observation_key), unraveled(action_key)
+        self.next_observation_key = next_key(self.observation_key)
+        states = leaf_spec(observation_spec, self.observation_key, "observation")
+        actions = leaf_spec(action_spec, self.action_key, "action")
+        self.observations: Codec = codec_from_spec(states, "observation")
+        self.actions: Codec = codec_from_spec(actions, "action")
+        self.deltas = (
+            ContinuousCodec(states) if isinstance(self.observations, ContinuousCodec) else None
+        )
+        self.rewards = ContinuousCodec(Unbounded((1,)))
+        self.net = MLP(
+            in_features=2 * self.observations.num_features + self.actions.num_features,
+            out_features=2,
+            num_cells=list(num_cells),
+            activation_class=nn.ReLU,
+        )
+        self.in_keys = [self.observation_key, self.action_key, self.next_observation_key]
+        self.out_keys = [("next", "reward"), ("next", "terminated")]
+
+    @torch.no_grad()
+    def update_statistics(self, tensordict: TensorDictBase) -> None:
+        """Fold new transitions into the running means and variances; give each once."""
+        state, action, following = self._read(tensordict)
+        self.observations.update(state)
+        self.actions.update(action)
+        if self.deltas is not None:
+            self.deltas.update(following - state)
+        self.rewards.update(self.reward_of(tensordict))
+
+    def reward_of(self, tensordict: TensorDictBase) -> Tensor:
+        """Return the real reward of transitions, shape ``[*batch, 1]``."""
+        reward = require(tensordict, ("next", "reward"), "RewardModel", "Give real transitions.")
+        return reward.reshape(*tensordict.shape, 1)
+
+    def predict(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Return the standardised reward and the logit of an end, each ``[*batch, 1]``."""
+        state, action, following = self._read(tensordict)
+        if self.deltas is None:
+            change = self.observations.features(following)
+        else:
+            change = self.deltas.features(following - state)
+        inputs = self.observations.features(state), self.actions.features(action), change
+        reward, logit = self.net(torch.cat(inputs, -1)).chunk(2, -1)
+        return reward, logit
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the expected reward, and whether an end is likelier than none.
+
+        Args:
+            tensordict: transitions of any batch shape.
+
+        Returns:
+            The same tensordict, with ``("next", "reward")`` and ``("next", "terminated")``.
+        """
+        reward, logit = self.predict(tensordict)
+        tensordict.set(("next", "reward"), self.rewards.decode(reward))
+        return tensordict.set(("next", "terminated"), logit > 0)
+
+    def _read(self, tensordict: TensorDictBase) -> list[Tensor]:
+        cure = "Rename the entry, or build the model with observation_key= and action_key=."
+        return [require(tensordict, key, "RewardModel", cure) for key in self.in_keys]

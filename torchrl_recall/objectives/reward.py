@@ -1,0 +1,102 @@
+"""Objective of the reward model."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import dispatch
+from torch import Tensor
+from torch.nn import functional as F
+from torchrl.objectives import LossModule
+
+from torchrl_recall.modules.reward_model import RewardModel
+
+__all__ = ["RewardModelLoss"]
+
+
+class RewardModelLoss(LossModule):
+    r"""Errors of a reward model on real transitions.
+
+    .. math:: \mathbb{E} \left[ (\hat r - r)^2 / \sigma_r^2 \right], \qquad
+        -\mathbb{E} \left[ \log \hat p(d) \right]
+
+    are ``loss_reward``, with the running deviation of rewards as :math:`\sigma_r`, and
+    ``loss_termination``. It learns from all experience, as the state predictor does: what a
+    transition gives holds everywhere.
+
+    Args:
+        reward_model: the model to train.
+
+    Raises:
+        TypeError: the model is not a :class:`~torchrl_recall.RewardModel`.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import RewardModel, RewardModelLoss
+        >>> model = RewardModel(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> data = TensorDict({
+        ...     "observation": torch.randn(64, 3), "action": torch.rand(64, 2),
+        ...     "next": {
+        ...         "observation": torch.randn(64, 3), "reward": torch.randn(64, 1),
+        ...         "terminated": torch.zeros(64, 1, dtype=torch.bool),
+        ...     },
+        ... }, [64])
+        >>> model.update_statistics(data)
+        >>> sorted(RewardModelLoss(model)(data).keys())
+        ['loss_reward', 'loss_termination']
+    """
+
+    reward_model: RewardModel
+    reward_model_params: TensorDictParams
+    target_reward_model_params: TensorDictParams
+    out_keys = ["loss_reward", "loss_termination"]  # noqa: RUF012
+
+    def __init__(self, reward_model: RewardModel) -> None:
+        super().__init__()
+        if not isinstance(reward_model, RewardModel):
+            raise TypeError(
+                f"RewardModelLoss trains a RewardModel, got {type(reward_model).__name__}."
+            )
+        self.in_keys = [*reward_model.in_keys, ("next", "reward"), ("next", "terminated")]
+        self.convert_to_functional(reward_model, "reward_model")
+
+    def _forward_value_estimator_keys(self, **kwargs) -> None:
+        """Have no value estimator."""
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute both errors.
+
+        Args:
+            tensordict: real transitions, any batch shape; ``("next", "done")`` stands for
+                ``terminated`` where that is missing.
+
+        Returns:
+            ``loss_reward`` and ``loss_termination``, scalars.
+        """
+        with self._functional():
+            reward, logit = self.reward_model.predict(tensordict)
+            target = self.reward_model.rewards.features(self.reward_model.reward_of(tensordict))
+        return TensorDict(
+            {
+                "loss_reward": F.mse_loss(reward, target),
+                "loss_termination": F.binary_cross_entropy_with_logits(
+                    logit, _ends(tensordict).to(logit.dtype).reshape(logit.shape)
+                ),
+            }
+        )
+
+    def _functional(self) -> AbstractContextManager:
+        return self.reward_model_params.to_module(self.reward_model, preserve_module_state=False)
+
+
+def _ends(tensordict: TensorDictBase) -> Tensor:
+    following = tensordict["next"]
+    ends = following.get("terminated", following.get("done", None))
+    if ends is None:
+        return torch.zeros(*tensordict.shape, 1)
+    return ends

@@ -1,0 +1,166 @@
+"""Recall traces as transitions, to feed a critic with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from torchrl_recall.checks import next_key, require
+
+__all__ = ["FreshTransitions", "TraceTransitions"]
+
+# Of the transition that reached an end state: TorchRL's step_mdp puts them beside the state too.
+_REWARD, _TERMINATED = "reward", "terminated"
+
+
+class TraceTransitions(nn.Module):
+    r"""Turn recall traces into transitions in TorchRL's format, for any loss or replay buffer.
+
+    .. math:: (s_t, a_t, r_t, s_{t+1}, d_t), \qquad
+        r_{T-1} = r(s_T), \quad d_{T-1} = d(s_T), \quad r_t = d_t = 0 \text{ for } t < T - 1
+
+    The last transition of a trace leads into its end state. It gives what the real transition into
+    that state gave, and ends the episode if that one did. The transitions before it give nothing,
+    which is right for tasks that reward their goal alone. Other tasks need ``reward``.
+
+    A critic may learn from such a transition as from a real one: its target begins in a state that
+    a model did not imagine, or that lies one step before one. An update by a forward model changes
+    the value of a real state towards that of an imagined one; here it is the other way round.
+
+    Keyword Args:
+        reward: called with the transitions, writes ``("next", "reward")`` and may write
+            ``("next", "terminated")``, such as :class:`~torchrl_recall.RewardModel` or a
+            ``TensorDictModule`` of a known rule. What the real transition gave is kept.
+        observation_key: key of the states.
+        action_key: key of the actions.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import TraceTransitions
+        >>> path = torch.arange(4.0).reshape(1, 4, 1)           # one trace of three steps
+        >>> traces = TensorDict({
+        ...     "observation": path[:, :-1], "action": torch.ones(1, 3, 1),
+        ...     "next": {"observation": path[:, 1:]},
+        ... }, [1, 3])
+        >>> end_states = TensorDict({
+        ...     "observation": path[:, -1], "reward": torch.ones(1, 1),
+        ...     "terminated": torch.ones(1, 1, dtype=torch.bool),
+        ... }, [1])
+        >>> transitions = TraceTransitions()(traces, end_states)
+        >>> transitions["next", "reward"].flatten(), transitions["next", "done"].flatten()
+        (tensor([0., 0., 1.]), tensor([False, False,  True]))
+    """
+
+    def __init__(
+        self,
+        *,
+        reward: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        observation_key: NestedKey = "observation",
+        action_key: NestedKey = "action",
+    ) -> None:
+        super().__init__()
+        self.reward = reward
+        self.observation_key, self.action_key = observation_key, action_key
+
+    @torch.no_grad()
+    def forward(self, traces: TensorDictBase, end_states: TensorDictBase) -> TensorDict:
+        """Write rewards and flags, and flatten.
+
+        Args:
+            traces: shape ``[num_traces, trace_length]`` in forward time, those to one end state
+                one after the other; steps that a ``"mask"`` leaves out are dropped.
+            end_states: what :class:`~torchrl_recall.ReturnStates` returns, shape ``[num_states]``.
+
+        Returns:
+            Shape ``[num_traces * trace_length]`` or less, with ``observation``, ``action``,
+            ``next``'s ``observation``, ``reward``, ``terminated`` and ``done``, and
+            ``steps_to_next_obs``, which is one.
+
+        Raises:
+            KeyError: end states do not say what reaching them gave.
+            ValueError: the numbers of traces and end states do not fit.
+        """
+        if traces.ndim != 2 or len(traces) % max(1, end_states.numel()):
+            raise ValueError(
+                f"traces of shape {tuple(traces.shape)} do not belong to {end_states.numel()} end "
+                "states; give [num_traces, trace_length] and the states that they end in."
+            )
+        cure = (
+            "Take end states from ReturnStates, RewardStates or UniformStates, which know what "
+            "reaching them gave."
+        )
+        reader, num = "TraceTransitions", len(traces) // end_states.numel()
+        reward, terminated = (
+            require(end_states, key, reader, cure).reshape(-1, 1).repeat_interleave(num, 0)
+            for key in (_REWARD, _TERMINATED)
+        )
+
+        keys = [self.observation_key, self.action_key, next_key(self.observation_key)]
+        names = [require(traces, key, reader, "Give a generator's traces.") for key in keys]
+        transitions = TensorDict({}, batch_size=traces.shape)
+        for key, value in zip(keys, names, strict=True):
+            transitions.set(key, value)
+        shape, device = (*traces.shape, 1), reward.device
+        transitions.set(("next", "reward"), torch.zeros(shape, dtype=reward.dtype, device=device))
+        transitions.set(("next", "terminated"), torch.zeros(shape, dtype=torch.bool, device=device))
+        if self.reward is not None:
+            transitions = self.reward(transitions)
+        _last(transitions["next", "reward"], reward)
+        _last(transitions["next", "terminated"], terminated)
+        transitions.set(("next", "done"), transitions["next", "terminated"].clone())
+        transitions.set("steps_to_next_obs", torch.ones(shape, dtype=torch.int64, device=device))
+        mask = traces.get("mask", None)
+        return transitions.reshape(-1) if mask is None else transitions[mask]
+
+
+def _last(column: Tensor, value: Tensor) -> None:
+    """Put in what is known of the last step of each trace."""
+    column[:, -1] = value.to(column.dtype)
+
+
+class FreshTransitions:
+    """The transitions of the newest round of traces, to be drawn from.
+
+    Older ones are dropped, since the model and the values behind them were worse.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.traces.transitions import FreshTransitions
+        >>> fresh = FreshTransitions()
+        >>> fresh.sample(2) is None
+        True
+        >>> fresh.replace(TensorDict({"action": torch.ones(5, 1)}, [5]))
+        >>> fresh.sample(2)["action"].flatten()
+        tensor([1., 1.])
+    """
+
+    def __init__(self) -> None:
+        self.rows: TensorDictBase | None = None
+
+    def replace(self, rows: TensorDictBase) -> None:
+        """Take the transitions of a new round, if there are any."""
+        if len(rows):
+            self.rows = rows
+
+    def sample(self, num: int) -> TensorDictBase | None:
+        """Draw ``num`` transitions with replacement; None before the first round."""
+        if self.rows is None:
+            return None
+        return self.rows[torch.randint(len(self.rows), (num,), device=self._device())]
+
+    def _device(self) -> torch.device:
+        assert self.rows is not None
+        return next(iter(self.rows.values(True, True))).device
+
+    def state_dict(self) -> dict:
+        """Return the transitions."""
+        return {"rows": None if self.rows is None else self.rows.clone()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.rows = state["rows"]
