@@ -30,11 +30,11 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
     from torchrl_recall import (
         AdvantageGate,
         BacktrackingModel,
-        CriticStates,
         ImitationLoss,
+        RewardModel,
         StateValues,
     )
-    from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.build_recall import build_end_states, build_recall
     from torchrl_recall.trainers.hosts.dqn import DQN
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.collectors import make_collector
@@ -49,14 +49,15 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         temperature=config.dqn.imitation_temperature,
         compile=bool(config.compile),
     )
+    states = build_end_states(config.recall, critic, gamma=config.dqn.gamma)  # l.10
+    specs = model_specs(env)
     recall = build_recall(  # or the control that `recall=` names
         config,
-        partial(BacktrackingModel.from_specs, *model_specs(env)),  # Eq. 1
+        partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
         ImitationLoss(host.policy),  # Eq. 3
-        high_value_states=CriticStates(  # Alg. 2, l.6: argmax V
-            critic, config.recall.num_high_value_states, temperature=config.recall.temperature
-        ),
+        high_value_states=states,
         critic=critic,
+        make_reward_model=partial(RewardModel, *specs),
         gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
         interval=config.recall.interval,
         longest_episode=longest_episode(env.base_env._env),
@@ -80,7 +81,8 @@ def learn(
     if frames < config.collector.init_random_frames:
         return {}
     for _ in range(parts.host.num_updates):
-        losses = parts.host.update(parts.replay_buffer.sample())  # l.6-7
+        rows = parts.recall.transitions(config.recall.num_transitions)  # for the critic, if any
+        losses = parts.host.update(parts.replay_buffer.sample(), rows)  # l.6-7
     return dict(losses.items()) | parts.recall.step(parts.replay_buffer)  # l.8-13
 
 

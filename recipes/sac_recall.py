@@ -31,11 +31,11 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
     from torchrl_recall import (
         AdvantageGate,
         BacktrackingModel,
-        CriticStates,
         ImitationLoss,
+        RewardModel,
         StateValues,
     )
-    from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.build_recall import build_end_states, build_recall
     from torchrl_recall.trainers.hosts.crossq import CrossQ
     from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
     from torchrl_recall.trainers.hosts.sac import SAC
@@ -50,9 +50,8 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
     kinds = {"sac": SAC, "crossq": CrossQ, "redq": REDQ, "td3": TD3}
     host = kinds[config.host](env, config, device)  # TorchRL's loss, Adam, soft targets
     critic = StateValues(host.loss_module, compile=bool(config.compile))  # V and Q, from the loss
-    states = CriticStates(  # Alg. 2, l.6: argmax V
-        critic, config.recall.num_high_value_states, temperature=config.recall.temperature
-    )
+    gamma = getattr(config, config.host).gamma
+    states = build_end_states(config.recall, critic, gamma=gamma)  # l.10
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     recall = build_recall(  # or the control that `recall=` names
         config,
@@ -60,6 +59,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         ImitationLoss(host.policy),  # Eq. 3
         high_value_states=states,
         critic=critic,
+        make_reward_model=partial(RewardModel, *specs),
         gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
         interval=config.recall.interval,
         longest_episode=longest_episode(env.base_env._env),
@@ -82,7 +82,8 @@ def learn(
     if frames < config.collector.init_random_frames:
         return {}
     for _ in range(parts.host.num_updates * data.numel()):
-        losses = parts.host.update(parts.replay_buffer.sample())  # l.6-7
+        rows = parts.recall.transitions(config.recall.num_transitions)  # for the critic, if any
+        losses = parts.host.update(parts.replay_buffer.sample(), rows)  # l.6-7
     return dict(losses.items()) | parts.recall.step(parts.replay_buffer)  # l.8-13
 
 

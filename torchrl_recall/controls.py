@@ -164,6 +164,9 @@ class SelfImitation(Stateful):
             metrics = self.imitate(self.trajectories.pairs(), share)
         return metrics | self.schedule.metrics
 
+    def transitions(self, num: int) -> None:
+        """Return nothing: pairs are imitated only."""
+
     def drop_unfinished(self) -> None:
         """Forget open trajectories, as after an environment was reset in mid-episode."""
         self.trajectories.drop_unfinished()
@@ -368,6 +371,9 @@ class ForwardModelImitation(Stateful):
             metrics |= self.imitate(rollouts[best], share)
         return metrics | self.schedule.metrics
 
+    def transitions(self, num: int) -> None:
+        """Return nothing: pairs are imitated only."""
+
     def drop_unfinished(self) -> None:
         """Forget open trajectories, as after an environment was reset in mid-episode."""
         self.trajectories.drop_unfinished()
@@ -407,6 +413,9 @@ class NoRecall:
     def step(self, replay_buffer: ReplayBuffer | None = None) -> dict[str, Tensor]:
         """Return no metrics."""
         return {}
+
+    def transitions(self, num: int) -> None:
+        """Return nothing."""
 
     def drop_unfinished(self) -> None:
         """Do nothing."""

@@ -9,11 +9,13 @@ from tensordict.nn import TensorDictModuleBase
 
 from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.filters import LoopErasure, WithinSupport
-from torchrl_recall.traces.high_value_states import HighValueStates
+from torchrl_recall.traces.high_value_states import CriticStates, HighValueStates
+from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
 from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.schema import (
     ConfigError,
@@ -23,8 +25,9 @@ from torchrl_recall.trainers.schema import (
     SACRecallConfig,
 )
 from torchrl_recall.trainers.schema.parts import RecallConfig
+from torchrl_recall.trainers.schema.sac import SACTracesConfig
 
-__all__ = ["build_recall"]
+__all__ = ["build_end_states", "build_recall"]
 
 
 def build_recall(
@@ -34,6 +37,7 @@ def build_recall(
     *,
     high_value_states: HighValueStates,
     critic: TensorDictModuleBase,
+    make_reward_model: Callable[..., RewardModel] | None = None,
     interval: int,
     longest_episode: int | None,
     relabel: Sequence[TensorDictModuleBase] = (),
@@ -51,6 +55,8 @@ def build_recall(
     Keyword Args:
         high_value_states: chooses the states that traces end in.
         critic: V(s).
+        make_reward_model: builds the reward model where ``recall.reward`` asks for one, such as
+            ``partial(RewardModel, observation_spec, action_spec)``.
         interval: frames between rounds.
         longest_episode: in steps, if it is known.
         relabel: transforms that complete generated traces, such as their goal.
@@ -103,7 +109,34 @@ def build_recall(
     if recall.method == "forward_model":
         num_states = recall.num_high_value_states
         return ForwardModelImitation(model, imitation_loss, critic, num_states=num_states, **rounds)
+    if isinstance(recall, SACTracesConfig):
+        rounds |= {"use": recall.use, "actions": recall.actions}
+        if recall.use != "policy" and recall.reward == "learned" and make_reward_model is not None:
+            device = next(imitation_loss.parameters()).device
+            rounds["reward"] = make_reward_model(num_cells=backtracking.num_cells).to(device)
     return Recall(model, imitation_loss, high_value_states, critic=critic, **rounds)
+
+
+def build_end_states(
+    recall: SACTracesConfig, critic: TensorDictModuleBase, *, gamma: float
+) -> HighValueStates:
+    """Build the source of end states that ``recall.end_states`` names.
+
+    Args:
+        recall: ``end_states``, ``num_high_value_states`` and ``temperature``.
+        critic: V(s).
+
+    Keyword Args:
+        gamma: the host's discount.
+    """
+    num = recall.num_high_value_states
+    if recall.end_states == "value":
+        return CriticStates(critic, num, temperature=recall.temperature)
+    if recall.end_states == "return":
+        return ReturnStates(critic, num, gamma=gamma, temperature=recall.temperature)
+    if recall.end_states == "reward":
+        return RewardStates(num, threshold=0.0, replacement=True)
+    return UniformStates(num)
 
 
 def _filters(model: BacktrackingModel, recall: RecallConfig) -> list[TensorDictModuleBase]:

@@ -20,6 +20,9 @@ class RecallLike(Protocol):
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         """Learn, as often as a round is due (Alg. 1, lines 8 to 13)."""
 
+    def transitions(self, num: int) -> TensorDictBase | None:
+        """Draw transitions of traces for the host's critic; None where there are none."""
+
     def drop_unfinished(self) -> None:
         """Forget open trajectories."""
 

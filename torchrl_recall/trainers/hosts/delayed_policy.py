@@ -25,6 +25,7 @@ from torchrl_recall.modules.policies import GaussianPolicy
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.trainers.hosts.networks import make_qvalues, policy_inputs, squashed_actor
+from torchrl_recall.trainers.hosts.trace_rows import read_by, with_traces
 from torchrl_recall.trainers.schema import SACRecallConfig
 
 __all__ = ["REDQ", "TD3"]
@@ -88,15 +89,21 @@ class DelayedPolicy(Stateful):
             torch.optim.Adam(critics, lr, betas, fused=True),
             torch.optim.Adam(rest, lr, fused=True),
         ]
+        critic_losses = with_traces(critic_losses, read_by(loss_module))
         steps = (critic_losses, critic_targets), (policy_losses, policy_targets)
         self.step_critics, self._step_policy = (
             make_update(loss_module, optimizer, targets, loss_fn=losses, compile=compile)
             for optimizer, (losses, targets) in zip(self.optimizers, steps, strict=True)
         )
 
-    def update(self, batch: TensorDictBase) -> TensorDictBase:
-        """Take the steps that are due on a batch (Alg. 1, lines 6 and 7)."""
-        losses = self.step_critics(batch)
+    def update(self, batch: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
+        """Take the steps that are due on a batch (Alg. 1, lines 6 and 7).
+
+        Args:
+            batch: real rows.
+            traces: rows of traces, from which the critics alone learn.
+        """
+        losses = self.step_critics(batch) if traces is None else self.step_critics(batch, traces)
         if self.steps.every(self.policy_delay):
             losses = losses.update(self.step_policy(batch))
         return losses

@@ -16,6 +16,7 @@ from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.trainers.hosts.networks import mlp
+from torchrl_recall.trainers.hosts.trace_rows import read_by, with_traces
 from torchrl_recall.trainers.schema import DQNRecallConfig
 
 __all__ = ["DQN"]
@@ -67,6 +68,7 @@ class DQN(Stateful):
         self._step = make_update(
             self.loss_module,
             self.optimizer,
+            loss_fn=with_traces(self.loss_module, read_by(self.loss_module)),
             max_grad_norm=dqn.max_grad_norm,
             compile=bool(config.compile),
         )
@@ -78,9 +80,14 @@ class DQN(Stateful):
         """Lower the probability of random actions after some frames."""
         self.exploration.step(frames)
 
-    def update(self, batch: TensorDictBase) -> TensorDictBase:
-        """Take one gradient step, and copy the network when it is due (Alg. 1, lines 6 and 7)."""
-        losses = self._step(batch)
+    def update(self, batch: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
+        """Take one gradient step, and copy the network when it is due (Alg. 1, lines 6 and 7).
+
+        Args:
+            batch: real rows.
+            traces: rows of traces.
+        """
+        losses = self._step(batch) if traces is None else self._step(batch, traces)
         if self.steps.every(self._interval):
             self._targets.step()
         return losses

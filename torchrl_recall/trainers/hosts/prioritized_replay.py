@@ -74,6 +74,9 @@ class PrioritizedReplay:
                 buffer.update_tensordict_priority(own)
         return {}
 
+    def transitions(self, num: int) -> None:
+        """Return nothing."""
+
     def drop_unfinished(self) -> None:
         """Do nothing: transitions are replayed one by one."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.objectives import SACLoss, SoftUpdate
 
@@ -12,6 +13,7 @@ from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.trainers.hosts.networks import make_qvalues, squashed_actor
+from torchrl_recall.trainers.hosts.trace_rows import read_by, with_traces
 from torchrl_recall.trainers.schema import GoalGANRecallConfig, SACRecallConfig
 
 __all__ = ["SAC"]
@@ -28,7 +30,6 @@ class SAC(Stateful):
     Attributes:
         actor: the policy, which also explores and is imitated by.
         loss_module: the losses.
-        update: takes one gradient step on a batch, then moves the targets (Alg. 1, lines 6 and 7).
     """
 
     def __init__(
@@ -52,10 +53,42 @@ class SAC(Stateful):
         self.num_updates = config.sac.num_updates
         self.optimizer = make_adam(self.loss_module, config.optim.lr)
         targets = SoftUpdate(self.loss_module, tau=config.sac.target_update_tau)
-        self.update = make_update(
-            self.loss_module, self.optimizer, targets, compile=bool(config.compile)
+        self._step = make_update(
+            self.loss_module,
+            self.optimizer,
+            targets,
+            loss_fn=_losses(self.loss_module),
+            compile=bool(config.compile),
         )
+
+    def update(
+        self, batch: TensorDictBase, traces: TensorDictBase | None = None
+    ) -> TensorDictBase:
+        """Take one gradient step, then move the targets (Alg. 1, lines 6 and 7).
+
+        Args:
+            batch: real rows.
+            traces: rows of traces, from which the critics alone learn.
+        """
+        return self._step(batch) if traces is None else self._step(batch, traces)
 
     def stateful_parts(self) -> Mapping[str, Part]:
         """Name weights, targets, entropy coefficient and optimiser."""
         return {"loss": self.loss_module, "optimizer": self.optimizer}
+
+
+def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
+    """Return the losses of real rows, and of rows of traces for the critics."""
+    critic_losses = with_traces(
+        lambda rows: TensorDict({"loss_qvalue": loss.qvalue_v2_loss(rows)[0]}), read_by(loss)
+    )
+
+    def losses(real: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
+        if traces is None:
+            return loss(real)
+        found = critic_losses(real, traces)
+        loss_actor, metadata = loss.actor_loss(real)
+        loss_alpha = loss.alpha_loss(metadata["log_prob"]).mean()
+        return found.update({"loss_actor": loss_actor, "loss_alpha": loss_alpha})
+
+    return losses

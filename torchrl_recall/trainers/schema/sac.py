@@ -77,12 +77,25 @@ def batches_fit(config: SACRecallConfig | DQNRecallConfig) -> Iterator[str]:
 
 
 class SACTracesConfig(RecallConfig):
-    """Traces and their imitation, with a critic of state-action values."""
+    """Traces and who learns from them, with a critic of state-action values."""
 
     method: Literal["recall", "none", "self_imitation"]
+    use: Literal["policy", "critic", "both"]
     interval: Count
+    end_states: Literal["value", "return", "reward", "uniform"]
     temperature: Positive | None
+    actions: Literal["backward_policy", "uniform"]
+    reward: Literal["sparse", "learned"]
+    num_transitions: Count
     advantage_gate: bool
+
+    def faults(self) -> Iterator[str]:
+        """Refuse end states that a critic cannot learn from."""
+        if self.method == "recall" and self.use != "policy" and self.end_states == "value":
+            yield (
+                f"recall.use={self.use} needs end states that know what reaching them gave; take "
+                "recall.end_states=return, reward or uniform."
+            )
 
 
 class SACRecallConfig(RunConfig):
