@@ -65,8 +65,14 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
     )
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=config.replay_buffer.batch_size)
-    random_frames = config.collector.init_random_frames
-    collector = make_collector(env, host.explorer, config, device, init_random_frames=random_frames)
+    collector = make_collector(
+        env,
+        host.explorer,
+        config,
+        device,
+        init_random_frames=config.collector.init_random_frames,
+        random_until_reward=config.collector.random_until_reward,
+    )
     evaluation = MeanReturn(host.actor, config, device)
     return Parts(config.env.name, env, collector, replay_buffer, host, recall, evaluation)
 

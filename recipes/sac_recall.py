@@ -35,6 +35,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         RewardModel,
         StateValues,
     )
+    from torchrl_recall.data.multi_step import MultiStep
     from torchrl_recall.trainers.build_recall import build_end_states, build_recall
     from torchrl_recall.trainers.hosts.crossq import CrossQ
     from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
@@ -50,7 +51,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
     kinds = {"sac": SAC, "crossq": CrossQ, "redq": REDQ, "td3": TD3}
     host = kinds[config.host](env, config, device)  # TorchRL's loss, Adam, soft targets
     critic = StateValues(host.loss_module, compile=bool(config.compile))  # V and Q, from the loss
-    gamma = getattr(config, config.host).gamma
+    gamma, n_step = config.of_host.gamma, config.of_host.n_step
     states = build_end_states(config.recall, critic, gamma=gamma)  # l.10
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     recall = build_recall(  # or the control that `recall=` names
@@ -67,10 +68,30 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
     )
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=config.replay_buffer.batch_size)
-    random_frames = config.collector.init_random_frames
-    collector = make_collector(env, host.explorer, config, device, init_random_frames=random_frames)
-    evaluation = MeanReturn(host.actor, config, device)
-    return Parts(config.env.name, env, collector, replay_buffer, host, recall, evaluation)
+    single_steps = None
+    if n_step > 1:
+        replay_buffer.append_transform(MultiStep(n_step, gamma))
+        if config.recall.method == "recall":  # no model can learn s_t from s_{t+n}
+            storage = LazyTensorStorage(config.replay_buffer.size, device=device)
+            single_steps = ReplayBuffer(storage=storage)
+    collector = make_collector(
+        env,
+        host.explorer,
+        config,
+        device,
+        init_random_frames=config.collector.init_random_frames,
+        random_until_reward=config.collector.random_until_reward,
+    )
+    return Parts(
+        config.env.name,
+        env,
+        collector,
+        replay_buffer,
+        host,
+        recall,
+        evaluation=MeanReturn(host.actor, config, device),
+        single_steps=single_steps,
+    )
 
 
 def learn(
@@ -84,7 +105,7 @@ def learn(
     for _ in range(parts.host.num_updates * data.numel()):
         rows = parts.recall.transitions(config.recall.num_transitions)  # for the critic, if any
         losses = parts.host.update(parts.replay_buffer.sample(), rows)  # l.6-7
-    return dict(losses.items()) | parts.recall.step(parts.replay_buffer)  # l.8-13
+    return dict(losses.items()) | parts.recall.step(parts.experience)  # l.8-13
 
 
 def train(config: SACRecallConfig) -> Run:

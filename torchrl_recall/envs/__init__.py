@@ -14,6 +14,7 @@ from torchrl_recall.envs.four_rooms.oracle import Oracle
 from torchrl_recall.envs.goal_env import GoalEnv
 from torchrl_recall.envs.goal_maze import GoalMazeEnv
 from torchrl_recall.envs.point_mass import PointMassEnv
+from torchrl_recall.envs.sparse_tasks import SparseTask
 
 __all__ = [
     "DisplacementPredictor",
@@ -25,6 +26,7 @@ __all__ = [
     "GoalMazeEnv",
     "Oracle",
     "PointMassEnv",
+    "SparseTask",
     "four_rooms_model",
 ]
 

@@ -112,7 +112,8 @@ class TraceTransitions(nn.Module):
         _last(transitions["next", "reward"], reward)
         _last(transitions["next", "terminated"], terminated)
         transitions.set(("next", "done"), transitions["next", "terminated"].clone())
-        transitions.set("steps_to_next_obs", torch.ones(shape, dtype=torch.int64, device=device))
+        steps = torch.ones(traces.shape, dtype=torch.int64, device=device)
+        transitions.set("steps_to_next_obs", steps)  # of the batch's shape, as MultiStep's
         mask = traces.get("mask", None)
         return transitions.reshape(-1) if mask is None else transitions[mask]
 

@@ -46,6 +46,7 @@ class SAC(Stateful):
             num_qvalue_nets=2,
             loss_function="l2",
             alpha_init=config.sac.alpha_init,
+            fixed_alpha=config.sac.fixed_alpha,
             action_spec=action_spec,
         )
         self.loss_module.make_value_estimator(gamma=config.sac.gamma)
@@ -61,9 +62,7 @@ class SAC(Stateful):
             compile=bool(config.compile),
         )
 
-    def update(
-        self, batch: TensorDictBase, traces: TensorDictBase | None = None
-    ) -> TensorDictBase:
+    def update(self, batch: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
         """Take one gradient step, then move the targets (Alg. 1, lines 6 and 7).
 
         Args:

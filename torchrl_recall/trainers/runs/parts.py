@@ -15,6 +15,7 @@ from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase
 
 from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.data.multi_step import MultiStep
 from torchrl_recall.stateful import Part
 from torchrl_recall.trainers.recall_like import RecallLike
 
@@ -107,6 +108,8 @@ class Parts(Generic[HostT]):
         evaluation: of the host's policy.
         more: other parts with a state, by name.
         weights: modules whose hash the summary shows; the host's losses and the model by default.
+        single_steps: all experience again in single steps, of which the model learns, where
+            ``replay_buffer`` holds longer ones.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Parts(Generic[HostT]):
     evaluation: Evaluation
     more: Mapping[str, Part] = field(default_factory=dict)
     weights: Sequence[nn.Module] = ()
+    single_steps: ReplayBuffer | None = None
 
     def __post_init__(self) -> None:
         model = getattr(self.recall, "model", None)
@@ -132,12 +136,27 @@ class Parts(Generic[HostT]):
             "replay_buffer": BufferState(self.replay_buffer),
             "evaluation": self.evaluation,
             **self.more,
+            **({} if self.single_steps is None else {"single": BufferState(self.single_steps)}),
         }
+
+    @property
+    def experience(self) -> ReplayBuffer:
+        """Return all experience in single steps."""
+        return self.replay_buffer if self.single_steps is None else self.single_steps
+
+    def drop_unfinished(self) -> None:
+        """Forget open trajectories, as after the environment was reset in mid-episode."""
+        self.recall.drop_unfinished()
+        for transform in self.replay_buffer._transform:
+            if isinstance(transform, MultiStep):
+                transform.drop_unfinished()
 
     def add_frames(self, data: TensorDictBase) -> None:
         """Put a batch of frames into the replay buffer; a single one by the cheaper ``add``."""
         frames = data.reshape(-1)
-        if len(frames) == 1:
+        if self.single_steps is not None:
+            self.single_steps.extend(frames)
+        if len(frames) == 1 and not len(self.replay_buffer._transform):
             self.replay_buffer.add(frames[0])
         else:
             self.replay_buffer.extend(frames)

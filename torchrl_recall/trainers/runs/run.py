@@ -330,7 +330,7 @@ class Run:
             part.load_state_dict(state[name])
         self.metrics = dict(state["metrics"])
         if not self.parts.collector.load_state_dict(state["collector"], self.frames):
-            self.parts.recall.drop_unfinished()
+            self.parts.drop_unfinished()
         process.set_rng_state_dict(state["rng"])
         self._resumed = True
         process.say(f"resumed at {self.frames:,} steps from {directory}")

@@ -40,6 +40,7 @@ __all__ = [
     "Resume",
     "RunConfig",
     "SACConfig",
+    "SACHostConfig",
     "SharedBatchConfig",
     "TD3Config",
     "TRPOConfig",
@@ -62,6 +63,7 @@ class EvalConfig(Group):
     interval: Count
     num_episodes: Count
     max_steps: Count
+    target: Number | None
 
 
 class CheckpointConfig(Group):
@@ -152,7 +154,14 @@ class SACConfig(Group):
     gamma: Fraction
     target_update_tau: Fraction
     alpha_init: Positive
+    fixed_alpha: bool
     num_updates: Count
+
+
+class SACHostConfig(SACConfig):
+    """Settings of soft actor-critic as a host."""
+
+    n_step: Count
 
 
 class TD3Config(Group):
@@ -160,6 +169,7 @@ class TD3Config(Group):
 
     num_cells: list[Count]
     gamma: Fraction
+    n_step: Count
     target_update_tau: Fraction
     policy_delay: Count
     policy_noise: AtLeastZero
@@ -175,6 +185,7 @@ class CrossQConfig(Group):
     num_cells: list[Count]
     critic_num_cells: list[Count]
     gamma: Fraction
+    n_step: Count
     alpha_init: Positive
     adam_beta1: Annotated[AtLeastZero, Field(lt=1)]
     policy_delay: Count
@@ -187,6 +198,7 @@ class REDQConfig(Group):
 
     num_cells: list[Count]
     gamma: Fraction
+    n_step: Count
     target_update_tau: Fraction
     alpha_init: Positive
     num_qvalue_nets: Count

@@ -17,7 +17,7 @@ from torchrl_recall.trainers.schema.parts import (
     RecallConfig,
     REDQConfig,
     RunConfig,
-    SACConfig,
+    SACHostConfig,
     SharedBatchConfig,
     TD3Config,
 )
@@ -39,6 +39,7 @@ class CollectorConfig(SharedBatchConfig):
     """Collection that begins with random actions."""
 
     init_random_frames: CountOrZero
+    random_until_reward: bool
 
     def faults(self) -> Iterator[str]:
         """Refuse a run of random actions alone, and a batch that cannot be shared."""
@@ -110,7 +111,7 @@ class SACRecallConfig(RunConfig):
     lr_of_host: dict[str, Positive] = Field(default_factory=dict)
     random_frames_of_host: dict[str, CountOrZero] = Field(default_factory=dict)
     paying_frames_of_host: dict[str, Count] = Field(default_factory=dict)
-    sac: SACConfig
+    sac: SACHostConfig
     crossq: CrossQConfig
     redq: REDQConfig
     td3: TD3Config
@@ -125,9 +126,27 @@ class SACRecallConfig(RunConfig):
         """Return the frames between rows of metrics.csv."""
         return self.eval.interval
 
+    @property
+    def of_host(self) -> SACHostConfig | CrossQConfig | REDQConfig | TD3Config:
+        """Return the block of the host."""
+        return getattr(self, self.host)
+
     def faults(self) -> Iterator[str]:
-        """Refuse batches that are larger than the replay buffer."""
+        """Refuse batches that are larger than the replay buffer, and mixed streams of steps."""
         yield from batches_fit(self)
+        n_step, collector = self.of_host.n_step, self.collector
+        if n_step > 1 and collector.num_envs > 1:
+            yield (
+                f"{self.host}.n_step={n_step} joins steps that follow each other, which those of "
+                f"collector.num_envs={collector.num_envs} environments do not; take one."
+            )
+        if n_step > 1 and collector.init_random_frames <= n_step:
+            yield (
+                f"collector.init_random_frames={collector.init_random_frames} must be above "
+                f"{self.host}.n_step={n_step}: until then no transition is complete."
+            )
+        if collector.random_until_reward and collector.num_envs > 1:
+            yield "collector.random_until_reward=true looks at one environment; take num_envs=1."
         if self.host == "crossq" and self.replay_buffer.batch_size < 2:
             yield (
                 f"replay_buffer.batch_size={self.replay_buffer.batch_size} has no variance, by "

@@ -69,6 +69,7 @@ class StepCollector:
         frames_per_batch: frames between two yields.
         total_frames: when to end.
         init_random_frames: frames with random actions in the beginning.
+        random_until_reward: act randomly beyond them until a reward is positive.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class StepCollector:
         frames_per_batch: int,
         total_frames: int,
         init_random_frames: int,
+        random_until_reward: bool = False,
     ) -> None:
         self.env = env
         self.policy = policy
         self.frames_per_batch = frames_per_batch
         self.total_frames = total_frames
         self.init_random_frames = init_random_frames
+        self.waits_for_reward = random_until_reward
         self.frames = 0
         self._task, self._to_task = env.base_env._env, to_task(env)
         self._observation = self._observe(self._task.reset()[0])
@@ -112,7 +115,7 @@ class StepCollector:
 
     def _step(self) -> tuple[Tensor, Tensor, Tensor, float, bool, bool]:
         observation = self._observation
-        if self.frames < self.init_random_frames:
+        if self.frames < self.init_random_frames or self.waits_for_reward:
             action = self.env.action_spec.rand()
         else:
             action = self.policy(observation)
@@ -121,6 +124,8 @@ class StepCollector:
         done = terminated or truncated
         self._observation = self._observe(self._task.reset()[0]) if done else following
         self.frames += 1
+        if reward > 0:
+            self.waits_for_reward = False
         return observation, action, following, float(reward), bool(terminated), bool(truncated)
 
     def _observe(self, observation: np.ndarray) -> Tensor:
@@ -133,7 +138,11 @@ class StepCollector:
 
     def state_dict(self) -> dict:
         """Return where the episode is; the environment's part is None if it cannot be saved."""
-        return {"observation": self._observation, "env": env_state_dict(self.env)}
+        return {
+            "observation": self._observation,
+            "env": env_state_dict(self.env),
+            "waits_for_reward": self.waits_for_reward,
+        }
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
         """Restore :meth:`state_dict`.
@@ -149,6 +158,8 @@ class StepCollector:
             Whether the episode goes on.
         """
         self.frames = frames
+        if state is not None:
+            self.waits_for_reward = state["waits_for_reward"]
         if state is None or not state["observation"].isfinite().all():
             warnings.warn("the saved episode ended in an error; a new one begins.", stacklevel=2)
             return False
@@ -215,6 +226,7 @@ def make_collector(
     device: torch.device,
     *,
     init_random_frames: int = 0,
+    random_until_reward: bool = False,
     clip_actions: bool = False,
 ) -> StepCollector | ParallelCollector:
     """Collect from ``env`` itself, or from ``collector.num_envs`` copies in parallel.
@@ -227,6 +239,7 @@ def make_collector(
 
     Keyword Args:
         init_random_frames: frames with random actions in the beginning.
+        random_until_reward: see :class:`StepCollector`; of one environment.
         clip_actions: see :func:`~torchrl_recall.trainers.tasks.gym.make_env`; of the copies.
 
     Returns:
@@ -239,7 +252,7 @@ def make_collector(
     }
     if config.collector.num_envs == 1:
         policy = make_policy(actor, ExplorationType.RANDOM, compile=bool(config.compile))
-        return StepCollector(env, policy, **frames)
+        return StepCollector(env, policy, random_until_reward=random_until_reward, **frames)
     make_copy = partial(
         make_env,
         config.env.name,

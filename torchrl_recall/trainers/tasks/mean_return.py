@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import ExplorationType
@@ -23,7 +27,8 @@ _SEED_OFFSET = 1_000_000  # keeps evaluation from the episodes that are trained 
 class MeanReturn(Evaluation):
     """Undiscounted returns of the deterministic policy in a separate environment.
 
-    The same seed starts the same episodes each time, and no random state outside is touched.
+    The same seed starts the same episodes each time, and no random state outside is touched. All
+    run at once where Gymnasium registers a vector version of a task with continuous actions.
 
     Args:
         actor: the policy.
@@ -50,6 +55,8 @@ class MeanReturn(Evaluation):
             **config.env.making,
         )
         self.to_task = to_task(self.env)
+        self.vector = None if clip_actions else _vector(config)
+        self.target = config.eval.target
         self.seed, self.num_episodes = config.seed + _SEED_OFFSET, config.eval.num_episodes
         self.max_steps, self._warned = config.eval.max_steps, False
         self.policy = make_policy(
@@ -58,6 +65,8 @@ class MeanReturn(Evaluation):
 
     def evaluate(self) -> Tensor:
         """Return the return of each episode, ``[num_episodes]``; none if a signal cuts it short."""
+        if self.vector is not None:
+            return self._evaluate_at_once(self.vector)
         returns = []
         task = self.env.base_env._env
         for episode in range(self.num_episodes):
@@ -74,6 +83,39 @@ class MeanReturn(Evaluation):
             returns.append(total)
         return torch.tensor(returns, dtype=torch.float64)
 
+    def _evaluate_at_once(self, vector: VectorEnv) -> Tensor:
+        observation, _ = vector.reset(seed=self.seed)
+        returns, over = np.zeros(self.num_episodes), np.zeros(self.num_episodes, bool)
+        steps = 0
+        while not over.all() and not self._is_too_long(steps):
+            states = torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
+            observation, reward, terminated, truncated, _ = vector.step(
+                self.to_task(self.policy(states))
+            )
+            returns += np.where(over, 0.0, reward)
+            over |= terminated | truncated
+            steps += 1
+            if self.is_stopped():
+                return torch.zeros(0, dtype=torch.float64)
+        return torch.from_numpy(returns)
+
+    def frames_to_target(self) -> int | None:
+        """Return frames at the first of two evaluations in a row that reached the target."""
+        if self.target is None:
+            return None
+        reached = [float(result.double().mean()) >= self.target for result in self.results]
+        pairs = zip(self.frames, reached, reached[1:], strict=False)
+        return next((frames for frames, now, then in pairs if now and then), None)
+
+    @property
+    def reached_target(self) -> bool:
+        """Say whether the target has been reached and the run is to end there."""
+        return self.frames_to_target() is not None
+
+    def finish(self, run_dir: Path) -> dict[str, int | None]:
+        """Return frames to the target, if there is one."""
+        return {} if self.target is None else {"frames_to_target": self.frames_to_target()}
+
     def _is_too_long(self, steps: int) -> bool:
         """Cut an episode of a task that may never end, and say so once."""
         if steps < self.max_steps:
@@ -87,3 +129,19 @@ class MeanReturn(Evaluation):
             )
             self._warned = True
         return True
+
+
+def _vector(config: SACRecallConfig | OnPolicyRecallConfig | DQNRecallConfig) -> VectorEnv | None:
+    """Make all episodes at once, if the task has a vector version with continuous actions."""
+    spec = gymnasium.registry.get(config.env.name)
+    making = config.env.making
+    if spec is None or spec.vector_entry_point is None:
+        return None
+    if making["entry_point"] is not None or making["observation_keys"] is not None:
+        return None
+    vector = gymnasium.make_vec(
+        config.env.name,
+        num_envs=config.eval.num_episodes,
+        vectorization_mode="vector_entry_point",
+    )
+    return vector if isinstance(vector.single_action_space, Box) else None

@@ -1,0 +1,59 @@
+"""Transitions of several steps that a resumed run goes on with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchrl.envs.transforms import MultiStepTransform
+
+__all__ = ["MultiStep"]
+
+
+class MultiStep(MultiStepTransform):
+    r"""TorchRL's ``MultiStepTransform`` whose open window is part of its state.
+
+    .. math:: r_t^{(n)} = \sum_{k=0}^{n-1} \gamma^k r_{t+k}
+
+    A row enters the replay buffer n steps later, with the observation of then as its next one and
+    ``steps_to_next_obs``, by which value estimators raise their discount. At the end of an episode
+    rows are shorter.
+
+    Args:
+        n_steps: n.
+        gamma: the discount.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+        >>> from torchrl_recall.data.multi_step import MultiStep
+        >>> replay_buffer = ReplayBuffer(storage=LazyTensorStorage(10))
+        >>> _ = replay_buffer.append_transform(MultiStep(2, 0.5))
+        >>> _ = replay_buffer.extend(TensorDict({
+        ...     "observation": torch.arange(4.0).unsqueeze(-1),
+        ...     "next": {
+        ...         "observation": torch.arange(1.0, 5.0).unsqueeze(-1),
+        ...         "reward": torch.ones(4, 1),
+        ...         "done": torch.tensor([[False], [False], [True], [False]]),
+        ...     },
+        ... }, [4]))
+        >>> replay_buffer[:]["next", "observation"].flatten()
+        tensor([2., 3.])
+        >>> replay_buffer[:]["next", "reward"].flatten()
+        tensor([1.5000, 1.5000])
+    """
+
+    def __init__(self, n_steps: int, gamma: float) -> None:
+        super().__init__(n_steps, gamma)
+
+    def drop_unfinished(self) -> None:
+        """Forget the open window, as after an environment was reset in mid-episode."""
+        self._buffer = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the open window."""
+        return {"window": None if self._buffer is None else self._buffer.clone()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`get_extra_state`."""
+        self._buffer = state["window"]

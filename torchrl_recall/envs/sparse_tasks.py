@@ -1,0 +1,246 @@
+"""Small sparse tasks in Gymnasium's interface: test-beds that take minutes.
+
+Each rewards its goal by 1, ends there, and gives nothing elsewhere. Episodes begin anywhere.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector.utils import batch_space
+
+from torchrl_recall.envs.point_mass import PointMassEnv
+
+__all__ = ["SPARSE_TASKS", "SparseTask", "SparseTaskVector"]
+
+Array = np.ndarray
+
+
+class _Dynamics(ABC):
+    """Dynamics of a batch of states, in arrays."""
+
+    max_steps: int
+    observation_space: Box
+    action_space: Box
+
+    @abstractmethod
+    def start(self, rng: np.random.Generator, num: int) -> Array:
+        """Draw ``num`` states in which episodes begin."""
+
+    @abstractmethod
+    def move(self, state: Array, action: Array) -> Array:
+        """Return the states that actions lead to."""
+
+    @abstractmethod
+    def reached(self, state: Array) -> Array:
+        """Return True for states at the goal."""
+
+    def observe(self, state: Array) -> Array:
+        """Return what is seen of states."""
+        return state
+
+
+@dataclass(frozen=True)
+class PointTask(_Dynamics):
+    """A point mass that is to reach one place; see :class:`~torchrl_recall.envs.PointMassEnv`."""
+
+    dim: int
+    step_size: float
+    goal_radius: float
+    goal: float | tuple[float, ...]
+    max_steps: int
+    maze: Literal["free", "u"] = "free"
+
+    @property
+    def observation_space(self) -> Box:  # type: ignore[override]
+        """Return the space of positions."""
+        return Box(-1.0, 1.0, (self.dim,), np.float32)
+
+    action_space = observation_space  # type: ignore[assignment]
+
+    def start(self, rng: np.random.Generator, num: int) -> Array:
+        """Draw positions outside the wall and the goal."""
+        states = np.empty((0, self.dim), np.float32)
+        while len(states) < num:
+            drawn = rng.uniform(-1, 1, (2 * num + 8, self.dim)).astype(np.float32)
+            valid = _space(self).is_valid(torch.from_numpy(drawn)).numpy()
+            states = np.concatenate([states, drawn[valid & ~self.reached(drawn)]])
+        return states[:num]
+
+    def move(self, state: Array, action: Array) -> Array:
+        """Move as the point mass does."""
+        moved = _space(self).move(torch.from_numpy(state), torch.from_numpy(action))
+        return moved.numpy()
+
+    def reached(self, state: Array) -> Array:
+        """Return True within the radius of the goal."""
+        return np.linalg.norm(state - np.asarray(self.goal, np.float32), axis=-1) <= (
+            self.goal_radius
+        )
+
+
+@lru_cache
+def _space(task: PointTask) -> PointMassEnv:
+    return PointMassEnv(task.dim, maze=task.maze, step_size=task.step_size)
+
+
+@dataclass(frozen=True)
+class PendulumTask(_Dynamics):
+    """Gymnasium's ``Pendulum-v1``, to stand still upright; its state is angle and speed."""
+
+    angle: float
+    speed: float
+    max_steps: int
+
+    observation_space: ClassVar[Box] = Box(
+        np.array([-1, -1, -8], np.float32), np.array([1, 1, 8], np.float32)
+    )
+    action_space: ClassVar[Box] = Box(-1.0, 1.0, (1,), np.float32)
+
+    def start(self, rng: np.random.Generator, num: int) -> Array:
+        """Draw any angle and slow speeds, but for the goal."""
+        states = np.empty((0, 2), np.float32)
+        while len(states) < num:
+            drawn = rng.uniform((-np.pi, -1), (np.pi, 1), (2 * num + 8, 2)).astype(np.float32)
+            states = np.concatenate([states, drawn[~self.reached(drawn)]])
+        return states[:num]
+
+    def move(self, state: Array, action: Array) -> Array:
+        """Integrate for 0.05 s, as Gymnasium does; an action of one is a torque of two."""
+        angle, speed = state[..., 0], state[..., 1]
+        torque = 2.0 * np.clip(action[..., 0], -1, 1)
+        speed = np.clip(speed + (15.0 * np.sin(angle) + 3.0 * torque) * 0.05, -8, 8)
+        angle = (angle + speed * 0.05 + np.pi) % (2 * np.pi) - np.pi
+        return np.stack([angle, speed], -1).astype(np.float32)
+
+    def reached(self, state: Array) -> Array:
+        """Return True where it stands still upright."""
+        return (np.abs(state[..., 0]) <= self.angle) & (np.abs(state[..., 1]) <= self.speed)
+
+    def observe(self, state: Array) -> Array:
+        """Return cosine and sine of the angle, and the speed."""
+        angle = state[..., 0]
+        return np.stack([np.cos(angle), np.sin(angle), state[..., 1]], -1)
+
+
+SPARSE_TASKS: dict[str, _Dynamics] = {
+    "point_free4": PointTask(4, 0.15, 0.45, 0.5, 50),
+    "point_free6": PointTask(6, 0.2, 0.7, 0.5, 50),
+    "point_umaze": PointTask(2, 0.4, 0.2, (-2 / 3, 2 / 3), 50, maze="u"),
+    "point_umaze_long": PointTask(2, 0.12, 0.2, (-2 / 3, 2 / 3), 300, maze="u"),
+    "pendulum_swingup": PendulumTask(0.3, 2.0, 100),
+}
+
+
+class SparseTask(gymnasium.Env):
+    """One of the small sparse tasks.
+
+    - ``point_free4``, ``point_free6``: a point in :math:`[-1, 1]^N` that is to come near the place
+      that is 0.5 in each dimension.
+    - ``point_umaze``, ``point_umaze_long``: the U-maze, with its goal at the end of the upper
+      corridor; in the second a step is a third as long.
+    - ``pendulum_swingup``: ``Pendulum-v1`` that is to stand still upright.
+
+    The dynamics of the points are those of :class:`~torchrl_recall.envs.PointMassEnv`.
+
+    Args:
+        name: see above.
+        render_mode: None; there is nothing to draw.
+
+    Examples:
+        >>> import gymnasium, torchrl_recall.envs
+        >>> task = gymnasium.make("point_free4")
+        >>> observation, _ = task.reset(seed=0)
+        >>> _, reward, terminated, truncated, _ = task.step(task.action_space.sample())
+        >>> observation.shape, reward, terminated
+        ((4,), 0.0, False)
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, name: str, render_mode: str | None = None) -> None:
+        self.name, self.render_mode = name, render_mode
+        dynamics = SPARSE_TASKS[name]
+        self.observation_space, self.action_space = (
+            dynamics.observation_space,
+            dynamics.action_space,
+        )
+        self.state = np.zeros((1, 1), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Array, dict]:
+        """Begin an episode anywhere."""
+        super().reset(seed=seed)
+        dynamics = SPARSE_TASKS[self.name]
+        self.state = dynamics.start(self.np_random, 1)
+        return dynamics.observe(self.state)[0], {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict]:
+        """Take a step."""
+        dynamics = SPARSE_TASKS[self.name]
+        self.state = dynamics.move(self.state, np.asarray(action, np.float32).clip(-1, 1)[None])
+        reached = bool(dynamics.reached(self.state)[0])
+        return dynamics.observe(self.state)[0], float(reached), reached, False, {}
+
+
+class SparseTaskVector(gymnasium.vector.VectorEnv):
+    """Many episodes of a :class:`SparseTask` at once, as ``gymnasium.make_vec`` makes them.
+
+    Those that have ended begin again in the same step.
+
+    Args:
+        num_envs: how many.
+        name: of the task.
+        max_episode_steps: time limit.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, num_envs: int, name: str, max_episode_steps: int | None = None) -> None:
+        self.name, self.num_envs = name, num_envs
+        dynamics = SPARSE_TASKS[name]
+        self.max_steps = dynamics.max_steps if max_episode_steps is None else max_episode_steps
+        self.single_observation_space = dynamics.observation_space
+        self.single_action_space = dynamics.action_space
+        self.observation_space = batch_space(dynamics.observation_space, num_envs)
+        self.action_space = batch_space(dynamics.action_space, num_envs)
+
+    def reset(self, *, seed: Any = None, options: dict | None = None) -> tuple[Array, dict]:
+        """Begin all episodes."""
+        super().reset(seed=seed)
+        dynamics = SPARSE_TASKS[self.name]
+        self.state = dynamics.start(self.np_random, self.num_envs)
+        self.steps = np.zeros(self.num_envs, int)
+        return dynamics.observe(self.state), {}
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict]:
+        """Take a step of each."""
+        dynamics = SPARSE_TASKS[self.name]
+        self.state = dynamics.move(self.state, np.asarray(actions, np.float32).clip(-1, 1))
+        self.steps += 1
+        reached = dynamics.reached(self.state)
+        truncated = (self.steps >= self.max_steps) & ~reached
+        infos = {"final_obs": dynamics.observe(self.state)}
+        if (done := reached | truncated).any():
+            self.state = np.where(
+                done[:, None], dynamics.start(self.np_random, self.num_envs), self.state
+            )
+            self.steps[done] = 0
+        observed = dynamics.observe(self.state)
+        return observed, reached.astype(np.float64), reached, truncated, infos
+
+
+for _name, _dynamics in SPARSE_TASKS.items():
+    gymnasium.register(
+        _name,
+        entry_point=SparseTask,
+        vector_entry_point=SparseTaskVector,
+        max_episode_steps=_dynamics.max_steps,
+        kwargs={"name": _name},
+    )
