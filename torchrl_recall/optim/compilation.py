@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch
 
-__all__ = ["compile_function", "with_fallback"]
+__all__ = ["compile_function", "shared_graphs", "with_fallback"]
 
 # Kinds of guards to keep on objects other than the arguments. We skip checks for added or replaced
 # attributes, hooks and submodules: a tensordict module has about a thousand of them, which takes as
@@ -60,7 +61,14 @@ def compile_function(
         >>> double(torch.ones(2))
         tensor([2., 2.])
     """
+    if _pool is not None:
+        return _pool.take(function, any_size=any_size, settled=settled)
+    return _compiled(function, any_size=any_size, settled=settled)
 
+
+def _compiled(
+    function: Callable[..., Any], *, any_size: bool, settled: Sequence[int]
+) -> Callable[..., Any]:
     def call(arguments: tuple) -> Any:
         return function(*arguments)
 
@@ -83,6 +91,61 @@ def compile_function(
         },
     )
     return lambda *args: compiled(args)
+
+
+class _Pool:
+    """Compiled functions in the order in which one run makes them."""
+
+    def __init__(self) -> None:
+        self.graphs: list[Callable[..., Any]] = []
+        self.next = 0
+
+    def take(
+        self, function: Callable[..., Any], *, any_size: bool, settled: Sequence[int]
+    ) -> Callable[..., Any]:
+        if not settled:  # it reads tensors of its own, which are another run's
+            return function
+        if self.next == len(self.graphs):
+            self.graphs.append(_compiled(function, any_size=any_size, settled=settled))
+        self.next += 1
+        return self.graphs[self.next - 1]
+
+
+_pool: _Pool | None = None
+
+
+@contextmanager
+def shared_graphs() -> Iterator[Callable[[], None]]:
+    """Let runs of equal settings in one process share graphs, as those of many seeds do.
+
+    Compiling takes as long as some ten thousand steps of a small network. The nth function that a
+    run compiles is the nth of the first run, called with the later run's tensors. That holds for
+    functions whose parameters are arguments, which are the ``settled`` ones; others run eagerly.
+
+    Yields:
+        A function to call before each run.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.optim.compilation import compile_function, shared_graphs
+        >>> with shared_graphs() as begin_run:
+        ...     begin_run()
+        ...     first = compile_function(lambda w, x: w * x, settled=[0])
+        ...     begin_run()
+        ...     compile_function(lambda w, x: w * x, settled=[0]) is first
+        True
+    """
+    global _pool
+    before, _pool = _pool, _Pool()
+    pool = _pool
+
+    def begin_run() -> None:
+        pool.next = 0
+
+    try:
+        yield begin_run
+    finally:
+        _pool = before
 
 
 def _inductor(graph: torch.fx.GraphModule, inputs: list, *, options: dict[str, Any]) -> Any:

@@ -154,12 +154,13 @@ class Parts(Generic[HostT]):
     def add_frames(self, data: TensorDictBase) -> None:
         """Put a batch of frames into the replay buffer; a single one by the cheaper ``add``."""
         frames = data.reshape(-1)
-        if self.single_steps is not None:
-            self.single_steps.extend(frames)
-        if len(frames) == 1 and not len(self.replay_buffer._transform):
-            self.replay_buffer.add(frames[0])
-        else:
-            self.replay_buffer.extend(frames)
+        for buffer in (self.replay_buffer, self.single_steps):
+            if buffer is None:
+                continue
+            if len(frames) == 1 and not len(buffer._transform):
+                buffer.add(frames[0])
+            else:
+                buffer.extend(frames)
 
     def clip_actions(self, data: TensorDictBase) -> TensorDictBase:
         """Copy the data with actions clipped to their bounds, as the environment executed them."""

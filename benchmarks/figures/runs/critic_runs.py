@@ -1,0 +1,206 @@
+"""Runs of the SAC recipe in small sparse tasks behind ``critic.py``, and what they show.
+
+A method is a group of ``recall``, which may carry overrides: ``none+sac.n_step=3``. All seeds of a
+method in a task run in one process, one after the other, and share their compiled graphs; each is
+the run that ``recipes/sac_recall.py`` makes of the same settings. Called again, a command goes on
+with the seeds that are missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from runs.evidence import Interval, interval, options, run_missing, save, write_rows
+
+__all__ = ["experiment"]
+
+ROOT = Path(__file__).parents[3]
+DEFAULTS = {
+    "figure": "critic",
+    "out": "runs/critic",
+    "tasks": ["point_free4", "point_free6", "point_umaze", "pendulum_swingup", "point_umaze_long"],
+    "methods": ["none+sac.n_step=3", "backtracking+sac.n_step=3"],
+    "seeds": 20,
+    "first_seed": 0,
+    "collect": False,  # only from the runs there are
+    "jobs": os.cpu_count() or 1,  # methods of a task at a time
+}
+# The host as it was tuned in these tasks, small and fast: its targets follow quickly, its entropy
+# coefficient is fixed, and it acts randomly until the first reward.
+HOST = [
+    "sac.num_cells=[64,64]", "sac.gamma=0.98", "sac.target_update_tau=0.05",
+    "sac.alpha_init=0.002", "sac.fixed_alpha=true", "optim.lr=1e-3", "replay_buffer.batch_size=64",
+    "collector.init_random_frames=200", "collector.random_until_reward=true",
+    "collector.frames_per_batch=10",
+    "backtracking.num_cells=[64,64]", "recall.reward=sparse",
+]  # fmt: skip
+RUN = [
+    "compile=true", "resume=auto", "logger.backend=none", "checkpoint.interval=0",
+    "eval.num_episodes=60", "eval.target=0.9",
+]  # fmt: skip
+# Frames at most, and between evaluations.
+TASKS = {
+    "point_free4": ["collector.total_frames=6000", "eval.interval=60"],
+    "point_free6": ["collector.total_frames=6000", "eval.interval=60"],
+    "point_umaze": ["collector.total_frames=4000", "eval.interval=60"],
+    "pendulum_swingup": ["collector.total_frames=6000", "eval.interval=60"],
+    "point_umaze_long": [
+        "collector.total_frames=10000", "eval.interval=120", "sac.gamma=0.99",
+    ],
+}  # fmt: skip
+Key = tuple[str, str]
+
+
+def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
+    """Train the seeds of a method in a task, one after the other."""
+    import sys
+
+    sys.path.insert(0, str(ROOT))
+    from hydra import compose, initialize_config_dir
+
+    from recipes import sac_recall
+    from torchrl_recall.optim.compilation import shared_graphs
+    from torchrl_recall.trainers.schema import SACRecallConfig, validate
+
+    recall, *overrides = method.split("+")
+    folder = str(ROOT / "recipes/config/sac")
+    with initialize_config_dir(config_dir=folder, version_base="1.3"), shared_graphs() as begin_run:
+        for seed, run_dir in run_dirs.items():
+            if (run_dir / "summary.json").exists():
+                continue
+            words = [f"env.name={task}", f"recall={recall}", *HOST, *RUN, *TASKS.get(task, [])]
+            words += [*overrides, f"seed={seed}", f"run_dir={run_dir}"]
+            begin_run()
+            with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+                run = sac_recall.train(validate(compose("sac_recall", words), SACRecallConfig))
+            if run.status:
+                return
+            shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    print(f"{task} {method}: done", flush=True)
+
+
+def experiment() -> None:
+    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the tables."""
+    config = options(DEFAULTS)
+    folders: dict[Key, dict[int, Path]] = defaultdict(dict)
+    wanted = run_missing(config, lambda *_: None)
+    for (seed, task, method), run_dir in wanted.items():
+        folders[task, method][seed] = run_dir
+    if not config.collect:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        with ProcessPoolExecutor(config.jobs, max_tasks_per_child=1, mp_context=_spawn()) as pool:
+            started = [pool.submit(run_seeds, *key, dirs) for key, dirs in folders.items()]
+        for future in started:
+            future.result()
+    results = {
+        key: {s: read(d) for s, d in dirs.items() if (d / "summary.json").exists()}
+        for key, dirs in folders.items()
+    }
+    write_rows(Path(config.out) / "results.csv", rows(config.figure, results))
+    print(table(results, list(config.methods)))
+    draw(results, Path(config.out) / "figure.png")
+
+
+def _spawn() -> Any:
+    import multiprocessing
+
+    return multiprocessing.get_context("spawn")
+
+
+def read(run_dir: Path) -> dict[str, Any]:
+    """Read frames to the target, frames at the end, seconds, and the success at each evaluation."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return {
+        "frames_to_target": summary["frames_to_target"],
+        "frames": summary["frames"],
+        "wall_seconds": summary["wall_seconds"],
+        "success": [(int(line["frames"]), float(line["eval_return"])) for line in lines],
+    }
+
+
+Results = dict[Key, dict[int, dict[str, Any]]]
+
+
+def rows(figure: str, results: Results) -> Iterable[Sequence]:
+    """Yield rows in long form."""
+    for (task, method), seeds in results.items():
+        for seed, run in seeds.items():
+            for metric in ("frames_to_target", "wall_seconds"):
+                yield figure, task, method, seed, run["frames"], metric, run[metric]
+            last = run["success"][-1][1]
+            yield figure, task, method, seed, run["frames"], "final_success", last
+
+
+def needed(run: dict[str, Any]) -> int:
+    """Return frames to the target; of a run that did not reach it, those that it had."""
+    return run["frames_to_target"] or run["frames"]
+
+
+def table(results: Results, methods: list[str]) -> str:
+    """Format frames to the target, and paired ratios to the first method, as Markdown."""
+    tasks = list(dict.fromkeys(task for task, _ in results))
+    lines = [
+        f"| task | method | reached | frames (geometric mean) | × {methods[0]} [95 %] | s/run |",
+        "|---|---|---|---|---|---|",
+    ]
+    logs: dict[str, list[dict[int, float]]] = defaultdict(list)
+    for task in tasks:
+        base = results[task, methods[0]]
+        for method in methods:
+            runs = results[task, method]
+            if not runs:
+                continue
+            ratio = {
+                seed: float(np.log(needed(base[seed]) / needed(run)))
+                for seed, run in runs.items()
+                if seed in base
+            }
+            logs[method].append(ratio)
+            reached = sum(run["frames_to_target"] is not None for run in runs.values())
+            mean = np.exp(np.mean([np.log(needed(run)) for run in runs.values()]))
+            seconds = np.median([run["wall_seconds"] for run in runs.values()])
+            lines.append(
+                f"| {task} | {method} | {reached} of {len(runs)} | {mean:.0f} "
+                f"| {_exp(interval(list(ratio.values())))} | {seconds:.0f} |"
+            )
+    for method in methods if len(tasks) > 1 else []:
+        seeds = set.intersection(*(set(ratio) for ratio in logs[method]))
+        pooled = [float(np.mean([ratio[seed] for ratio in logs[method]])) for seed in sorted(seeds)]
+        lines.append(f"| all | {method} | | | {_exp(interval(pooled))} | |")
+    return "\n".join(lines)
+
+
+def _exp(found: Interval) -> Interval:
+    return Interval(*(float(np.exp(x)) for x in (found.value, found.low, found.high)))
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw the share of seeds that have reached the target, against frames."""
+    tasks = list(dict.fromkeys(task for task, _ in results))
+    figure = Figure(figsize=(4.2 * len(tasks), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, task in zip(panels, tasks, strict=True):
+        for (name, method), runs in results.items():
+            if name != task or not runs:
+                continue
+            reached = sorted(r["frames_to_target"] for r in runs.values() if r["frames_to_target"])
+            share = np.arange(len(reached) + 1) / len(runs)
+            axes.step([0, *reached], share, where="post", label=method)
+        axes.set(title=task, xlabel="frames", ylabel="share of seeds at the target", ylim=(0, 1.02))
+        axes.legend(fontsize=6)
+        axes.grid(alpha=0.3)
+    save(figure, path, "Frames to a success of 0.9 in two evaluations.", width=60 * len(tasks))
