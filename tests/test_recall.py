@@ -32,10 +32,13 @@ from torchrl_recall import (
     BacktrackingLoss,
     BacktrackingModel,
     CriticStates,
+    GoalStates,
     ImitationLoss,
     LoopErasure,
     Recall,
     RecallTraceGenerator,
+    ReturnStates,
+    RewardModel,
     RewardStates,
     SACCritic,
     WithinSupport,
@@ -567,3 +570,84 @@ def test_one_seed_of_many_gets_bitwise_what_it_gets_alone():
             assert torch.equal(many[1], one[0])
     count = (recall.trajectories.count for recall in (together, alone))
     assert next(count)[1] == next(count)[0] > 0
+
+
+class TestForACritic:
+    """Traces that a critic learns from."""
+
+    @staticmethod
+    def make(**kwargs) -> Recall:
+        critic = ValueOperator(MLP(in_features=3, out_features=1, num_cells=[8]), ["observation"])
+        states = kwargs.pop("high_value_states", ReturnStates(critic, 4))
+        loss = kwargs.pop("imitation_loss", None)
+        use = kwargs.pop("use", "critic")
+        return Recall(new_model(), loss, states, use=use, **SMALL_RECALL | kwargs)
+
+    def test_transitions_of_the_newest_round(self):
+        recall = self.make()
+        assert recall.transitions(5) is None
+        recall.extend(episodes(1.0, 2.0))
+        metrics = recall.step(make_replay_buffer())
+        assert "recall/loss_imitation" not in metrics
+        rows = recall.transitions(7)
+        assert rows is not None
+        assert rows.shape == (7,)
+        assert rows["next", "reward"].isfinite().all()
+        assert len(recall.fresh.rows) == 4 * 4  # states times steps
+        before = recall.fresh.rows.clone()
+        recall.extend(episodes(1.0, 2.0))
+        recall.step(make_replay_buffer())
+        assert not torch.equal(before["observation"], recall.fresh.rows["observation"])
+
+    def test_both_imitate_and_feed(self, make_actor):
+        actor = make_actor()
+        policy = weights(actor)
+        recall = self.make(use="both", imitation_loss=ImitationLoss(actor), filters=[])
+        recall.extend(episodes(1.0, 2.0))
+        assert "recall/loss_imitation" in recall.step(make_replay_buffer())
+        assert not same(weights(actor), policy)
+        assert recall.transitions(3) is not None
+
+    def test_imitation_alone_makes_no_transitions(self, make):
+        recall, _ = make()
+        recall.extend(episodes(1.0, 2.0))
+        recall.step(make_replay_buffer())
+        assert recall.transitions(3) is None
+
+    def test_a_reward_model_is_trained_and_restored(self):
+        def build() -> Recall:
+            torch.manual_seed(0)
+            model = new_model()
+            specs = model.observation_spec, model.action_spec
+            return self.make(reward=RewardModel(*specs, num_cells=(8,)))
+
+        recall, other = build(), build()
+        recall.extend(episodes(1.0, 2.0))
+        metrics = recall.step(make_replay_buffer())
+        assert metrics["reward_model/loss_reward"].isfinite()
+        other.load_state_dict(copy.deepcopy(recall.state_dict()))
+        for each in (recall, other):
+            torch.manual_seed(3)
+            each.extend(episodes(1.0, 2.0))
+            torch.manual_seed(4)
+            each.step(make_replay_buffer())
+        assert (recall.fresh.rows == other.fresh.rows).all()
+        assert same(weights(recall.train_reward.model), weights(other.train_reward.model))
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"use": "actor"}, "'policy', 'critic' or 'both'"),
+            ({"use": "both"}, "needs imitation_loss"),
+            ({"high_value_states": CriticStates(nn.Identity(), 2)}, "ReturnStates"),
+            ({"high_value_states": GoalStates(torch.zeros(1, 3))}, "GoalStates do not"),
+            ({"actions": "random"}, "'backward_policy' or 'uniform'"),
+        ],
+    )
+    def test_what_is_missing_is_named(self, change, match):
+        with pytest.raises(ValueError, match=match):
+            self.make(**change)
+
+    def test_a_reward_for_imitation_is_refused(self, make):
+        with pytest.raises(ValueError, match="imitation needs none"):
+            make(reward=lambda rows: rows)

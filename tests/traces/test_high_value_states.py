@@ -150,12 +150,17 @@ def full(rewards: list[float]) -> TensorDict:
 
 
 @pytest.mark.parametrize(
-    "choose", [CriticStates(critic(), 2), RewardStates(2), GoalStates(torch.zeros(2, 2))]
+    ("choose", "known"),
+    [
+        (CriticStates(critic(), 2), set()),
+        (RewardStates(2), {"reward", "terminated"}),
+        (GoalStates(torch.zeros(2, 2)), set()),
+    ],
 )
-def test_end_states_carry_the_observation_only(choose):
+def test_end_states_carry_what_is_known_of_reaching_them(choose, known):
     data = full([1.0, 2.0, 3.0])
     before = data.clone()
-    assert list(choose(data).keys(True, True)) == ["observation"]
+    assert set(choose(data).keys(True, True)) == {"observation"} | known
     assert (data == before).all()
     assert set(data.keys(True, True)) == set(before.keys(True, True))
 

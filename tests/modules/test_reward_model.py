@@ -1,0 +1,88 @@
+"""The reward model on rewards that are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, Categorical, LazyTensorStorage, OneHot, ReplayBuffer, Unbounded
+
+from torchrl_recall import RewardModel, RewardModelLoss
+from torchrl_recall.reward_updates import RewardUpdates
+
+
+def experience(n: int = 2_000, scale: float = 1.0) -> TensorDict:
+    """r = 3 + 10 (x' - x) + a, and an end where x' is above one."""
+    state, action = torch.randn(n, 2), 2 * torch.rand(n, 1) - 1
+    following = state + 0.1 * torch.randn(n, 2)
+    reward = 3 + 10 * (following - state)[:, :1] + action
+    return TensorDict(
+        {
+            "observation": state,
+            "action": action,
+            "next": {
+                "observation": following,
+                "reward": scale * reward,
+                "terminated": following[:, :1] > 1,
+                "done": following[:, :1] > 1,
+            },
+        },
+        [n],
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
+def test_it_learns_a_known_reward_and_end(scale, device):
+    data = experience(scale=scale).to(device)
+    model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,)), num_cells=(64, 64)).to(device)
+    model.update_statistics(data)
+    replay_buffer = ReplayBuffer(storage=LazyTensorStorage(len(data), device=device))
+    replay_buffer.extend(data)
+    train = RewardUpdates(model, num_updates=400, batch_size=128, lr=3e-3)
+    first, last = (train(replay_buffer) for _ in range(2))
+    assert last["reward_model/loss_reward"] < first["reward_model/loss_reward"]
+    new = experience(scale=scale).to(device)
+    guess = model(new.select("observation", "action", ("next", "observation")))["next"]
+    assert (guess["reward"] - new["next", "reward"]).square().mean().sqrt() < 0.25 * scale
+    assert (guess["terminated"] == new["next", "terminated"]).float().mean() > 0.97
+
+
+def test_losses_by_hand():
+    model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,)), num_cells=(8,))
+    data = experience(50)
+    model.update_statistics(data)
+    losses = RewardModelLoss(model)(data)
+    reward, logit = model.predict(data)
+    real = data["next", "reward"]
+    standard = (real - real.mean()) / real.std(correction=0)
+    assert torch.allclose(losses["loss_reward"], (reward - standard).square().mean(), rtol=1e-4)
+    p = torch.where(data["next", "terminated"], logit.sigmoid(), 1 - logit.sigmoid())
+    assert torch.allclose(losses["loss_termination"], -p.log().mean(), rtol=1e-4)
+
+
+def test_categories():
+    spec = Categorical(5)
+    model = RewardModel(spec, OneHot(3))
+    data = TensorDict(
+        {
+            "observation": torch.randint(5, (9,)),
+            "action": torch.eye(3)[torch.randint(3, (9,))].long(),
+            "next": {"observation": torch.randint(5, (9,)), "reward": torch.rand(9, 1)},
+        },
+        [9],
+    )
+    model.update_statistics(data)
+    assert model(data)["next", "reward"].shape == (9, 1)
+    assert RewardModelLoss(model)(data)["loss_termination"].isfinite()
+
+
+def test_what_is_missing_is_named():
+    model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,)))
+    with pytest.raises(KeyError, match=r"reads .*action"):
+        model(experience(3).exclude("action"))
+    with pytest.raises(KeyError, match="Give real transitions"):
+        model.update_statistics(experience(3).exclude(("next", "reward")))
+    with pytest.raises(TypeError, match="RewardModel"):
+        RewardModelLoss(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="batch_size"):
+        RewardUpdates(model, batch_size=0)

@@ -1,0 +1,220 @@
+"""Rows of traces in the hosts' critics: losses by hand, and whom they reach."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from recipe_fixtures import configure, metrics, sha256, stopped_copy, tiny, train
+from tensordict import TensorDict
+
+from torchrl_recall import TraceTransitions
+from torchrl_recall.trainers.hosts.crossq import CrossQ
+from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
+from torchrl_recall.trainers.hosts.sac import SAC
+from torchrl_recall.trainers.hosts.trace_rows import join_rows, read_by, with_traces
+from torchrl_recall.trainers.tasks.gym import make_env
+
+CPU = torch.device("cpu")
+HOSTS = {"sac": SAC, "td3": TD3, "redq": REDQ, "crossq": CrossQ}
+SMALL = [
+    "sac.num_cells=[8,8]", "td3.num_cells=[8,8]", "redq.num_cells=[8,8]",
+    "redq.num_qvalue_nets=4", "redq.num_updates=2", "crossq.num_cells=[8,8]",
+    "crossq.critic_num_cells=[16,16]", "crossq.warmup_steps=3",
+]  # fmt: skip
+EACH_HOST = pytest.mark.parametrize("host", HOSTS)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def build(host: str, *overrides: str):
+    torch.manual_seed(0)
+    env = make_env("Pendulum-v1", seed=0)
+    made = HOSTS[host](env, configure([*tiny(), *SMALL, f"host={host}", *overrides]), CPU)
+    torch.manual_seed(1)
+    real = env.rollout(32, break_when_any_done=False)
+    path = torch.randn(4, 7, 3)
+    traces = TensorDict(
+        {
+            "observation": path[:, :-1],
+            "action": 4 * torch.rand(4, 6, 1) - 2,
+            "next": {"observation": path[:, 1:]},
+        },
+        [4, 6],
+    )
+    ends = TensorDict(
+        {
+            "observation": path[:, -1],
+            "reward": torch.rand(4, 1),
+            "terminated": torch.tensor([[True], [False]] * 2),
+        },
+        [4],
+    )
+    return made, real, TraceTransitions()(traces, ends)
+
+
+def weights(host, name) -> list[torch.Tensor]:
+    params = getattr(host.loss_module, f"{name}_network_params")
+    return [value.detach().clone() for value in params.values(True, True) if value.requires_grad]
+
+
+def test_the_sum_is_divided_by_the_number_of_real_rows():
+    def losses(rows):
+        return TensorDict({"loss_qvalue": rows["x"].mean()})
+
+    real = TensorDict({"x": torch.tensor([1.0, 3.0])}, [2])
+    traces = TensorDict({"x": torch.tensor([10.0, 20.0, 30.0])}, [3])
+    both = with_traces(losses, ["x"])
+    assert both(real)["loss_qvalue"] == 2.0
+    assert both(real, traces)["loss_qvalue"] == (1 + 3 + 10 + 20 + 30) / 2
+
+
+@EACH_HOST
+def test_critic_losses_by_hand(host):
+    """The loss on both is that on each, weighed by rows; random actions agree row by row."""
+    made, real, traces = build(host)
+    if host == "crossq":
+        pytest.skip("rows of a batch that is normalised depend on each other")
+    loss = made.loss_module
+    keys = read_by(loss)
+
+    def of(rows):
+        torch.manual_seed(5)
+        if host == "sac":
+            return loss.qvalue_v2_loss(rows)[0]
+        if host == "td3":
+            return loss.value_loss(rows)[0]
+        return loss(rows)["loss_qvalue"]
+
+    joined = join_rows(real, traces, keys)
+    expected = of(joined) * (len(real) + len(traces)) / len(real)
+    torch.manual_seed(5)
+    found = made.update(real.clone(), traces.clone())["loss_qvalue"]
+    torch.testing.assert_close(found, expected.detach())
+    # and its parts are those of the two kinds of rows, without random numbers in the targets
+    ended = joined.clone()
+    ended["next", "terminated"] = torch.ones_like(ended["next", "terminated"])
+    one, other = ended[: len(real)], ended[len(real) :]
+    whole = of(ended) * len(ended) / len(real)
+    torch.testing.assert_close(whole, of(one) + of(other) * len(other) / len(one))
+
+
+@EACH_HOST
+def test_the_policy_learns_from_real_rows_alone(host):
+    made, real, traces = build(host, "td3.policy_delay=1", "crossq.policy_delay=1")
+    other, _, _ = build(host, "td3.policy_delay=1", "crossq.policy_delay=1")
+    changed = traces.clone()
+    changed["next", "reward"] += 100.0
+    # The first step of the policy reads the critics: SAC's those of before, others' the new ones.
+    torch.manual_seed(5)
+    made.update(real.clone(), traces)
+    torch.manual_seed(5)
+    other.update(real.clone(), changed)
+    critics = zip(weights(made, "qvalue"), weights(other, "qvalue"), strict=True)
+    assert any(not torch.equal(a, b) for a, b in critics)
+    if host == "sac":
+        policies = zip(weights(made, "actor"), weights(other, "actor"), strict=True)
+        assert all(torch.equal(a, b) for a, b in policies)
+        assert torch.equal(made.loss_module.log_alpha, other.loss_module.log_alpha)
+
+
+@EACH_HOST
+def test_without_traces_nothing_changes(host):
+    made, real, _ = build(host)
+    twin, _, _ = build(host)
+    for each, arguments in ((made, (real.clone(),)), (twin, (real.clone(), None))):
+        torch.manual_seed(5)
+        each.update(*arguments)
+    for name in ("qvalue", "actor"):
+        pairs = zip(weights(made, name), weights(twin, name), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.slow
+@EACH_HOST
+def test_compiled_and_eager_steps_agree(host):
+    eager, real, traces = build(host, "compile=false")
+    compiled, _, _ = build(host, "compile=true")
+    for each in (eager, compiled):
+        for rows in (None, traces, None, traces):
+            torch.manual_seed(5)
+            each.update(real.clone(), rows if rows is None else rows.clone())
+    for name in ("qvalue", "actor"):
+        for a, b in zip(weights(eager, name), weights(compiled, name), strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-5)
+
+
+def test_an_entry_that_traces_lack_is_named():
+    real = TensorDict({"x": torch.zeros(2, 1), "goal": torch.zeros(2, 1)}, [2])
+    with pytest.raises(KeyError, match="'goal', which the loss reads"):
+        join_rows(real, real.select("x"), ["x", "goal"])
+
+
+def test_horizons_mix_where_each_row_says_its_own():
+    made, real, traces = build("sac")
+    steps = torch.randint(1, 4, (len(real),))
+    rows = join_rows(real.set("steps_to_next_obs", steps), traces, read_by(made.loss_module))
+    assert rows["steps_to_next_obs"].tolist() == [*steps.tolist(), *[1] * len(traces)]
+
+
+SHORT = {"env__name": "Pendulum-v1", "env__trace_length": 5, "recall__reward": "sparse"}
+
+
+@pytest.mark.parametrize("reward", ["sparse", "learned"])
+@pytest.mark.parametrize("end_states", ["return", "reward", "uniform"])
+def test_runs_feed_the_critic_and_go_on_bitwise(end_states, reward, tmp_path):
+    words = tiny(
+        "backtracking",
+        env__name="point_umaze",
+        sac__n_step=3,
+        recall__end_states=end_states,
+        recall__reward=reward,
+        collector__random_until_reward=True,
+        collector__total_frames=480,
+        eval__interval=240,
+        checkpoint__interval=240,
+    )
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert train(whole, words) == 0
+    last = metrics(whole)[-1]
+    assert "recall/loss_imitation" not in last
+    assert ("reward_model/loss_reward" in last) == (reward == "learned")
+    assert float(last["recall/ready"]) == 1
+    stopped_copy(whole, again, 240)
+    assert train(again, [*words, "resume=auto"]) == 0
+    assert sha256(again) == sha256(whole)
+    assert metrics(again) == metrics(whole)
+
+
+@pytest.mark.parametrize("host", ["td3", "redq", "crossq"])
+def test_other_hosts_feed_their_critics_too(host, tmp_path):
+    words = [
+        *tiny(
+            "backtracking", env__name="Pendulum-v1", recall__use="both",
+            collector__total_frames=420, eval__interval=420, backtracking__buffer_size=1_000,
+        ),
+        *SMALL, f"host={host}",
+    ]  # fmt: skip
+    assert train(tmp_path / host, words) == 0
+    last = metrics(tmp_path / host)[-1]
+    assert "recall/loss_imitation" in last
+    assert "reward_model/loss_reward" in last
+    plain = [w for w in words if not w.startswith("recall.use")] + ["recall.use=policy"]
+    plain += ["recall.end_states=value", "recall.temperature=null"]
+    assert train(tmp_path / "plain", plain) == 0
+    assert sha256(tmp_path / "plain") != sha256(tmp_path / host)
+
+
+def test_a_copy_of_the_state_holds_the_newest_traces(tmp_path):
+    from recipe_fixtures import load
+
+    words = tiny("backtracking", env__name="point_umaze", collector__total_frames=400)
+    assert train(tmp_path / "run", words) == 0
+    _, state = load(tmp_path / "run")
+    rows = copy.deepcopy(state["recall"]["fresh"]["rows"])
+    assert rows.shape == (4 * 5,)
+    assert rows["next", "reward"].isfinite().all()
