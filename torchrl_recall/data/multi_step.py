@@ -1,4 +1,4 @@
-"""Transitions of several steps that a resumed run goes on with."""
+"""Transitions of several steps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ __all__ = ["MultiStep"]
 
 
 class MultiStep(MultiStepTransform):
-    r"""TorchRL's ``MultiStepTransform`` whose open window is part of its state.
+    r"""TorchRL's ``MultiStepTransform``, with the last step's flags and a window that is saved.
 
     .. math:: r_t^{(n)} = \sum_{k=0}^{n-1} \gamma^k r_{t+k}
 
     A row enters the replay buffer n steps later, with the observation of then as its next one and
     ``steps_to_next_obs``, by which value estimators raise their discount. At the end of an episode
-    rows are shorter.
+    rows are shorter. TorchRL 0.14.1 leaves ``terminated`` and ``done`` of a row as they were after
+    its first step, so that targets begin at the value of a terminal state; here they are those of
+    its last.
 
     Args:
         n_steps: n.
@@ -41,10 +43,12 @@ class MultiStep(MultiStepTransform):
         tensor([2., 3.])
         >>> replay_buffer[:]["next", "reward"].flatten()
         tensor([1.5000, 1.5000])
+        >>> replay_buffer[:]["next", "done"].flatten()
+        tensor([False,  True])
     """
 
     def __init__(self, n_steps: int, gamma: float) -> None:
-        super().__init__(n_steps, gamma)
+        super().__init__(n_steps, gamma, done_keys=[])  # those would keep their first values
 
     def drop_unfinished(self) -> None:
         """Forget the open window, as after an environment was reset in mid-episode."""
