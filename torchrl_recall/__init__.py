@@ -37,7 +37,7 @@ from torchrl_recall.traces.high_value_states import (
     HighValueStates,
 )
 from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
-from torchrl_recall.traces.transitions import TraceTransitions
+from torchrl_recall.traces.transitions import TraceTransitions, join_rows
 from torchrl_recall.trainers.hook import RecallHook, make_recall
 
 __version__ = _version("torchrl-recall")
@@ -82,6 +82,7 @@ __all__ = [
     "TrustRegion",
     "UniformStates",
     "WithinSupport",
+    "join_rows",
     "make_recall",
     "make_update",
     "reverse_time",

@@ -83,6 +83,7 @@ def measure(run_dir: Path, num_traces: int, lengths: list[int]) -> Iterator[tupl
     goals.num_states = num_traces
     ends = goals()["observation"]
     traces = recall.generate(TensorDict({"observation": ends}, [len(ends)]))
+    assert recall.imitate is not None
     loss = recall.imitate.loss
     low, high = loss.action_low, loss.action_high
     env = make_goal_env(config, 1)

@@ -372,3 +372,44 @@ trainer:
   _target_: hydra_trainer.make
   hooks: ["${recall}"]
 """
+
+
+fed = partial(make_recall, **OPTIONS, use="critic", actions="uniform")
+
+
+@pytest.mark.parametrize("name", ["SACTrainer", "TD3Trainer", "DQNTrainer"])
+def test_batches_get_rows_of_traces_where_a_critic_learns(name, build):
+    trainer, _ = build(name, recall=fed)
+    seen = []
+    process = trainer._process_optim_batch_hook
+
+    def watched(batch):
+        processed = process(batch)
+        seen.append(len(processed))
+        return processed
+
+    trainer._process_optim_batch_hook = watched
+    trainer.train()
+    real = seen[0]  # before the first round
+    assert set(seen) == {real, 2 * real}
+    assert seen[-1] == 2 * real
+    assert "recall/loss_imitation" not in trainer._log_dict
+
+
+def test_rows_of_traces_are_refused_where_they_do_not_belong(build):
+    def of_pendulum(trainer):
+        from torchrl_recall import BacktrackingModel, Recall, UniformStates
+
+        specs = pendulum().observation_spec, pendulum().action_spec
+        return Recall(BacktrackingModel.from_specs(*specs), None, UniformStates(4), use="critic")
+
+    with pytest.raises(ValueError, match="on-policy trainer"):
+        build("PPOTrainer", recall=of_pendulum)
+    from torchrl.data import TensorDictPrioritizedReplayBuffer
+
+    prioritised = TensorDictPrioritizedReplayBuffer(
+        alpha=0.6, beta=0.4, storage=LazyTensorStorage(100), batch_size=8
+    )
+    trainer = sac(frames=100, file=None, checkpoint=False)
+    with pytest.raises(ValueError, match="no priority"):
+        RecallHook(fed, replay_buffer=prioritised).register(trainer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -27,8 +27,16 @@ class _Dynamics(ABC):
     """Dynamics of a batch of states, in arrays."""
 
     max_steps: int
-    observation_space: Box
-    action_space: Box
+
+    @property
+    @abstractmethod
+    def observation_space(self) -> Box:
+        """Return the space of what is seen."""
+
+    @property
+    @abstractmethod
+    def action_space(self) -> Box:
+        """Return the space of actions."""
 
     @abstractmethod
     def start(self, rng: np.random.Generator, num: int) -> Array:
@@ -59,11 +67,14 @@ class PointTask(_Dynamics):
     maze: Literal["free", "u"] = "free"
 
     @property
-    def observation_space(self) -> Box:  # type: ignore[override]
+    def observation_space(self) -> Box:
         """Return the space of positions."""
         return Box(-1.0, 1.0, (self.dim,), np.float32)
 
-    action_space = observation_space  # type: ignore[assignment]
+    @property
+    def action_space(self) -> Box:
+        """Return the space of moves."""
+        return Box(-1.0, 1.0, (self.dim,), np.float32)
 
     def start(self, rng: np.random.Generator, num: int) -> Array:
         """Draw positions outside the wall and the goal."""
@@ -99,10 +110,16 @@ class PendulumTask(_Dynamics):
     speed: float
     max_steps: int
 
-    observation_space: ClassVar[Box] = Box(
-        np.array([-1, -1, -8], np.float32), np.array([1, 1, 8], np.float32)
-    )
-    action_space: ClassVar[Box] = Box(-1.0, 1.0, (1,), np.float32)
+    @property
+    def observation_space(self) -> Box:
+        """Return the space of cosine, sine and speed."""
+        high = np.array([1, 1, 8], np.float32)
+        return Box(-high, high)
+
+    @property
+    def action_space(self) -> Box:
+        """Return the space of torques, in halves of their range."""
+        return Box(-1.0, 1.0, (1,), np.float32)
 
     def start(self, rng: np.random.Generator, num: int) -> Array:
         """Draw any angle and slow speeds, but for the goal."""
@@ -239,8 +256,8 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
 for _name, _dynamics in SPARSE_TASKS.items():
     gymnasium.register(
         _name,
-        entry_point=SparseTask,
-        vector_entry_point=SparseTaskVector,
+        entry_point="torchrl_recall.envs.sparse_tasks:SparseTask",
+        vector_entry_point="torchrl_recall.envs.sparse_tasks:SparseTaskVector",
         max_episode_steps=_dynamics.max_steps,
         kwargs={"name": _name},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchrl_recall.checks import next_key, require
 
-__all__ = ["FreshTransitions", "TraceTransitions"]
+__all__ = ["FreshTransitions", "TraceTransitions", "join_rows"]
 
 # Of the transition that reached an end state: TorchRL's step_mdp puts them beside the state too.
 _REWARD, _TERMINATED = "reward", "terminated"
@@ -165,3 +165,45 @@ class FreshTransitions:
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
         self.rows = state["rows"]
+
+
+def join_rows(
+    real: TensorDictBase, traces: TensorDictBase | None, keys: Sequence[NestedKey]
+) -> TensorDictBase:
+    """Join real transitions and those of traces, for one batch of a loss.
+
+    Args:
+        real: a batch from the replay buffer.
+        traces: see :meth:`~torchrl_recall.Recall.transitions`; None before its first round.
+        keys: entries that the loss reads, its ``in_keys``; ``steps_to_next_obs`` is added, and
+            those that ``real`` lacks are left out.
+
+    Returns:
+        Shape ``[len(real) + len(traces)]``, real ones first; without traces ``real`` itself.
+
+    Raises:
+        KeyError: traces lack an entry that real transitions have.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import join_rows
+        >>> real = TensorDict({"action": torch.zeros(3, 1), "episode": torch.zeros(3)}, [3])
+        >>> traces = TensorDict({"action": torch.ones(2, 1)}, [2])
+        >>> join_rows(real, traces, ["action", "truncated"])["action"].flatten()
+        tensor([0., 0., 0., 1., 1.])
+    """
+    if traces is None:
+        return real
+    rows = TensorDict({}, batch_size=[len(real) + len(traces)])
+    for key in [*keys, "steps_to_next_obs"]:
+        own, imagined = real.get(key, None), traces.get(key, None)
+        if own is None:
+            continue
+        if imagined is None:
+            raise KeyError(
+                f"real transitions have {key!r}, which the loss reads, but those of traces do not. "
+                "Leave it out of the replay buffer, or write it in Recall(reward=...)."
+            )
+        rows.set(key, torch.cat([own, imagined.to(own.dtype)]))
+    return rows

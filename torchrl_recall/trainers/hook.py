@@ -9,7 +9,12 @@ from typing import Any
 from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
+from torchrl.data import (
+    LazyTensorStorage,
+    PrioritizedSampler,
+    ReplayBuffer,
+    TensorDictReplayBuffer,
+)
 from torchrl.trainers import Trainer, TrainerHookBase
 from torchrl.trainers.algorithms.on_policy import OnPolicyTrainer
 
@@ -21,7 +26,9 @@ from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
 from torchrl_recall.modules.state_values import StateValues
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.recall import Recall
-from torchrl_recall.traces.high_value_states import CriticStates
+from torchrl_recall.traces.high_value_states import CriticStates, HighValueStates
+from torchrl_recall.traces.reached_states import ReturnStates
+from torchrl_recall.traces.transitions import join_rows
 from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.runs.packing import pack, unpack
 
@@ -32,7 +39,8 @@ def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Re
     """Make recall of what a trainer has: its environment's specs, its loss and its policy.
 
     End states are those of highest value under the loss
-    (:class:`~torchrl_recall.StateValues`). Policies without a distribution are wrapped in
+    (:class:`~torchrl_recall.StateValues`); for a critic, those that were worth most to reach
+    (:class:`~torchrl_recall.ReturnStates`). Policies without a distribution are wrapped in
     :class:`~torchrl_recall.GaussianPolicy` or :class:`~torchrl_recall.BoltzmannPolicy`.
 
     Args:
@@ -52,7 +60,12 @@ def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Re
         policy = BoltzmannPolicy(loss.value_network)
     elif not isinstance(policy, ProbabilisticTensorDictSequential):
         policy = GaussianPolicy(policy)
-    states = CriticStates(StateValues(loss), num_states)
+    states: HighValueStates
+    if options.get("use", "policy") == "policy":
+        states = CriticStates(StateValues(loss), num_states)
+    else:
+        gamma = float(loss.value_estimator.gamma)
+        states = ReturnStates(StateValues(loss), num_states, gamma=gamma)
     return Recall(model, ImitationLoss(policy), states, **options)
 
 
@@ -66,6 +79,10 @@ class RecallHook(TrainerHookBase):
         trainer = SACTrainer(...)
         RecallHook(make_recall).register(trainer)
         trainer.train()
+
+    Where recall feeds a critic (``use="critic"``), each batch of an off-policy trainer gets as many
+    rows of traces as it has real ones. The trainer's loss is then a mean over both, and its policy
+    learns in the states of both.
 
     On-policy trainers hold one batch at a time, so the hook keeps a buffer of recall's own for
     them. TorchRL 0.14.1 skips the frames of a random warm-up when it fills a trainer's buffer; the
@@ -82,7 +99,8 @@ class RecallHook(TrainerHookBase):
 
     Raises:
         ValueError: learners in Ray, or asynchronous collection, where neither whole batches nor the
-            learned policy are in this process.
+            learned policy are in this process; rows of traces for an on-policy trainer or in
+            prioritised replay.
 
     Examples:
         >>> import torch
@@ -151,6 +169,9 @@ class RecallHook(TrainerHookBase):
         operations = trainer._batch_process_ops
         operations.insert(0, operations.pop())  # before hooks that cut or scale the batch
         trainer.register_op("post_optim_complete_log", self.step)
+        if getattr(self.recall, "to_transitions", None) is not None:
+            self._check_critic(trainer)
+            trainer.register_op("process_optim_batch", self.add_rows)
 
     def extend(self, batch: TensorDictBase) -> None:
         """Take a collected batch, ``[*batch, time]`` (Alg. 1, line 5)."""
@@ -160,6 +181,24 @@ class RecallHook(TrainerHookBase):
         is_skipped = frames < (trainer.collector.init_random_frames or 0)  # by the trainer
         if self.fills or is_skipped:
             self.replay_buffer.extend(steps.reshape(-1))
+
+    def _check_critic(self, trainer: Trainer) -> None:
+        """Refuse rows of traces where they cannot be learned from."""
+        if isinstance(trainer, OnPolicyTrainer):
+            raise ValueError(
+                "an on-policy trainer learns from its policy's own experience, to which rows of "
+                "traces do not belong; take use='policy'."
+            )
+        if isinstance(self.replay_buffer.sampler, PrioritizedSampler):
+            raise ValueError(
+                "rows of traces have no priority in a prioritised replay buffer; take another "
+                "sampler, or use='policy'."
+            )
+
+    def add_rows(self, batch: TensorDictBase) -> TensorDictBase:
+        """Add rows of traces to a batch that the loss is about to get."""
+        rows = self.recall.transitions(len(batch))
+        return join_rows(batch, rows, self.trainer.loss_module.in_keys)
 
     def step(self, optim_steps: int, losses: TensorDictBase | None = None) -> dict[str, float]:
         """Run the rounds that are due (l.8-13), and return what the trainer logs."""

@@ -9,11 +9,11 @@ import torch
 from recipe_fixtures import configure, metrics, sha256, stopped_copy, tiny, train
 from tensordict import TensorDict
 
-from torchrl_recall import TraceTransitions
+from torchrl_recall import TraceTransitions, join_rows
 from torchrl_recall.trainers.hosts.crossq import CrossQ
 from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
 from torchrl_recall.trainers.hosts.sac import SAC
-from torchrl_recall.trainers.hosts.trace_rows import join_rows, read_by, with_traces
+from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.tasks.gym import make_env
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_critic_losses_by_hand(host):
     if host == "crossq":
         pytest.skip("rows of a batch that is normalised depend on each other")
     loss = made.loss_module
-    keys = read_by(loss)
+    keys = loss.in_keys
 
     def of(rows):
         torch.manual_seed(5)
@@ -157,7 +157,7 @@ def test_an_entry_that_traces_lack_is_named():
 def test_horizons_mix_where_each_row_says_its_own():
     made, real, traces = build("sac")
     steps = torch.randint(1, 4, (len(real),))
-    rows = join_rows(real.set("steps_to_next_obs", steps), traces, read_by(made.loss_module))
+    rows = join_rows(real.set("steps_to_next_obs", steps), traces, made.loss_module.in_keys)
     assert rows["steps_to_next_obs"].tolist() == [*steps.tolist(), *[1] * len(traces)]
 
 

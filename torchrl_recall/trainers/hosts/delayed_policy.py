@@ -25,7 +25,7 @@ from torchrl_recall.modules.policies import GaussianPolicy
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.trainers.hosts.networks import make_qvalues, policy_inputs, squashed_actor
-from torchrl_recall.trainers.hosts.trace_rows import read_by, with_traces
+from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import SACRecallConfig
 
 __all__ = ["REDQ", "TD3"]
@@ -89,7 +89,7 @@ class DelayedPolicy(Stateful):
             torch.optim.Adam(critics, lr, betas, fused=True),
             torch.optim.Adam(rest, lr, fused=True),
         ]
-        critic_losses = with_traces(critic_losses, read_by(loss_module))
+        critic_losses = with_traces(critic_losses, loss_module.in_keys)
         steps = (critic_losses, critic_targets), (policy_losses, policy_targets)
         self.step_critics, self._step_policy = (
             make_update(loss_module, optimizer, targets, loss_fn=losses, compile=compile)

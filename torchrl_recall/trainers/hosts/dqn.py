@@ -16,7 +16,7 @@ from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.trainers.hosts.networks import mlp
-from torchrl_recall.trainers.hosts.trace_rows import read_by, with_traces
+from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import DQNRecallConfig
 
 __all__ = ["DQN"]
@@ -68,7 +68,7 @@ class DQN(Stateful):
         self._step = make_update(
             self.loss_module,
             self.optimizer,
-            loss_fn=with_traces(self.loss_module, read_by(self.loss_module)),
+            loss_fn=with_traces(self.loss_module, self.loss_module.in_keys),
             max_grad_norm=dqn.max_grad_norm,
             compile=bool(config.compile),
         )

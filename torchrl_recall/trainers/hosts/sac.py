@@ -13,7 +13,7 @@ from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.trainers.hosts.networks import make_qvalues, squashed_actor
-from torchrl_recall.trainers.hosts.trace_rows import read_by, with_traces
+from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import GoalGANRecallConfig, SACRecallConfig
 
 __all__ = ["SAC"]
@@ -79,7 +79,7 @@ class SAC(Stateful):
 def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
     """Return the losses of real rows, and of rows of traces for the critics."""
     critic_losses = with_traces(
-        lambda rows: TensorDict({"loss_qvalue": loss.qvalue_v2_loss(rows)[0]}), read_by(loss)
+        lambda rows: TensorDict({"loss_qvalue": loss.qvalue_v2_loss(rows)[0]}), loss.in_keys
     )
 
     def losses(real: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:

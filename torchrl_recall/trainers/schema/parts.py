@@ -116,11 +116,12 @@ class EnvConfig(TaskConfig):
     """A task with continuous actions."""
 
     backend: Literal["gymnasium", "dm_control"]
+    delay: Count | Literal["end"] | None
 
     @property
     def making(self) -> dict[str, Any]:
         """Return the arguments of ``make_env`` that say how to make the task."""
-        return super().making | {"backend": self.backend}
+        return super().making | {"backend": self.backend, "delay": self.delay}
 
     def faults(self) -> Iterator[str]:
         """Refuse two ways of making one task."""

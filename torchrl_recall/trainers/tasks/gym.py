@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torchrl.data import OneHot, TensorSpec
 from torchrl.envs import DoubleToFloat, EnvBase, GymWrapper, TransformedEnv
 
+from torchrl_recall.trainers.tasks.delayed_reward import DelayedReward
 from torchrl_recall.trainers.tasks.gym_task import Actions, Backend, is_one_hot, make_task
 
 __all__ = ["DivergenceError", "check_finite", "make_env", "model_specs", "to_task"]
@@ -34,6 +35,7 @@ def make_env(
     observation_keys: Sequence[str] | None = None,
     entry_point: str | None = None,
     backend: Backend = "gymnasium",
+    delay: int | Literal["end"] | None = None,
 ) -> TransformedEnv:
     """Make a task whose observation is a vector, and whose action a bounded vector or discrete.
 
@@ -50,6 +52,8 @@ def make_env(
         observation_keys: entries of a Dict observation, joined in this order.
         entry_point: ``module:function`` that returns the task, where it has no id.
         backend: where the name is looked up: ``gymnasium`` or ``dm_control``.
+        delay: pay rewards every so many steps, or at the ``"end"``; see
+            :class:`~torchrl_recall.trainers.tasks.delayed_reward.DelayedReward`.
 
     Returns:
         The environment, its observations as float32.
@@ -64,6 +68,8 @@ def make_env(
         entry_point=entry_point,
         backend=backend,
     )
+    if delay is not None:
+        task = DelayedReward(task, delay)
     on_cpu = device is None or device.type == "cpu"  # no device then means no casts
     env = TransformedEnv(GymWrapper(task, device=None if on_cpu else device), DoubleToFloat())
     if clip_actions:
