@@ -36,6 +36,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         StateValues,
     )
     from torchrl_recall.data.multi_step import MultiStep
+    from torchrl_recall.data.returns_to_go import ReturnsToGo
     from torchrl_recall.trainers.build_recall import build_end_states, build_recall
     from torchrl_recall.trainers.hosts.crossq import CrossQ
     from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
@@ -74,6 +75,9 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         if config.recall.method == "recall":  # no model can learn s_t from s_{t+n}
             storage = LazyTensorStorage(config.replay_buffer.size, device=device)
             single_steps = ReplayBuffer(storage=storage)
+    returns = None
+    if config.host == "sac" and config.sac.return_bound:
+        returns = ReturnsToGo(replay_buffer, gamma)
     collector = make_collector(
         env,
         host.explorer,
@@ -91,6 +95,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         recall,
         evaluation=MeanReturn(host.actor, config, device),
         single_steps=single_steps,
+        returns=returns,
     )
 
 

@@ -254,6 +254,8 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
 
 
 for _name, _dynamics in SPARSE_TASKS.items():
+    if _name in gymnasium.registry:
+        continue
     gymnasium.register(
         _name,
         entry_point="torchrl_recall.envs.sparse_tasks:SparseTask",

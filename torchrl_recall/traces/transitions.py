@@ -9,6 +9,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl_recall.checks import next_key, require
+from torchrl_recall.data.returns_to_go import RETURN_TO_GO
 
 __all__ = ["FreshTransitions", "TraceTransitions", "join_rows"]
 
@@ -175,8 +176,8 @@ def join_rows(
     Args:
         real: a batch from the replay buffer.
         traces: see :meth:`~torchrl_recall.Recall.transitions`; None before its first round.
-        keys: entries that the loss reads, its ``in_keys``; ``steps_to_next_obs`` is added, and
-            those that ``real`` lacks are left out.
+        keys: entries that the loss reads, its ``in_keys``; ``steps_to_next_obs`` and
+            ``return_to_go`` are added, and those that ``real`` lacks are left out.
 
     Returns:
         Shape ``[len(real) + len(traces)]``, real ones first; without traces ``real`` itself.
@@ -196,10 +197,12 @@ def join_rows(
     if traces is None:
         return real
     rows = TensorDict({}, batch_size=[len(real) + len(traces)])
-    for key in [*keys, "steps_to_next_obs"]:
+    for key in [*keys, "steps_to_next_obs", RETURN_TO_GO]:
         own, imagined = real.get(key, None), traces.get(key, None)
         if own is None:
             continue
+        if key == RETURN_TO_GO:  # that of no trace is known
+            imagined = own.new_full((len(traces), 1), -torch.inf)
         if imagined is None:
             raise KeyError(
                 f"real transitions have {key!r}, which the loss reads, but those of traces do not. "

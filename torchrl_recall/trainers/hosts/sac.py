@@ -9,12 +9,14 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.objectives import SACLoss, SoftUpdate
 
+from torchrl_recall.data.returns_to_go import BoundedTD0
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.trainers.hosts.networks import make_qvalues, squashed_actor
 from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import GoalGANRecallConfig, SACRecallConfig
+from torchrl_recall.trainers.schema.parts import SACHostConfig
 
 __all__ = ["SAC"]
 
@@ -49,7 +51,12 @@ class SAC(Stateful):
             fixed_alpha=config.sac.fixed_alpha,
             action_spec=action_spec,
         )
-        self.loss_module.make_value_estimator(gamma=config.sac.gamma)
+        if isinstance(config.sac, SACHostConfig) and config.sac.return_bound:
+            self.loss_module.make_value_estimator(
+                BoundedTD0, gamma=config.sac.gamma, value_network=None
+            )
+        else:
+            self.loss_module.make_value_estimator(gamma=config.sac.gamma)
         self.loss_module.to(device)
         self.num_updates = config.sac.num_updates
         self.optimizer = make_adam(self.loss_module, config.optim.lr)

@@ -16,6 +16,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.multi_step import MultiStep
+from torchrl_recall.data.returns_to_go import ReturnsToGo
 from torchrl_recall.stateful import Part
 from torchrl_recall.trainers.recall_like import RecallLike
 
@@ -110,6 +111,7 @@ class Parts(Generic[HostT]):
         weights: modules whose hash the summary shows; the host's losses and the model by default.
         single_steps: all experience again in single steps, of which the model learns, where
             ``replay_buffer`` holds longer ones.
+        returns: writes to the replay buffer where targets need the returns of real episodes.
     """
 
     name: str
@@ -122,6 +124,7 @@ class Parts(Generic[HostT]):
     more: Mapping[str, Part] = field(default_factory=dict)
     weights: Sequence[nn.Module] = ()
     single_steps: ReplayBuffer | None = None
+    returns: ReturnsToGo | None = None
 
     def __post_init__(self) -> None:
         model = getattr(self.recall, "model", None)
@@ -137,6 +140,7 @@ class Parts(Generic[HostT]):
             "evaluation": self.evaluation,
             **self.more,
             **({} if self.single_steps is None else {"single": BufferState(self.single_steps)}),
+            **({} if self.returns is None else {"returns": self.returns}),
         }
 
     @property
@@ -147,6 +151,8 @@ class Parts(Generic[HostT]):
     def drop_unfinished(self) -> None:
         """Forget open trajectories, as after the environment was reset in mid-episode."""
         self.recall.drop_unfinished()
+        if self.returns is not None:
+            self.returns.drop_unfinished()
         for transform in self.replay_buffer._transform:
             if isinstance(transform, MultiStep):
                 transform.drop_unfinished()
@@ -154,7 +160,9 @@ class Parts(Generic[HostT]):
     def add_frames(self, data: TensorDictBase) -> None:
         """Put a batch of frames into the replay buffer; a single one by the cheaper ``add``."""
         frames = data.reshape(-1)
-        for buffer in (self.replay_buffer, self.single_steps):
+        if self.returns is not None:
+            self.returns.extend(frames)
+        for buffer in (None if self.returns else self.replay_buffer, self.single_steps):
             if buffer is None:
                 continue
             if len(frames) == 1 and not len(buffer._transform):

@@ -163,6 +163,7 @@ class SACHostConfig(SACConfig):
     """Settings of soft actor-critic as a host."""
 
     n_step: Count
+    return_bound: bool
 
 
 class TD3Config(Group):

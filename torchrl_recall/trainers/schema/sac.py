@@ -145,6 +145,8 @@ class SACRecallConfig(RunConfig):
                 f"collector.init_random_frames={collector.init_random_frames} must be above "
                 f"{self.host}.n_step={n_step}: until then no transition is complete."
             )
+        if self.host == "sac" and self.sac.return_bound and collector.num_envs > 1:
+            yield "sac.return_bound=true follows the episodes of one environment; take num_envs=1."
         if collector.random_until_reward and collector.num_envs > 1:
             yield "collector.random_until_reward=true looks at one environment; take num_envs=1."
         if self.host == "crossq" and self.replay_buffer.batch_size < 2:

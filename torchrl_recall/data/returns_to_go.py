@@ -1,0 +1,135 @@
+"""Returns of real episodes beside their transitions, and targets that they bound."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+from torchrl.objectives.value import TD0Estimator
+
+__all__ = ["RETURN_TO_GO", "BoundedTD0", "ReturnsToGo"]
+
+RETURN_TO_GO = "return_to_go"
+
+
+class BoundedTD0(TD0Estimator):
+    r"""TorchRL's one-step (or n-step) target, and no less than what a real episode gave.
+
+    .. math:: y = \max \{ r + \gamma (1 - d) V(s'), \; G_t \}, \qquad
+        G_t = \sum_{k \geq 0} \gamma^k r_{t+k}
+
+    From Oh et al., *Self-Imitation Learning*, 2018, and before it He et al., *Learning to Play in a
+    Day*, 2017. It needs no model: it is the control that traces have to beat. Rows without a known
+    return keep their target.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.data.returns_to_go import BoundedTD0
+        >>> target = BoundedTD0(gamma=0.9, value_network=None)
+        >>> data = TensorDict({
+        ...     "return_to_go": torch.tensor([[0.5], [-torch.inf]]),
+        ...     "next": {
+        ...         "reward": torch.zeros(2, 1), "done": torch.zeros(2, 1, dtype=torch.bool),
+        ...         "terminated": torch.zeros(2, 1, dtype=torch.bool),
+        ...     },
+        ... }, [2])
+        >>> target.value_estimate(data, next_value=torch.full((2, 1), 0.1))
+        tensor([[0.5000],
+                [0.0900]])
+    """
+
+    def value_estimate(self, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the target, see the class."""
+        target = super().value_estimate(tensordict, *args, **kwargs)
+        bound = tensordict.get(RETURN_TO_GO, None)
+        return target if bound is None else torch.maximum(target, bound)
+
+
+class ReturnsToGo:
+    r"""Writes the return of an episode beside each of its transitions, once it has ended.
+
+    Until then, and for good where an episode was cut, a transition's return is :math:`-\infty`: of
+    what would have followed a cut nothing is known. Transitions of several steps, which enter the
+    replay buffer late, get theirs too.
+
+    Args:
+        replay_buffer: overwrites its oldest rows.
+        gamma: the discount.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+        >>> from torchrl_recall.data.returns_to_go import ReturnsToGo
+        >>> replay_buffer = ReplayBuffer(storage=LazyTensorStorage(10))
+        >>> returns = ReturnsToGo(replay_buffer, gamma=0.5)
+        >>> returns.extend(TensorDict({"next": {     # an episode, and one step of another
+        ...     "reward": torch.ones(4, 1),
+        ...     "done": torch.tensor([[False], [False], [True], [False]]),
+        ...     "terminated": torch.tensor([[False], [False], [True], [False]]),
+        ... }}, [4]))
+        >>> replay_buffer[:]["return_to_go"].flatten()
+        tensor([1.7500, 1.5000, 1.0000,   -inf])
+    """
+
+    def __init__(self, replay_buffer: ReplayBuffer, gamma: float) -> None:
+        self.replay_buffer, self.gamma = replay_buffer, gamma
+        self._rewards: list[float] = []  # of the open episode
+        self._returns: deque[float] = deque()  # of steps whose rows are not written yet
+        self._rows: deque[int] = deque()  # written, in order, whose returns are not known yet
+
+    def extend(self, data: TensorDictBase) -> None:
+        """Write transitions of one environment in order, ``[time]``."""
+        unknown = torch.full((*data.shape, 1), -torch.inf, device=data["next", "reward"].device)
+        index = self.replay_buffer.extend(data.copy().set(RETURN_TO_GO, unknown))
+        self._rows.extend(torch.as_tensor(index).flatten().tolist())
+        rewards, done, terminated = (
+            data["next", key].flatten().tolist() for key in ("reward", "done", "terminated")
+        )
+        for reward, is_done, is_terminated in zip(rewards, done, terminated, strict=True):
+            self._rewards.append(reward)
+            if is_done:
+                self._end(known=is_terminated)
+        self._write()
+
+    def _end(self, *, known: bool) -> None:
+        """Compute the returns of the episode that has ended."""
+        returns, total = [], 0.0
+        for reward in reversed(self._rewards):
+            total = reward + self.gamma * total
+            returns.append(total if known else -torch.inf)
+        self._returns.extend(reversed(returns))
+        self._rewards = []
+
+    def _write(self) -> None:
+        """Write the returns of rows of which both are known."""
+        num = min(len(self._rows), len(self._returns))
+        if not num:
+            return
+        rows = torch.tensor([self._rows.popleft() for _ in range(num)])
+        returns = torch.tensor([self._returns.popleft() for _ in range(num)])
+        storage = self.replay_buffer.storage
+        column = storage[: len(storage)][RETURN_TO_GO]  # a view: set() would count rows again
+        column[rows.to(column.device)] = returns.unsqueeze(-1).to(column.device)
+
+    def drop_unfinished(self) -> None:
+        """Forget the open episode, whose written rows keep their unknown returns."""
+        self._rewards, self._returns, self._rows = [], deque(), deque()
+
+    def state_dict(self) -> dict:
+        """Return what waits."""
+        return {
+            "rewards": list(self._rewards),
+            "returns": list(self._returns),
+            "rows": list(self._rows),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self._rewards = list(state["rewards"])
+        self._returns, self._rows = deque(state["returns"]), deque(state["rows"])
