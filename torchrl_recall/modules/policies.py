@@ -1,4 +1,4 @@
-"""Distributions of policies that have none, so that Eq. 3 can score them."""
+"""Distributions of policies that have none, so that Eq. 3 can score them, and uniform actions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tensordict.nn import (
     TensorDictModuleBase,
 )
 from torch import Tensor, nn
-from torchrl.data import TensorSpec
+from torchrl.data import Categorical, OneHot, TensorSpec
 from torchrl.modules import IndependentNormal, OneHotCategorical
 
 from torchrl_recall.checks import positive
 
-__all__ = ["BoltzmannPolicy", "GaussianPolicy"]
+__all__ = ["BoltzmannPolicy", "GaussianPolicy", "uniform_actions"]
 
 
 class GaussianPolicy(ProbabilisticTensorDictSequential):
@@ -166,3 +166,49 @@ def _check_writes(
             f"{reader} reads {key!r}, but the network writes "
             f"{getattr(network, 'out_keys', None)}. Name it with {argument}=."
         )
+
+
+def uniform_actions(
+    spec: TensorSpec,
+    num: int,
+    *,
+    device: torch.device | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw actions, each as likely as any other.
+
+    Args:
+        spec: of one action, without batch dimensions.
+        num: how many.
+
+    Keyword Args:
+        device: where they are put.
+        generator: gives the random numbers; torch's global one by default.
+
+    Raises:
+        ValueError: the actions have no bounds.
+
+    Examples:
+        >>> from torchrl.data import Bounded, OneHot
+        >>> from torchrl_recall.modules.policies import uniform_actions
+        >>> uniform_actions(Bounded(-1, 1, (2,)), 5).shape
+        torch.Size([5, 2])
+        >>> uniform_actions(OneHot(3), 5).sum(-1)
+        tensor([1, 1, 1, 1, 1])
+    """
+    if isinstance(spec, Categorical | OneHot):
+        index = torch.randint(spec.space.n, (num,), device=device, generator=generator)
+        if isinstance(spec, OneHot):
+            return nn.functional.one_hot(index, spec.space.n).to(spec.dtype)
+        return index.to(spec.dtype)
+    space = spec.space
+    if not (hasattr(space, "low") and (space.high - space.low).isfinite().all()):
+        raise ValueError(
+            f"uniform actions need an action space with bounds, got {type(spec).__name__}. Give "
+            "the task's Bounded spec, or actions='backward_policy' for traces."
+        )
+    low, high = space.low.to(device), space.high.to(device)
+    shape = (num, *spec.shape)
+    return low + (high - low) * torch.rand(
+        shape, dtype=spec.dtype, device=device, generator=generator
+    )

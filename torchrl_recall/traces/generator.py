@@ -8,13 +8,13 @@ from typing import Literal, cast
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
-from torchrl.data import Categorical, OneHot, TensorSpec
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.checks import at_least, require
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
+from torchrl_recall.modules.policies import uniform_actions
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 
 __all__ = ["RecallTraceGenerator"]
@@ -99,7 +99,7 @@ class RecallTraceGenerator(nn.Module):
         if actions not in ("backward_policy", "uniform"):
             raise ValueError(f"actions must be 'backward_policy' or 'uniform', got {actions!r}.")
         if actions == "uniform":
-            _check_bounds(model.action_spec)
+            uniform_actions(model.action_spec, 1)  # refuses actions without bounds
         self.model, self.actions = model, actions
         self.trace_length = trace_length
         self.num_traces = num_traces
@@ -170,7 +170,7 @@ class RecallTraceGenerator(nn.Module):
     def _eager_step(self, next_observation: Tensor) -> tuple[Tensor, Tensor]:
         if self.actions == "uniform":
             num = len(next_observation)
-            action = _uniform(self.model.action_spec, num, next_observation.device)
+            action = uniform_actions(self.model.action_spec, num, device=next_observation.device)
         else:
             action = self.model.sample_action(next_observation)
         return action, self.model.sample_observation(action, next_observation)
@@ -179,7 +179,7 @@ class RecallTraceGenerator(nn.Module):
         """Draw uniform actions in a rollout."""
         model = self.model
         device = tensordict.get(model.observation_key).device
-        action = _uniform(model.action_spec, len(tensordict), device)
+        action = uniform_actions(model.action_spec, len(tensordict), device=device)
         return tensordict.set(model.action_key, action)
 
     def _repeated(self, end_states: TensorDictBase) -> Tensor:
@@ -215,30 +215,6 @@ class RecallTraceGenerator(nn.Module):
             )
         states = states.reshape(-1, *spec.shape)
         return states.repeat_interleave(self.num_traces, 0)
-
-
-def _check_bounds(spec: TensorSpec) -> None:
-    """Refuse actions that cannot be drawn uniformly."""
-    space = spec.space
-    if isinstance(spec, Categorical | OneHot) or (
-        hasattr(space, "low") and (space.high - space.low).isfinite().all()
-    ):
-        return
-    raise ValueError(
-        f"actions='uniform' needs an action space with bounds, got {type(spec).__name__}. Build "
-        "the model with the task's Bounded spec, or take actions='backward_policy'."
-    )
-
-
-def _uniform(spec: TensorSpec, num: int, device: torch.device | None) -> Tensor:
-    """Draw ``num`` actions, each as likely as any other."""
-    if isinstance(spec, Categorical | OneHot):
-        index = torch.randint(spec.space.n, (num,), device=device)
-        if isinstance(spec, OneHot):
-            return nn.functional.one_hot(index, spec.space.n).to(spec.dtype)
-        return index.to(spec.dtype)
-    low, high = spec.space.low.to(device), spec.space.high.to(device)
-    return low + (high - low) * torch.rand((num, *spec.shape), dtype=spec.dtype, device=device)
 
 
 def _compile_step(step: Step) -> Step:

@@ -15,6 +15,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import ExplorationType, ParallelEnv, TransformedEnv
 from torchrl.envs.utils import set_exploration_type
 
+from torchrl_recall.modules.policies import uniform_actions
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 from torchrl_recall.trainers.runs.process import workers_ignore_signals
 from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
@@ -69,7 +70,9 @@ class StepCollector:
         frames_per_batch: frames between two yields.
         total_frames: when to end.
         init_random_frames: frames with random actions in the beginning.
-        random_until_reward: act randomly beyond them until a reward is positive.
+        random_until_reward: act randomly beyond them until a reward is positive. Random actions
+            then have numbers of their own, so that methods of one seed find it in the same step.
+        seed: of these numbers.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class StepCollector:
         total_frames: int,
         init_random_frames: int,
         random_until_reward: bool = False,
+        seed: int = 0,
     ) -> None:
         self.env = env
         self.policy = policy
@@ -88,6 +92,7 @@ class StepCollector:
         self.total_frames = total_frames
         self.init_random_frames = init_random_frames
         self.waits_for_reward = random_until_reward
+        self._generator = torch.Generator().manual_seed(seed) if random_until_reward else None
         self.frames = 0
         self._task, self._to_task = env.base_env._env, to_task(env)
         self._observation = self._observe(self._task.reset()[0])
@@ -116,7 +121,7 @@ class StepCollector:
     def _step(self) -> tuple[Tensor, Tensor, Tensor, float, bool, bool]:
         observation = self._observation
         if self.frames < self.init_random_frames or self.waits_for_reward:
-            action = self.env.action_spec.rand()
+            action = self._random_action()
         else:
             action = self.policy(observation)
         following, reward, terminated, truncated, _ = self._task.step(self._to_task(action))
@@ -127,6 +132,12 @@ class StepCollector:
         if reward > 0:
             self.waits_for_reward = False
         return observation, action, following, float(reward), bool(terminated), bool(truncated)
+
+    def _random_action(self) -> Tensor:
+        if self._generator is None:
+            return self.env.action_spec.rand()
+        spec = self.env.action_spec_unbatched.to("cpu")
+        return uniform_actions(spec, 1, generator=self._generator)[0].to(self.env.device)
 
     def _observe(self, observation: np.ndarray) -> Tensor:
         return torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
@@ -142,6 +153,7 @@ class StepCollector:
             "observation": self._observation,
             "env": env_state_dict(self.env),
             "waits_for_reward": self.waits_for_reward,
+            "generator": None if self._generator is None else self._generator.get_state(),
         }
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
@@ -160,6 +172,8 @@ class StepCollector:
         self.frames = frames
         if state is not None:
             self.waits_for_reward = state["waits_for_reward"]
+            if self._generator is not None:
+                self._generator.set_state(state["generator"])
         if state is None or not state["observation"].isfinite().all():
             warnings.warn("the saved episode ended in an error; a new one begins.", stacklevel=2)
             return False
@@ -252,7 +266,9 @@ def make_collector(
     }
     if config.collector.num_envs == 1:
         policy = make_policy(actor, ExplorationType.RANDOM, compile=bool(config.compile))
-        return StepCollector(env, policy, random_until_reward=random_until_reward, **frames)
+        return StepCollector(
+            env, policy, random_until_reward=random_until_reward, seed=config.seed, **frames
+        )
     make_copy = partial(
         make_env,
         config.env.name,
