@@ -48,7 +48,7 @@ HOST = [
 ]  # fmt: skip
 RUN = [
     "compile=true", "resume=auto", "logger.backend=none", "checkpoint.interval=0",
-    "eval.num_episodes=60", "eval.target=0.9",
+    "eval.num_episodes=60", "eval.target_return=0.9",
 ]  # fmt: skip
 # Frames at most, and between evaluations.
 TASKS = {

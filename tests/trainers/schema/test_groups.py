@@ -51,7 +51,7 @@ AT_MOST_ONE = {
     "eval.target", "td3.gamma", "td3.target_update_tau", "redq.gamma", "redq.target_update_tau",
     "crossq.gamma", "dqn.gamma", "dqn.eps_init", "dqn.eps_end", "dqn.annealed_fraction",
 }  # fmt: skip
-ANY_NUMBER = {"backtracking.return_threshold"}
+ANY_NUMBER = {"backtracking.return_threshold", "eval.target_return"}
 
 
 def composed(recipe: str, *overrides: str):

@@ -182,7 +182,9 @@ def test_a_list_is_no_configuration():
 
 
 def test_values_of_other_types_that_mean_the_same_are_accepted():
-    config = configure(["collector.total_frames=1e4", "run_dir=2024", "optim.lr=1"])
+    config = configure(
+        ["recall=imitation", "collector.total_frames=1e4", "run_dir=2024", "optim.lr=1"]
+    )
     assert (config.collector.total_frames, config.run_dir, config.optim.lr) == (10_000, "2024", 1.0)
     assert config.recall.anneal_frames == 10_000
     assert isinstance(config.collector.total_frames, int)
@@ -278,7 +280,7 @@ def test_help_answers_within_two_seconds(tmp_path):
         done = shell(command("--help"), tmp_path)
         seconds.append(time.perf_counter() - start)
         assert done.returncode == 0
-        for key in ("total_frames", "trace_length", "recall: ", "backtracking, none, paper"):
+        for key in ("total_frames", "trace_length", "recall: ", "backtracking, imitation, none, paper"):
             assert key in done.stdout
     assert min(seconds) < 2
     assert list(tmp_path.iterdir()) == []
@@ -292,9 +294,10 @@ def test_help_answers_within_two_seconds(tmp_path):
     ],
 )  # fmt: skip
 def test_trace_lengths_follow_table_2(name, length):
-    config = configure([f"env.name={name}"])
+    words = ["recall=imitation", f"env.name={name}"]
+    config = configure(words)
     assert config.recall.trace_length == config.env.trace_length == length
-    assert configure([f"env.name={name}", "recall.trace_length=7"]).recall.trace_length == 7
+    assert configure([*words, "recall.trace_length=7"]).recall.trace_length == 7
 
 
 def test_a_name_with_a_namespace_composes():
@@ -302,7 +305,7 @@ def test_a_name_with_a_namespace_composes():
 
 
 def test_annealing_ends_with_the_run():
-    assert configure(["collector.total_frames=12345"]).recall.anneal_frames == 12345
+    assert configure(["recall=imitation", "collector.total_frames=12345"]).recall.anneal_frames == 12345
 
 
 def test_imitation_learns_at_the_rate_of_the_host():
@@ -332,7 +335,7 @@ def built(recall):
 
 
 def test_paper_builds_unit_variance_and_no_filter():
-    paper, ours = built("paper"), built("backtracking")
+    paper, ours = built("paper"), built("imitation")
     assert list(paper.imitate.transforms) == []
     assert [type(f).__name__ for f in ours.imitate.transforms] == [
         "WithinSupport", "LoopErasure", "AdvantageGate",

@@ -63,7 +63,7 @@ class EvalConfig(Group):
     interval: Count
     num_episodes: Count
     max_steps: Count
-    target: Number | None
+    target_return: Number | None
 
 
 class CheckpointConfig(Group):

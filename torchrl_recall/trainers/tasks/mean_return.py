@@ -56,7 +56,7 @@ class MeanReturn(Evaluation):
         )
         self.to_task = to_task(self.env)
         self.vector = None if clip_actions else _vector(config)
-        self.target = config.eval.target
+        self.target = config.eval.target_return
         self.seed, self.num_episodes = config.seed + _SEED_OFFSET, config.eval.num_episodes
         self.max_steps, self._warned = config.eval.max_steps, False
         self.policy = make_policy(
