@@ -41,6 +41,7 @@ class ModelUpdates(Stateful):
         lr: β, the learning rate.
         state_predictor_data: ``"all"`` transitions or, as in the paper, only the ``"top"``
             trajectories.
+        learns_policy: whether the backward policy is trained; traces of uniform actions need none.
         state_fraction: k, the share of most valuable states that the model learns from (line 8);
             a share below one needs a critic.
         critic: writes ``state_value``, which ranks states for ``state_fraction``.
@@ -89,6 +90,7 @@ class ModelUpdates(Stateful):
         all_batch_size: int | None = None,
         lr: float = 1e-3,
         state_predictor_data: Literal["all", "top"] = "all",
+        learns_policy: bool = True,
         state_fraction: float = 1.0,
         critic: TensorDictModuleBase | None = None,
         state_batch_size: int = 1024,
@@ -115,7 +117,7 @@ class ModelUpdates(Stateful):
         self.loss = loss
         self.num_updates = num_updates
         self.batch_size, self.all_batch_size = batch_size, all_batch_size
-        self.state_predictor_data = state_predictor_data
+        self.state_predictor_data, self.learns_policy = state_predictor_data, learns_policy
         self.state_fraction, self.critic = state_fraction, critic
         self.state_batch_size = state_batch_size
         self.prepare = prepare
@@ -137,14 +139,23 @@ class ModelUpdates(Stateful):
         """
         if not self.num_updates:
             return {}
-        top, keys = self.most_valuable(trajectories), self.loss.in_keys
-        batches = [self.draws.batches(top, self.num_updates, self.batch_size, keys)]
+        keys, batches = self.loss.in_keys, []
+        top = self.most_valuable(trajectories) if self.needs_top else None
+        if self.learns_policy:
+            batches.append(self.draws.batches(top, self.num_updates, self.batch_size, keys))
         if self.learns_dynamics:
             everything = replay_buffer if self.state_predictor_data == "all" else top
             size = self.num_updates, self.all_batch_size
             batches.append(self.draws.batches(everything, *size, keys))
+        if not batches:
+            return {}
         losses = [self._update(*batch) for batch in zip(*batches, strict=True)]
         return mean_losses(losses, "backtracking")
+
+    @property
+    def needs_top(self) -> bool:
+        """Say whether it learns from the good trajectories, and so has to wait for them."""
+        return self.learns_policy or self.state_predictor_data == "top"
 
     def most_valuable(self, trajectories: Any) -> Any:
         """Return the ``state_fraction`` of most valuable states of the good trajectories."""
@@ -162,6 +173,10 @@ class ModelUpdates(Stateful):
         self, top: TensorDictBase, everything: TensorDictBase | None = None
     ) -> TensorDictBase:
         """Compute Eq. 2, each factor on its own data."""
+        if not self.learns_policy:  # the only batch is the state predictor's
+            data = top if self.prepare is None else self.prepare(top)
+            loss = self.draws.total(self.loss.state_predictor_loss(data))
+            return TensorDict({"loss_state_predictor": loss})
         weight = top.get("weight", None)
         if self.prepare is not None:
             top = self.prepare(top)

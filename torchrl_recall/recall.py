@@ -83,7 +83,8 @@ class Recall(Stateful):
         state_batch_size: transitions from which end states are chosen.
         trace_length: steps of each trace (line 11).
         num_traces: N, traces that end in each high-value state.
-        actions: of traces, see :class:`~torchrl_recall.RecallTraceGenerator`.
+        actions: of traces, see :class:`~torchrl_recall.RecallTraceGenerator`. With uniform ones no
+            backward policy is trained, and the state predictor learns from the first round on.
         reward: what the transitions of traces give, for a critic; see
             :class:`~torchrl_recall.TraceTransitions`. A :class:`~torchrl_recall.RewardModel` is
             trained with the backtracking model, as often and on as many transitions.
@@ -223,6 +224,7 @@ class Recall(Stateful):
             batch_size=model_batch_size,
             lr=model_lr,
             state_predictor_data=state_predictor_data,
+            learns_policy=actions == "backward_policy",
             state_fraction=state_fraction,
             critic=critic,
             state_batch_size=state_batch_size,
@@ -349,10 +351,13 @@ class Recall(Stateful):
             waits for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
-        for share in self.schedule.rounds(self.trajectories):
+        early = not self.train_model.needs_top  # dynamics can be learned before anything is good
+        for share in self.schedule.rounds(self.trajectories, while_waiting=early):
             metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
             if self.train_reward is not None:
                 metrics |= self.train_reward(replay_buffer)
+            if not share:
+                continue
             candidates = self.draws.candidates(replay_buffer, self.state_batch_size)
             end_states = self.high_value_states(candidates)  # l.10
             if len(end_states):

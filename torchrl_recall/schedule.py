@@ -90,7 +90,9 @@ class Schedule:
         """Count frames."""
         self.frames += num_frames
 
-    def rounds(self, trajectories: Store | None = None) -> Iterator[float]:
+    def rounds(
+        self, trajectories: Store | None = None, *, while_waiting: bool = False
+    ) -> Iterator[float]:
         """Yield the share of each round that is due, once trajectories are ready.
 
         Rounds that annealing ended, or that come before one trajectory has been better than
@@ -98,6 +100,9 @@ class Schedule:
 
         Args:
             trajectories: those that a round learns from; without any, each due round counts.
+
+        Keyword Args:
+            while_waiting: yield zero for rounds that are due before trajectories are ready.
         """
         self._ready = None
         if trajectories is not None and self.due:
@@ -113,6 +118,8 @@ class Schedule:
                 yield share
             else:
                 self._wait(trajectories.waits_for)
+                if while_waiting:
+                    yield 0.0
 
     @property
     def metrics(self) -> dict[str, Tensor]:

@@ -280,7 +280,12 @@ def test_help_answers_within_two_seconds(tmp_path):
         done = shell(command("--help"), tmp_path)
         seconds.append(time.perf_counter() - start)
         assert done.returncode == 0
-        for key in ("total_frames", "trace_length", "recall: ", "backtracking, imitation, none, paper"):
+        for key in (
+            "total_frames",
+            "trace_length",
+            "recall: ",
+            "backtracking, imitation, none, paper",
+        ):
             assert key in done.stdout
     assert min(seconds) < 2
     assert list(tmp_path.iterdir()) == []
@@ -305,7 +310,10 @@ def test_a_name_with_a_namespace_composes():
 
 
 def test_annealing_ends_with_the_run():
-    assert configure(["recall=imitation", "collector.total_frames=12345"]).recall.anneal_frames == 12345
+    assert (
+        configure(["recall=imitation", "collector.total_frames=12345"]).recall.anneal_frames
+        == 12345
+    )
 
 
 def test_imitation_learns_at_the_rate_of_the_host():
