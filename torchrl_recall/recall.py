@@ -329,6 +329,8 @@ class Recall(Stateful):
         self.to_transitions, self.fresh = to_transitions, FreshTransitions()
         for name, part in parts.items():
             setattr(self, name, part)
+        # Dynamics can be learned before anything is known to be good.
+        self.begins_early = not self.train_model.needs_top
 
     def extend(self, data: TensorDictBase) -> None:
         """Offer new experience to the best trajectories (Alg. 1, line 5).
@@ -351,8 +353,7 @@ class Recall(Stateful):
             waits for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
-        early = not self.train_model.needs_top  # dynamics can be learned before anything is good
-        for share in self.schedule.rounds(self.trajectories, while_waiting=early):
+        for share in self.schedule.rounds(self.trajectories, while_waiting=self.begins_early):
             metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
             if self.train_reward is not None:
                 metrics |= self.train_reward(replay_buffer)

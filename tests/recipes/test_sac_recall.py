@@ -45,10 +45,11 @@ def test_every_variant_runs_end_to_end(recall, tmp_path):
     assert summary(run)["frames"] == 160
     last = metrics(run)[-1]
     assert all(math.isfinite(float(value)) for value in last.values())
-    assert ("recall/loss_imitation" in last) == (recall != "none")
-    trains = recall in ("backtracking", "paper")
-    assert ("backtracking/loss_backward_policy" in last) == trains
+    assert ("recall/loss_imitation" in last) == (recall not in ("none", "backtracking"))
+    assert ("backtracking/loss_backward_policy" in last) == (recall in ("imitation", "paper"))
+    trains = recall in ("backtracking", "imitation", "paper")
     assert ("backtracking/loss_state_predictor" in last) == trains
+    assert ("reward_model/loss_reward" in last) == (recall == "backtracking")
 
 
 def test_the_script_runs_in_a_real_shell_and_prints_a_table(tmp_path):
@@ -127,7 +128,7 @@ def test_tensorboard_events_are_written(finished):
     assert [event.step for event in scalars] == [80, 160]
     expected = [float(row["eval_return"]) for row in metrics(finished)]
     assert [event.value for event in scalars] == pytest.approx(expected, rel=1e-6)
-    assert "recall/loss_imitation" in accumulator.Tags()["scalars"]
+    assert "backtracking/loss_state_predictor" in accumulator.Tags()["scalars"]
 
 
 def test_no_logger_writes_no_events(tmp_path):
@@ -268,7 +269,7 @@ def test_a_diverged_policy_stops_without_saving(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("recall", ["none", "backtracking"])
+@pytest.mark.parametrize("recall", ["none", "imitation", "backtracking"])
 def test_a_profile_says_where_the_time_goes(recall, tmp_path, capsys):
     train(tmp_path / "run", tiny(recall, profile="true"))
     table = capsys.readouterr().out.split("part ")[1].splitlines()[1:]
@@ -276,5 +277,7 @@ def test_a_profile_says_where_the_time_goes(recall, tmp_path, capsys):
     assert calls["collect"] == calls["write"] == calls["rest"] == 160
     assert calls["update"] == calls["sample"] == 100
     assert calls.get("recall: traces") == (None if recall == "none" else 10)
+    assert calls.get("recall: imitate") == (10 if recall == "imitation" else None)
+    assert calls.get("recall: sample") == (100 if recall == "backtracking" else None)
     shares = [float(line.split()[-1].rstrip("%")) for line in table]
     assert sum(shares[:-1]) == pytest.approx(100, abs=1)

@@ -37,11 +37,17 @@ class Profile:
         self._time("update", parts.host, "update")
         if hasattr(recall, "trajectories"):
             self._time("recall: write", recall.trajectories, "flush")
+        if getattr(recall, "imitate", None) is not None:
             self._time("recall: imitate", recall, "imitate")
         if isinstance(recall, Recall):
             self._time("recall: model", recall, "train_model")
             self._time("recall: states", recall, "high_value_states")
             self._time("recall: traces", recall, "generate")
+            if recall.to_transitions is not None:
+                self._time("recall: rows", recall, "to_transitions")
+                self._time("recall: sample", recall, "transitions")
+            if recall.train_reward is not None:
+                self._time("recall: reward", recall, "train_reward")
         self._time("checkpoint", run, "save")
 
     def _time(self, name: str, owner: Any, part: str) -> None:
