@@ -91,15 +91,16 @@ def test_every_variant_runs_end_to_end(runs, recall):
     last = metrics(run)[-1]
     assert all(math.isfinite(float(value)) for value in last.values())
     assert float(last["loss"]) > 0
-    trains = recall in ("backtracking", "paper")
+    trains = recall in ("backtracking", "imitation", "paper")
     assert ("backtracking/loss_state_predictor" in last) == trains
+    assert ("recall/loss_imitation" in last) == (recall not in ("none", "backtracking"))
+    assert ("reward_model/loss_reward" in last) == (recall == "backtracking")
     if recall != "none":
-        assert float(last["recall/loss_imitation"]) > 0
         assert sha256(run) != sha256(runs("none"))
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "torchrl_recall/FourRooms-v0"])
-@pytest.mark.parametrize("recall", ["none", "backtracking", "self_imitation"])
+@pytest.mark.parametrize("recall", ["none", "backtracking", "imitation", "self_imitation"])
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, recall, name):
     words = tiny(recall, f"env.name={name}", "dqn.annealed_fraction=1.0")
     assert train(tmp_path / "whole", words) == 0
@@ -140,13 +141,13 @@ def test_minigrid_runs(tmp_path):
 def test_the_parts_are_those_that_recall_names():
     found = {recall: type(parts(*tiny(recall)).recall) for recall in RECALLS}
     assert found == {
-        "backtracking": Recall, "none": NoRecall, "paper": Recall, "random_model": Recall,
-        "self_imitation": SelfImitation,
+        "backtracking": Recall, "imitation": Recall, "none": NoRecall, "paper": Recall,
+        "random_model": Recall, "self_imitation": SelfImitation,
     }  # fmt: skip
 
 
 def test_recall_ranks_by_the_hosts_values_and_imitates_by_their_softmax():
-    made = parts(*tiny("backtracking", "dqn.imitation_temperature=0.5"))
+    made = parts(*tiny("imitation", "dqn.imitation_temperature=0.5"))
     assert isinstance(made.recall.high_value_states, CriticStates)
     assert isinstance(made.host.policy, BoltzmannPolicy)
     data = made.env.rollout(3).select("observation")
@@ -156,10 +157,10 @@ def test_recall_ranks_by_the_hosts_values_and_imitates_by_their_softmax():
 
 
 def test_numbers_of_states_are_categories_to_the_model():
-    made = parts(*tiny("backtracking", *FOUR_ROOMS))
+    made = parts(*tiny("imitation", *FOUR_ROOMS))
     assert isinstance(made.recall.model.observation_spec, OneHot)
     assert [type(f) for f in made.recall.imitate.transforms] == [LoopErasure, AdvantageGate]
-    continuous = parts(*tiny("backtracking"))
+    continuous = parts(*tiny("imitation"))
     assert [type(f) for f in continuous.recall.imitate.transforms] == [
         WithinSupport,
         LoopErasure,
@@ -211,7 +212,7 @@ def test_several_environments(tmp_path):
 def test_values_of_nan_stop_the_run(tmp_path, monkeypatch):
     """TorchRL's argmax of NaN chooses no action at all, which is a finite vector of zeros."""
 
-    def broken(self, batch):
+    def broken(self, batch, traces=None):
         with torch.no_grad():
             next(self.loss_module.parameters()).fill_(float("nan"))
         return update(self, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import NestedKey
@@ -18,7 +18,7 @@ from torchrl.modules import IndependentNormal, OneHotCategorical
 
 from torchrl_recall.checks import positive
 
-__all__ = ["BoltzmannPolicy", "GaussianPolicy", "uniform_actions"]
+__all__ = ["BoltzmannPolicy", "GaussianPolicy", "check_bounded", "uniform_actions"]
 
 
 class GaussianPolicy(ProbabilisticTensorDictSequential):
@@ -168,6 +168,36 @@ def _check_writes(
         )
 
 
+def check_bounded(spec: TensorSpec) -> None:
+    """Refuse actions that cannot be drawn uniformly.
+
+    Args:
+        spec: of one action.
+
+    Raises:
+        ValueError: the actions have no bounds.
+
+    Examples:
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall.modules.policies import check_bounded
+        >>> check_bounded(Bounded(-1, 1, (2,)))
+        >>> check_bounded(Unbounded((2,)))
+        Traceback (most recent call last):
+            ...
+        ValueError: uniform actions need bounds, which Unbounded has not. Give the model the
+        task's Bounded spec, or take actions='backward_policy'.
+    """
+    space = spec.space
+    if isinstance(spec, Categorical | OneHot) or (
+        hasattr(space, "low") and (space.high - space.low).isfinite().all()
+    ):
+        return
+    raise ValueError(
+        f"uniform actions need bounds, which {type(spec).__name__} has not. Give the model the "
+        "task's Bounded spec, or take actions='backward_policy'."
+    )
+
+
 def uniform_actions(
     spec: TensorSpec,
     num: int,
@@ -178,15 +208,12 @@ def uniform_actions(
     """Draw actions, each as likely as any other.
 
     Args:
-        spec: of one action, without batch dimensions.
+        spec: of one action, without batch dimensions; see :func:`check_bounded`.
         num: how many.
 
     Keyword Args:
         device: where they are put.
         generator: gives the random numbers; torch's global one by default.
-
-    Raises:
-        ValueError: the actions have no bounds.
 
     Examples:
         >>> from torchrl.data import Bounded, OneHot
@@ -196,19 +223,13 @@ def uniform_actions(
         >>> uniform_actions(OneHot(3), 5).sum(-1)
         tensor([1, 1, 1, 1, 1])
     """
+    # A generator, even None, is not to be named in a compiled graph.
+    options: dict[str, Any] = {} if generator is None else {"generator": generator}
     if isinstance(spec, Categorical | OneHot):
-        index = torch.randint(spec.space.n, (num,), device=device, generator=generator)
+        index = torch.randint(spec.space.n, (num,), device=device, **options)
         if isinstance(spec, OneHot):
             return nn.functional.one_hot(index, spec.space.n).to(spec.dtype)
         return index.to(spec.dtype)
-    space = spec.space
-    if not (hasattr(space, "low") and (space.high - space.low).isfinite().all()):
-        raise ValueError(
-            f"uniform actions need an action space with bounds, got {type(spec).__name__}. Give "
-            "the task's Bounded spec, or actions='backward_policy' for traces."
-        )
-    low, high = space.low.to(device), space.high.to(device)
-    shape = (num, *spec.shape)
-    return low + (high - low) * torch.rand(
-        shape, dtype=spec.dtype, device=device, generator=generator
-    )
+    low, high = spec.space.low.to(device), spec.space.high.to(device)
+    rand = torch.rand((num, *spec.shape), dtype=spec.dtype, device=device, **options)
+    return low + (high - low) * rand

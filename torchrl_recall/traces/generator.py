@@ -14,7 +14,7 @@ from torchrl_recall.checks import at_least, require
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
-from torchrl_recall.modules.policies import uniform_actions
+from torchrl_recall.modules.policies import check_bounded, uniform_actions
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 
 __all__ = ["RecallTraceGenerator"]
@@ -99,7 +99,7 @@ class RecallTraceGenerator(nn.Module):
         if actions not in ("backward_policy", "uniform"):
             raise ValueError(f"actions must be 'backward_policy' or 'uniform', got {actions!r}.")
         if actions == "uniform":
-            uniform_actions(model.action_spec, 1)  # refuses actions without bounds
+            check_bounded(model.action_spec)
         self.model, self.actions = model, actions
         self.trace_length = trace_length
         self.num_traces = num_traces
