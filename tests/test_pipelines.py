@@ -58,3 +58,22 @@ def test_known_dynamics():
     assert names["error"].abs().max() < 1e-5
     assert names["last"] < names["first"]
     assert torch.equal(names["traces"]["next", "observation"][:, -1], torch.zeros(500, 2))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_critic():
+    names = run("critic")
+    assert names["metrics"]["recall/ready"] == 1
+    assert len(names["batch"]) == 128  # real rows and those of traces
+    from torchrl.data import LazyTensorStorage, ReplayBufferEnsemble, TensorDictReplayBuffer
+
+    # The other way that the page names.
+    real, rows = names["replay_buffer"], names["recall"].fresh.rows
+    keys = [key for key in rows.keys(True, True) if key in real[:].keys(True, True)]
+    buffers = []
+    for data in (real[:].select(*keys), rows.select(*keys)):
+        buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(2_000), batch_size=32)
+        buffer.extend(data)
+        buffers.append(buffer)
+    mixed = ReplayBufferEnsemble(*buffers, batch_size=64, sample_from_all=True).sample()
+    assert names["loss"](mixed.reshape(-1).select(*keys))["loss_qvalue"].isfinite()

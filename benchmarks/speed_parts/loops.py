@@ -100,6 +100,7 @@ def loop(rounds: int, steps: int, device: torch.device = CPU) -> Rows:
         "recall=none, highest": ours("recall=none", "compile=true").run,
         "recall=none, eager": ours("recall=none", "compile=false").run,
         "recall=backtracking": ours("recall=backtracking", "compile=true").run,
+        "recall=imitation": ours("recall=imitation", "compile=true").run,
         "bare loop": BareSAC(TASK, device=device).run,
         "CleanRL": CleanRLSAC(TASK, device=device).run,
         "TorchRL example": TorchRLSAC(TASK, device=device).run,

@@ -161,3 +161,27 @@ def test_a_run_with_several_environments_goes_on_in_new_episodes(tmp_path):
     with pytest.warns(UserWarning, match="new episodes"):
         train(run, [*words, "collector.total_frames=240", "resume=auto"])
     assert summary(run)["frames"] == 240
+
+
+def test_methods_of_one_seed_find_the_first_reward_in_the_same_step():
+    from torchrl_recall.trainers.tasks.collectors import StepCollector
+
+    def first_reward(numbers_drawn: int) -> tuple[int, list]:
+        env = make_env("point_umaze", seed=3)
+        collector = StepCollector(
+            env, lambda observation: torch.zeros(2), frames_per_batch=1, total_frames=2_000,
+            init_random_frames=1, random_until_reward=True, seed=3,
+        )  # fmt: skip
+        actions = []
+        for data in collector:
+            torch.rand(numbers_drawn)  # as another method's updates do
+            actions.append(data["action"])
+            if data["next", "reward"] > 0:
+                following = next(iter(collector))
+                assert (following["action"] == 0).all()  # the policy acts now
+                return len(actions), actions
+        raise AssertionError("no reward was found")
+
+    one, other = first_reward(0), first_reward(7)
+    assert one[0] == other[0] > 1
+    assert all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))

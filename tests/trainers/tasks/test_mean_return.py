@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -123,3 +124,39 @@ def test_a_signal_cuts_an_evaluation_short():
     evaluation, _ = build(1)
     evaluation.is_stopped = lambda: True
     assert evaluation(0).tolist() == []
+
+
+def run_evaluation(**changes):
+    from recipe_fixtures import configure, tiny
+
+    from torchrl_recall.trainers.hosts.sac import SAC
+
+    torch.manual_seed(0)
+    config = configure(tiny("none", env__name="point_free4", **changes))
+    env = make_env(config.env.name)
+    host = SAC(env, config, torch.device("cpu"))
+    return MeanReturn(host.actor, config, torch.device("cpu"))
+
+
+def test_all_episodes_run_at_once_where_a_task_has_a_vector_version():
+    evaluation = run_evaluation(eval__num_episodes=40)
+    rng = torch.get_rng_state()
+    first, second = evaluation.evaluate(), evaluation.evaluate()
+    assert first.shape == (40,)
+    assert torch.equal(first, second)  # the same episodes each time
+    assert set(first.tolist()) <= {0.0, 1.0}
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+def test_frames_to_the_first_of_two_evaluations_at_the_target():
+    evaluation = run_evaluation(eval__target_return=0.5)
+    assert not evaluation.reached_target
+    for frames, value in enumerate((0.6, 0.4, 0.5, 0.9, 0.1), start=1):
+        evaluation.frames.append(frames)
+        evaluation.results.append(torch.full((3,), value, dtype=torch.float64))
+    assert evaluation.frames_to_target() == 3
+    assert evaluation.reached_target
+    other = run_evaluation()
+    other.frames, other.results = evaluation.frames, evaluation.results
+    assert other.frames_to_target() is None  # no target was asked for
+    assert other.finish(Path()) == {}
