@@ -32,12 +32,31 @@ RUNS: dict[str, list[str]] = {
         f"recall={recall}",
         f"compile={compiled}",
     ]
-    for recall in ("backtracking", "paper", "self_imitation", "none", "random_model")
+    for recall in (
+        "backtracking",
+        "imitation",
+        "paper",
+        "self_imitation",
+        "none",
+        "random_model",
+    )
     for compiled in (False, True)
 }
 RUNS |= {
-    "sac boltzmann": [*_SAC, *_SHORT, "recall.temperature=1.0", "compile=False"],
-    "sac radius": [*_SAC, *_SHORT, "recall.max_kl=0.01", "compile=False"],
+    "sac boltzmann": [
+        *_SAC,
+        *_SHORT,
+        "recall=imitation",
+        "recall.temperature=1.0",
+        "compile=False",
+    ],
+    "sac radius": [
+        *_SAC,
+        *_SHORT,
+        "recall=imitation",
+        "recall.max_kl=0.01",
+        "compile=False",
+    ],
 }
 RUNS |= {
     f"{host} {recall} {'compiled' if compiled else 'eager'}": [
