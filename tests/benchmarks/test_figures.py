@@ -206,3 +206,29 @@ def test_a_mistake_is_named(word, tmp_path):
     assert done.returncode != 0
     assert word.split("=")[1].strip("[]") in done.stderr + done.stdout or "sizs" in done.stderr
     assert not (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.parametrize("runs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_critic_figure_is_made_and_goes_on(runs, tmp_path):
+    small = "+compile=false+collector.total_frames=500+eval.num_episodes=5"
+    methods = [f"none+sac.n_step=3{small}", f"backtracking{small}"]
+    command = [
+        sys.executable, str(FIGURES / "critic.py"), "tasks=[point_umaze]",
+        f"methods=[{','.join(methods)}]", f"out={tmp_path / 'out'}", "jobs=1",
+    ]  # fmt: skip
+    for seeds in range(1, runs + 1):  # the second command has one seed of each left
+        done = subprocess.run(
+            [*command, f"seeds={seeds}"],
+            cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = read_rows(tmp_path / "out" / "results.csv")
+        metrics = ("frames_to_target", "wall_seconds", "final_success")
+        assert [row["metric"] for row in rows] == 2 * seeds * list(metrics)
+        assert {(row["method"], row["seed"]) for row in rows} == {
+            (method, str(seed)) for method in methods for seed in range(seeds)
+        }
+        assert f"| point_umaze | {methods[1]} | " in done.stdout
+        assert f" of {seeds} |" in done.stdout
+    assert (tmp_path / "out" / "figure.png").exists()
+    assert not list((tmp_path / "out").rglob("checkpoints"))
