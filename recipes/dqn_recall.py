@@ -74,7 +74,16 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         random_until_reward=config.collector.random_until_reward,
     )
     evaluation = MeanReturn(host.actor, config, device)
-    return Parts(config.env.name, env, collector, replay_buffer, host, recall, evaluation)
+    return Parts(
+        config.env.name,
+        env,
+        collector,
+        replay_buffer,
+        host,
+        recall,
+        evaluation,
+        more=collector.more_state(),
+    )
 
 
 def learn(

@@ -94,6 +94,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         host,
         recall,
         evaluation=MeanReturn(host.actor, config, device),
+        more=collector.more_state(),
         single_steps=single_steps,
         returns=returns,
     )

@@ -41,6 +41,7 @@ from torchrl_recall import (
     RewardModel,
     RewardStates,
     SACCritic,
+    UniformStates,
     WithinSupport,
 )
 from torchrl_recall.envs import FourRoomsEnv, four_rooms_model
@@ -608,6 +609,19 @@ class TestForACritic:
         assert not same(weights(actor), policy)
         assert recall.transitions(3) is not None
 
+    def test_filters_cut_what_is_imitated_alone(self, make_actor):
+        class Nothing(nn.Module):
+            in_keys, out_keys = ("observation",), ("mask",)
+
+            def forward(self, pairs):
+                return pairs.set("mask", torch.zeros(pairs.shape, dtype=torch.bool))
+
+        loss = ImitationLoss(make_actor())
+        recall = self.make(use="both", imitation_loss=loss, filters=[Nothing()])
+        recall.extend(episodes(1.0, 2.0))
+        assert recall.step(make_replay_buffer())["recall/kept"] == 0
+        assert len(recall.fresh.rows) == 4 * 4
+
     def test_imitation_alone_makes_no_transitions(self, make):
         recall, _ = make()
         recall.extend(episodes(1.0, 2.0))
@@ -642,11 +656,48 @@ class TestForACritic:
             ({"high_value_states": CriticStates(nn.Identity(), 2)}, "ReturnStates"),
             ({"high_value_states": GoalStates(torch.zeros(1, 3))}, "GoalStates do not"),
             ({"actions": "random"}, "'backward_policy' or 'uniform'"),
+            ({"actions": "uniform", "use": "policy"}, "needs imitation_loss"),
         ],
     )
     def test_what_is_missing_is_named(self, change, match):
         with pytest.raises(ValueError, match=match):
             self.make(**change)
+
+    def test_uniform_actions_are_not_imitated(self, make):
+        with pytest.raises(ValueError, match="uniform actions are not worth"):
+            make(actions="uniform")
+
+    def test_the_model_learns_before_anything_is_good(self):
+        recall = self.make(actions="uniform")
+        recall.extend(episodes(1.0, 1.0))
+        metrics = recall.step(make_replay_buffer())
+        assert set(metrics) == {"backtracking/loss_state_predictor", "recall/ready"}
+        assert recall.transitions(3) is None
+
+    def test_a_critic_goes_on_after_annealing(self, make_actor):
+        actor = make_actor()
+        recall = self.make(
+            use="both", imitation_loss=ImitationLoss(actor), filters=[], anneal_frames=20
+        )
+        recall.extend(episodes(1.0, 2.0))
+        recall.step(make_replay_buffer())
+        policy, rows = weights(actor), recall.fresh.rows.clone()
+        recall.extend(episodes(1.0, 2.0))
+        recall.step(make_replay_buffer())
+        assert same(weights(actor), policy)
+        assert not torch.equal(rows["observation"], recall.fresh.rows["observation"])
+
+    def test_a_reward_model_needs_flags(self):
+        model = new_model()
+        recall = self.make(
+            reward=RewardModel(model.observation_spec, model.action_spec),
+            high_value_states=UniformStates(4),
+        )
+        buffer = ReplayBuffer(storage=LazyTensorStorage(100))
+        buffer.extend(make_replay_buffer()[:].exclude(("next", "terminated")))
+        recall.extend(episodes(1.0, 2.0))
+        with pytest.raises(KeyError, match="Keep them in it"):
+            recall.step(buffer)
 
     def test_a_reward_for_imitation_is_refused(self, make):
         with pytest.raises(ValueError, match="imitation needs none"):

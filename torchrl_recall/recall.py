@@ -64,7 +64,7 @@ class Recall(Stateful):
         interval: frames between rounds of lines 8 to 13.
         start_frames: frames before which there are no rounds, such as the host's random ones.
         anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
-            None keeps it.
+            None keeps it. A critic goes on.
         num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories` (line 5).
         buffer_size: room for their transitions.
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
@@ -195,7 +195,7 @@ class Recall(Stateful):
                 if isinstance(codec, ContinuousCodec)
                 else []
             )
-        _check_use(use, imitation_loss, high_value_states, reward)
+        _check_use(use, imitation_loss, high_value_states, reward, actions)
         imitate = None
         on_write = [lambda data: model.update_statistics(valid_steps(data))]
         if imitation_loss is not None and use != "critic":
@@ -326,7 +326,8 @@ class Recall(Stateful):
         at_least(1, state_batch_size=state_batch_size)
         self.model, self.state_batch_size = model, state_batch_size
         self.draws: BatchSource = Draws() if draws is None else draws
-        self.to_transitions, self.fresh = to_transitions, FreshTransitions()
+        device = next((p.device for p in model.parameters()), None)
+        self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
         for name, part in parts.items():
             setattr(self, name, part)
         # Dynamics can be learned before anything is known to be good.
@@ -353,20 +354,25 @@ class Recall(Stateful):
             waits for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
-        for share in self.schedule.rounds(self.trajectories, while_waiting=self.begins_early):
+        rounds = self.schedule.rounds(
+            self.trajectories,
+            while_waiting=self.begins_early,
+            after_annealing=self.to_transitions is not None,
+        )
+        for share in rounds:
             metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
             if self.train_reward is not None:
                 metrics |= self.train_reward(replay_buffer)
-            if not share:
+            if not self.trajectories.ready:
                 continue
             candidates = self.draws.candidates(replay_buffer, self.state_batch_size)
             end_states = self.high_value_states(candidates)  # l.10
             if len(end_states):
                 traces = self.generate(end_states)  # l.11
-                if self.imitate is not None:
-                    metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
-                if self.to_transitions is not None:
+                if self.to_transitions is not None:  # before filters narrow what is imitated
                     self.fresh.replace(self.to_transitions(traces, end_states))
+                if self.imitate is not None and share:
+                    metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
         return metrics | self.schedule.metrics
 
     def transitions(self, num: int) -> TensorDictBase | None:
@@ -404,6 +410,7 @@ def _check_use(
     imitation_loss: ImitationLoss | None,
     high_value_states: HighValueStates,
     reward: object,
+    actions: str,
 ) -> None:
     """Refuse uses of traces that lack something."""
     if use not in ("policy", "critic", "both"):
@@ -418,6 +425,11 @@ def _check_use(
             f"use={use!r} needs end states that know what reaching them gave, which "
             f"{type(high_value_states).__name__} do not; take ReturnStates(critic, num_states), or "
             "RewardStates."
+        )
+    if use != "critic" and actions == "uniform":
+        raise ValueError(
+            f"use={use!r} imitates traces, which uniform actions are not worth; take "
+            "actions='backward_policy'."
         )
     if use == "policy" and reward is not None:
         raise ValueError("reward= is for a critic; imitation needs none. Give use='critic'.")

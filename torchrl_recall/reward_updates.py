@@ -78,6 +78,12 @@ class RewardUpdates(Stateful):
         """Train for a round on all experience; return detached means of the losses."""
         if not self.num_updates:
             return {}
+        known = replay_buffer.storage[:1].keys(True, True)
+        if missing := [key for key in self.loss.in_keys if key not in known]:
+            raise KeyError(
+                f"the reward model learns from {missing}, which the replay buffer given to step() "
+                "does not hold. Keep them in it, or give Recall(reward=...) a rule of your own."
+            )
         size = self.num_updates, self.batch_size
         batches = self.draws.batches(replay_buffer, *size, self.loss.in_keys)
         return mean_losses([self._update(batch) for batch in batches], "reward_model")

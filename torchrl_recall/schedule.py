@@ -91,7 +91,11 @@ class Schedule:
         self.frames += num_frames
 
     def rounds(
-        self, trajectories: Store | None = None, *, while_waiting: bool = False
+        self,
+        trajectories: Store | None = None,
+        *,
+        while_waiting: bool = False,
+        after_annealing: bool = False,
     ) -> Iterator[float]:
         """Yield the share of each round that is due, once trajectories are ready.
 
@@ -102,7 +106,8 @@ class Schedule:
             trajectories: those that a round learns from; without any, each due round counts.
 
         Keyword Args:
-            while_waiting: yield zero for rounds that are due before trajectories are ready.
+            while_waiting: yield rounds that are due before trajectories are ready too.
+            after_annealing: yield zero for rounds that annealing ended.
         """
         self._ready = None
         if trajectories is not None and self.due:
@@ -111,7 +116,7 @@ class Schedule:
             self._wait("extend() was never called with experience.")
         while self.due:
             self._last_round += self.interval
-            if not (share := self.share):
+            if not (share := self.share) and not after_annealing:
                 continue
             self._ready = trajectories is None or trajectories.ready
             if trajectories is None or self._ready:
@@ -119,7 +124,7 @@ class Schedule:
             else:
                 self._wait(trajectories.waits_for)
                 if while_waiting:
-                    yield 0.0
+                    yield share
 
     @property
     def metrics(self) -> dict[str, Tensor]:

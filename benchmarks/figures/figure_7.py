@@ -1,7 +1,7 @@
 """Figure 7: SAC with recall traces against SAC, and against controls that the paper lacks.
 
     python benchmarks/figures/figure_7.py seeds=3 first_seed=0 out=runs/figure_7 \
-        tasks=[Hopper-v5] methods=[none,backtracking,paper,self_imitation] frames=30000
+        tasks=[Hopper-v5] methods=[none,imitation,paper,self_imitation] frames=30000
 
 The same command checks the host, and that eager and compiled updates learn alike:
 
@@ -23,7 +23,7 @@ if __name__ == "__main__":
             "figure": "7",
             "out": "runs/figure_7",
             "tasks": ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"],
-            "methods": ["none", "backtracking", "self_imitation"],
+            "methods": ["none", "imitation", "self_imitation"],
             "frames": 30_000,
             "eval_interval": 5_000,
         },

@@ -74,6 +74,35 @@ def test_the_oldest_rows_are_overwritten():
     torch.testing.assert_close(rows["return_to_go"].flatten(), expected)
 
 
+def test_rows_written_twice_keep_the_last_return():
+    """Episodes longer than the buffer, and open ones over the rows of those that have ended."""
+    n, size = 200_000, 30_000
+    done = torch.zeros(n, 1, dtype=torch.bool)
+    done[150_000] = done[160_000] = True
+    data = TensorDict(
+        {
+            "observation": torch.arange(n).unsqueeze(-1),
+            "next": {"reward": torch.rand(n, 1), "done": done, "terminated": done.clone()},
+        },
+        [n],
+    )
+    expected = torch.full((n,), -math.inf, dtype=torch.float64)
+    total = 0.0
+    rewards = data["next", "reward"].flatten().double()
+    for t in range(160_000, -1, -1):
+        total = rewards[t].item() + (0.0 if done[t] else GAMMA * total)
+        expected[t] = total
+    for portion in (25_000, 7_000):
+        replay_buffer = ReplayBuffer(storage=LazyTensorStorage(size))
+        returns = ReturnsToGo(replay_buffer, GAMMA)
+        for part in data[:170_000].split(portion):
+            returns.extend(part)
+        rows = replay_buffer[:]
+        found = rows["return_to_go"].flatten().double()
+        true = expected[rows["observation"].flatten()]
+        torch.testing.assert_close(found, true, rtol=1e-5, atol=1e-5)
+
+
 def test_what_waits_is_saved():
     data = stream()
     whole, first, again = (ReplayBuffer(storage=LazyTensorStorage(100)) for _ in range(3))

@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
-from torchrl.data import Bounded
+from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, Unbounded
 
 from torchrl_recall import RecallTraceGenerator, TraceTransitions
 from torchrl_recall.envs import PointMassEnv
@@ -70,6 +70,28 @@ def test_a_rule_fills_in_all_but_the_last_step():
     rows = TraceTransitions(reward=rule)(traces(), ends([1.0, 2.0], [True, False]))
     assert rows["next", "reward"].flatten().tolist() == [10, 20, 1, 50, 60, 2]
     assert rows["next", "done"].flatten().tolist() == [0, 0, 1, 0, 1, 0]
+
+
+def test_a_rule_of_another_kind_changes_nothing_else():
+    """A view of the states, and booleans as rewards."""
+    for rule in (lambda s: s[..., :1], lambda s: s > 3, lambda s: s.new_zeros(1).expand(2, 3, 1)):
+        given = traces()
+        before = given.clone()
+        module = TensorDictModule(
+            rule, in_keys=[("next", "observation")], out_keys=[("next", "reward")]
+        )
+        rows = TraceTransitions(reward=module)(given, ends([100.0, -0.5], [True, False]))
+        assert (given == before).all()
+        assert rows["next", "observation"].flatten().tolist() == [1, 2, 3, 5, 6, 7]
+        assert rows["next", "reward"].reshape(2, 3)[:, -1].tolist() == [100.0, -0.5]
+
+
+def test_rows_that_are_not_finite_are_left_out():
+    diverged = traces().clone()
+    diverged["observation"][0, 0] = torch.inf
+    diverged["next", "observation"][1, 1] = torch.nan
+    rows = TraceTransitions()(diverged, ends([1.0, 2.0], [True, True]))
+    assert rows["observation"].flatten().tolist() == [1, 2, 4, 6]
 
 
 class ReversePointMass(nn.Module):
@@ -170,3 +192,15 @@ def test_fresh_transitions_are_of_the_newest_round_and_saved():
         assert drawn is not None
         assert drawn["action"].eq(1).all()
         assert drawn.shape == (64,)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [Unbounded((2,)), Binary(3), Categorical(4, shape=(1,)), MultiCategorical([2, 3])],
+    ids=type,
+)
+def test_actions_that_cannot_be_drawn_uniformly_are_named(spec, make_model):
+    model = make_model()
+    model.action_spec = spec
+    with pytest.raises(ValueError, match="uniform actions need bounds"):
+        RecallTraceGenerator(model, actions="uniform")

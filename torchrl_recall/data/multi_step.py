@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tensordict import TensorDictBase
 from torchrl.envs.transforms import MultiStepTransform
 
 __all__ = ["MultiStep"]
@@ -49,6 +50,7 @@ class MultiStep(MultiStepTransform):
 
     def __init__(self, n_steps: int, gamma: float) -> None:
         super().__init__(n_steps, gamma, done_keys=[])  # those would keep their first values
+        self._restored = False
 
     def drop_unfinished(self) -> None:
         """Forget the open window, as after an environment was reset in mid-episode."""
@@ -60,4 +62,10 @@ class MultiStep(MultiStepTransform):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`get_extra_state`."""
-        self._buffer = state["window"]
+        self._buffer, self._restored = state["window"], True
+
+    def _append_tensordict(self, data: TensorDictBase) -> TensorDictBase:
+        if self._restored and self._buffer is not None:  # checkpoints are read onto the CPU
+            self._buffer = self._buffer.to(next(iter(data.values(True, True))).device)
+        self._restored = False
+        return super()._append_tensordict(data)

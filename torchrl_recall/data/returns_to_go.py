@@ -111,8 +111,11 @@ class ReturnsToGo:
         num = min(len(self._rows), len(self._returns))
         if not num:
             return
-        rows = torch.tensor([self._rows.popleft() for _ in range(num)])
-        returns = torch.tensor([self._returns.popleft() for _ in range(num)])
+        pairs = [(self._rows.popleft(), self._returns.popleft()) for _ in range(num)]
+        newest = dict(pairs)  # a row that was written twice keeps its last return,
+        for row in self._rows:  # and one of an episode that is still open none
+            newest.pop(row, None)
+        rows, returns = torch.tensor(list(newest)).long(), torch.tensor(list(newest.values()))
         storage = self.replay_buffer.storage
         column = storage[: len(storage)][RETURN_TO_GO]  # a view: set() would count rows again
         column[rows.to(column.device)] = returns.unsqueeze(-1).to(column.device)

@@ -178,19 +178,16 @@ def check_bounded(spec: TensorSpec) -> None:
         ValueError: the actions have no bounds.
 
     Examples:
-        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl.data import Bounded
         >>> from torchrl_recall.modules.policies import check_bounded
         >>> check_bounded(Bounded(-1, 1, (2,)))
-        >>> check_bounded(Unbounded((2,)))
-        Traceback (most recent call last):
-            ...
-        ValueError: uniform actions need bounds, which Unbounded has not. Give the model the
-        task's Bounded spec, or take actions='backward_policy'.
     """
     space = spec.space
-    if isinstance(spec, Categorical | OneHot) or (
-        hasattr(space, "low") and (space.high - space.low).isfinite().all()
-    ):
+    if type(spec) is Categorical and not spec.shape:
+        return
+    if type(spec) is OneHot and len(spec.shape) == 1:
+        return
+    if hasattr(space, "low") and (space.high - space.low).isfinite().all():
         return
     raise ValueError(
         f"uniform actions need bounds, which {type(spec).__name__} has not. Give the model the "

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
-from torch import Tensor
 from torch.nn import functional as F
 from torchrl.objectives import LossModule
 
@@ -72,8 +70,7 @@ class RewardModelLoss(LossModule):
         """Compute both errors.
 
         Args:
-            tensordict: real transitions, any batch shape; ``("next", "done")`` stands for
-                ``terminated`` where that is missing.
+            tensordict: real transitions, any batch shape.
 
         Returns:
             ``loss_reward`` and ``loss_termination``, scalars.
@@ -85,18 +82,10 @@ class RewardModelLoss(LossModule):
             {
                 "loss_reward": F.mse_loss(reward, target),
                 "loss_termination": F.binary_cross_entropy_with_logits(
-                    logit, _ends(tensordict).to(logit.dtype).reshape(logit.shape)
+                    logit, tensordict["next", "terminated"].to(logit.dtype).reshape(logit.shape)
                 ),
             }
         )
 
     def _functional(self) -> AbstractContextManager:
         return self.reward_model_params.to_module(self.reward_model, preserve_module_state=False)
-
-
-def _ends(tensordict: TensorDictBase) -> Tensor:
-    following = tensordict["next"]
-    ends = following.get("terminated", following.get("done", None))
-    if ends is None:
-        return torch.zeros(*tensordict.shape, 1)
-    return ends

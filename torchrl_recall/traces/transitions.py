@@ -79,7 +79,7 @@ class TraceTransitions(nn.Module):
         Returns:
             Shape ``[num_traces * trace_length]`` or less, with ``observation``, ``action``,
             ``next``'s ``observation``, ``reward``, ``terminated`` and ``done``, and
-            ``steps_to_next_obs``, which is one.
+            ``steps_to_next_obs``, which is one. Rows that are not finite are left out.
 
         Raises:
             KeyError: end states do not say what reaching them gave.
@@ -92,7 +92,7 @@ class TraceTransitions(nn.Module):
             )
         cure = (
             "Take end states from ReturnStates, RewardStates or UniformStates, which know what "
-            "reaching them gave."
+            "reaching them gave where the experience says so; name its flag with terminated_key=."
         )
         reader, num = "TraceTransitions", len(traces) // end_states.numel()
         reward, terminated = (
@@ -110,24 +110,31 @@ class TraceTransitions(nn.Module):
         transitions.set(("next", "terminated"), torch.zeros(shape, dtype=torch.bool, device=device))
         if self.reward is not None:
             transitions = self.reward(transitions)
-        _last(transitions["next", "reward"], reward)
-        _last(transitions["next", "terminated"], terminated)
+        for key, value in (("reward", reward), ("terminated", terminated)):
+            known = value.unsqueeze(1)  # of the last step
+            rest = transitions["next", key][:, :-1].to(known.dtype)
+            transitions.set(("next", key), torch.cat([rest, known], 1))
         transitions.set(("next", "done"), transitions["next", "terminated"].clone())
         steps = torch.ones(traces.shape, dtype=torch.int64, device=device)
         transitions.set("steps_to_next_obs", steps)  # of the batch's shape, as MultiStep's
         mask = traces.get("mask", None)
-        return transitions.reshape(-1) if mask is None else transitions[mask]
+        rows = transitions.reshape(-1) if mask is None else transitions[mask]
+        return rows[_finite(rows, [*keys, ("next", "reward")])]
 
 
-def _last(column: Tensor, value: Tensor) -> None:
-    """Put in what is known of the last step of each trace."""
-    column[:, -1] = value.to(column.dtype)
+def _finite(rows: TensorDictBase, keys: Sequence[NestedKey]) -> Tensor:
+    """Say which rows hold numbers: a model that diverges must not reach the critic."""
+    finite = [rows.get(key).isfinite() for key in keys]
+    return torch.stack([x.flatten(1).all(1) if x.ndim > 1 else x for x in finite]).all(0)
 
 
 class FreshTransitions:
     """The transitions of the newest round of traces, to be drawn from.
 
     Older ones are dropped, since the model and the values behind them were worse.
+
+    Args:
+        device: where restored ones are put, since checkpoints are read onto the CPU.
 
     Examples:
         >>> import torch
@@ -141,8 +148,9 @@ class FreshTransitions:
         tensor([1., 1.])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         self.rows: TensorDictBase | None = None
+        self.device = device
 
     def replace(self, rows: TensorDictBase) -> None:
         """Take the transitions of a new round, if there are any."""
@@ -153,11 +161,8 @@ class FreshTransitions:
         """Draw ``num`` transitions with replacement; None before the first round."""
         if self.rows is None:
             return None
-        return self.rows[torch.randint(len(self.rows), (num,), device=self._device())]
-
-    def _device(self) -> torch.device:
-        assert self.rows is not None
-        return next(iter(self.rows.values(True, True))).device
+        device = next(iter(self.rows.values(True, True))).device
+        return self.rows[torch.randint(len(self.rows), (num,), device=device)]
 
     def state_dict(self) -> dict:
         """Return the transitions."""
@@ -165,7 +170,8 @@ class FreshTransitions:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
-        self.rows = state["rows"]
+        rows = state["rows"]
+        self.rows = rows if rows is None or self.device is None else rows.to(self.device)
 
 
 def join_rows(
@@ -184,6 +190,7 @@ def join_rows(
 
     Raises:
         KeyError: traces lack an entry that real transitions have.
+        ValueError: real transitions have priorities, or more than one batch dimension.
 
     Examples:
         >>> import torch
@@ -196,6 +203,16 @@ def join_rows(
     """
     if traces is None:
         return real
+    if real.ndim != 1:
+        raise ValueError(
+            f"real transitions have the batch shape {tuple(real.shape)}; flatten them with "
+            "real.reshape(-1)."
+        )
+    if real.get("priority_weight", None) is not None:
+        raise ValueError(
+            "rows of traces have no priority, so they do not fit beside those of prioritised "
+            "replay; take another sampler."
+        )
     rows = TensorDict({}, batch_size=[len(real) + len(traces)])
     for key in [*keys, "steps_to_next_obs", RETURN_TO_GO]:
         own, imagined = real.get(key, None), traces.get(key, None)

@@ -189,7 +189,8 @@ class RecallHook(TrainerHookBase):
                 "an on-policy trainer learns from its policy's own experience, to which rows of "
                 "traces do not belong; take use='policy'."
             )
-        if isinstance(self.replay_buffer.sampler, PrioritizedSampler):
+        buffers = self.replay_buffer, getattr(trainer, "replay_buffer", None)
+        if any(isinstance(b.sampler, PrioritizedSampler) for b in buffers if b is not None):
             raise ValueError(
                 "rows of traces have no priority in a prioritised replay buffer; take another "
                 "sampler, or use='policy'."

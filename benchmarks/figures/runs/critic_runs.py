@@ -1,9 +1,10 @@
 """Runs of the SAC recipe in small sparse tasks behind ``critic.py``, and what they show.
 
 A method is a group of ``recall``, which may carry overrides: ``none+sac.n_step=3``. All seeds of a
-method in a task run in one process, one after the other, and share their compiled graphs; each is
-the run that ``recipes/sac_recall.py`` makes of the same settings. Called again, a command goes on
-with the seeds that are missing.
+method in a task run in one process, one after the other, and share their compiled graphs; policy
+and traces run eagerly. But for the rounding that this changes, each is the run that
+``recipes/sac_recall.py`` makes of the same settings. Called again, a command goes on with the seeds
+that are missing.
 """
 
 from __future__ import annotations
@@ -177,7 +178,9 @@ def table(results: Results, methods: list[str]) -> str:
                 f"| {task} | {method} | {reached} of {len(runs)} | {mean:.0f} "
                 f"| {_exp(interval(list(ratio.values())))} | {seconds:.0f} |"
             )
-    for method in methods if len(tasks) > 1 else []:
+    for method in logs if len(tasks) > 1 else []:
+        if len(logs[method]) < len(tasks):
+            continue
         seeds = set.intersection(*(set(ratio) for ratio in logs[method]))
         pooled = [float(np.mean([ratio[seed] for ratio in logs[method]])) for seed in sorted(seeds)]
         lines.append(f"| all | {method} | | | {_exp(interval(pooled))} | |")

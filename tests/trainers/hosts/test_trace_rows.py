@@ -14,6 +14,7 @@ from torchrl_recall.trainers.hosts.crossq import CrossQ
 from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
 from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.hosts.trace_rows import with_traces
+from torchrl_recall.trainers.schema import ConfigError
 from torchrl_recall.trainers.tasks.gym import make_env
 
 CPU = torch.device("cpu")
@@ -103,35 +104,62 @@ def test_critic_losses_by_hand(host):
     torch.testing.assert_close(whole, of(one) + of(other) * len(other) / len(one))
 
 
-@EACH_HOST
-def test_the_policy_learns_from_real_rows_alone(host):
-    made, real, traces = build(host, "td3.policy_delay=1", "crossq.policy_delay=1")
-    other, _, _ = build(host, "td3.policy_delay=1", "crossq.policy_delay=1")
+def test_sac_learns_its_policy_and_entropy_from_real_rows_alone():
+    made, real, traces = build("sac")
+    other, _, _ = build("sac")
     changed = traces.clone()
     changed["next", "reward"] += 100.0
-    # The first step of the policy reads the critics: SAC's those of before, others' the new ones.
-    torch.manual_seed(5)
-    made.update(real.clone(), traces)
-    torch.manual_seed(5)
-    other.update(real.clone(), changed)
+    for each, rows in ((made, traces), (other, changed)):
+        torch.manual_seed(5)
+        told = each.update(real.clone(), rows)
+        assert set(told.keys()) == set(each.update(real.clone()).keys())  # none goes stale
     critics = zip(weights(made, "qvalue"), weights(other, "qvalue"), strict=True)
     assert any(not torch.equal(a, b) for a, b in critics)
-    if host == "sac":
-        policies = zip(weights(made, "actor"), weights(other, "actor"), strict=True)
-        assert all(torch.equal(a, b) for a, b in policies)
-        assert torch.equal(made.loss_module.log_alpha, other.loss_module.log_alpha)
+    made, other = build("sac")[0], build("sac")[0]
+    for each, rows in ((made, traces), (other, changed)):
+        torch.manual_seed(5)
+        each.update(real.clone(), rows)
+    policies = zip(weights(made, "actor"), weights(other, "actor"), strict=True)
+    assert all(torch.equal(a, b) for a, b in policies)
+    assert torch.equal(made.loss_module.log_alpha, other.loss_module.log_alpha)
+
+
+@pytest.mark.parametrize("host", ["td3", "redq", "crossq"])
+def test_delayed_policies_are_given_real_rows_alone(host):
+    made, real, traces = build(
+        host, "td3.policy_delay=1", "crossq.policy_delay=1", "redq.num_updates=1"
+    )
+    given, step = [], made._step_policy
+    made._step_policy = lambda *rows: given.append(rows) or step(*rows)
+    made.update(real, traces)
+    ((rows,),) = given
+    assert rows is real
 
 
 @EACH_HOST
-def test_without_traces_nothing_changes(host):
+def test_a_step_without_traces_is_the_loss_modules_own(host):
+    """The critics' gradient is that of TorchRL's loss on the batch."""
     made, real, _ = build(host)
     twin, _, _ = build(host)
-    for each, arguments in ((made, (real.clone(),)), (twin, (real.clone(), None))):
+    torch.manual_seed(5)
+    told = made.update(real.clone())
+    torch.manual_seed(5)
+    loss = twin.loss_module
+    own = loss.value_loss(real)[0] if host == "td3" else (
+        loss.qvalue_loss(real)[0] if host == "crossq" else loss(real.clone())["loss_qvalue"]
+    )  # fmt: skip
+    torch.testing.assert_close(told["loss_qvalue"], own.detach())
+
+
+@pytest.mark.parametrize("host", ["sac", "td3", "crossq"])
+def test_a_rows_horizon_changes_its_target(host):
+    found = []
+    for steps in (1, 300):
+        made, real, traces = build(host)
+        real["steps_to_next_obs"] = torch.full((len(real),), steps)
         torch.manual_seed(5)
-        each.update(*arguments)
-    for name in ("qvalue", "actor"):
-        pairs = zip(weights(made, name), weights(twin, name), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+        found.append(made.update(real, traces)["loss_qvalue"].item())
+    assert abs(found[0] - found[1]) > 1e-3 * abs(found[0])
 
 
 @pytest.mark.slow
@@ -152,6 +180,29 @@ def test_an_entry_that_traces_lack_is_named():
     real = TensorDict({"x": torch.zeros(2, 1), "goal": torch.zeros(2, 1)}, [2])
     with pytest.raises(KeyError, match="'goal', which the loss reads"):
         join_rows(real, real.select("x"), ["x", "goal"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (["host=redq", "redq.n_step=3"], "redq.n_step=1"),
+        (["recall.use=both"], "backward_policy"),
+        (["recall=imitation", "recall.actions=uniform"], "backward_policy"),
+        (["recall.end_states=value"], "recall.end_states=return"),
+    ],
+)
+def test_settings_that_would_be_silently_wrong_are_named(changes, match):
+    with pytest.raises(ConfigError, match=match):
+        configure([*tiny(), *changes])
+
+
+def test_rows_that_do_not_fit_are_named():
+    traces = TensorDict({"x": torch.zeros(2, 1)}, [2])
+    prioritised = traces.clone().set("priority_weight", torch.ones(2))
+    with pytest.raises(ValueError, match="no priority"):
+        join_rows(prioritised, traces, ["x"])
+    with pytest.raises(ValueError, match=r"real.reshape\(-1\)"):
+        join_rows(traces.unsqueeze(0), traces, ["x"])
 
 
 def test_horizons_mix_where_each_row_says_its_own():
@@ -195,6 +246,7 @@ def test_other_hosts_feed_their_critics_too(host, tmp_path):
     words = [
         *tiny(
             "backtracking", env__name="Pendulum-v1", recall__use="both",
+            recall__actions="backward_policy",
             collector__total_frames=420, eval__interval=420, backtracking__buffer_size=1_000,
         ),
         *SMALL, f"host={host}",

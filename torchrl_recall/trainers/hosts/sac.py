@@ -95,6 +95,7 @@ def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
         found = critic_losses(real, traces)
         loss_actor, metadata = loss.actor_loss(real)
         loss_alpha = loss.alpha_loss(metadata["log_prob"]).mean()
-        return found.update({"loss_actor": loss_actor, "loss_alpha": loss_alpha})
+        told = {"alpha": loss.log_alpha.detach().exp(), "entropy": -metadata["log_prob"].mean()}
+        return found.update({"loss_actor": loss_actor, "loss_alpha": loss_alpha, **told})
 
     return losses

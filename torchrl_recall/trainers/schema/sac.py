@@ -49,6 +49,8 @@ class CollectorConfig(SharedBatchConfig):
                 f"collector.init_random_frames={self.init_random_frames} leaves nothing to learn "
                 f"from within collector.total_frames={self.total_frames}."
             )
+        if self.random_until_reward and self.num_envs > 1:
+            yield "collector.random_until_reward=true looks at one environment; take num_envs=1."
 
 
 class ReplayBufferConfig(Group):
@@ -97,6 +99,11 @@ class SACTracesConfig(RecallConfig):
                 f"recall.use={self.use} needs end states that know what reaching them gave; take "
                 "recall.end_states=return, reward or uniform."
             )
+        if self.method == "recall" and self.use != "critic" and self.actions == "uniform":
+            yield (
+                f"recall.use={self.use} imitates traces, which uniform actions are not worth; take "
+                "recall.actions=backward_policy."
+            )
 
 
 class SACRecallConfig(RunConfig):
@@ -135,6 +142,11 @@ class SACRecallConfig(RunConfig):
         """Refuse batches that are larger than the replay buffer, and mixed streams of steps."""
         yield from batches_fit(self)
         n_step, collector = self.of_host.n_step, self.collector
+        if self.host == "redq" and n_step > 1:
+            yield (
+                f"redq.n_step={n_step}: TorchRL's REDQLoss does not tell its targets how many "
+                "steps away they are; take redq.n_step=1, or another host."
+            )
         if n_step > 1 and collector.num_envs > 1:
             yield (
                 f"{self.host}.n_step={n_step} joins steps that follow each other, which those of "
@@ -147,8 +159,6 @@ class SACRecallConfig(RunConfig):
             )
         if self.host == "sac" and self.sac.return_bound and collector.num_envs > 1:
             yield "sac.return_bound=true follows the episodes of one environment; take num_envs=1."
-        if collector.random_until_reward and collector.num_envs > 1:
-            yield "collector.random_until_reward=true looks at one environment; take num_envs=1."
         if self.host == "crossq" and self.replay_buffer.batch_size < 2:
             yield (
                 f"replay_buffer.batch_size={self.replay_buffer.batch_size} has no variance, by "

@@ -26,6 +26,9 @@ from torchrl_recall.trainers.tasks.task_state import env_state_dict, load_env_st
 
 __all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy"]
 
+# Frames without a positive reward after which it is said.
+_LONG = 20_000
+
 Policy = Callable[[Tensor], Tensor]
 
 
@@ -52,6 +55,38 @@ def make_policy(
             return actor(data).get("action")
 
     return with_fallback(compile_function(act), act, "the policy") if compile else act
+
+
+class RandomPhase:
+    """Random actions until a reward is positive, from numbers of their own.
+
+    Its state is saved apart from the episode's, which is not saved after an error.
+
+    Args:
+        seed: of the numbers.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.waits, self.generator = True, torch.Generator().manual_seed(seed)
+
+    def observe(self, reward: float, frames: int) -> None:
+        """End at a positive reward; say once that none has come for long."""
+        if self.waits and frames == _LONG:
+            warnings.warn(
+                f"no reward was positive in {frames:,} frames, and until then actions are random; "
+                "where rewards are never positive, take collector.random_until_reward=false.",
+                stacklevel=2,
+            )
+        self.waits = self.waits and not reward > 0
+
+    def state_dict(self) -> dict:
+        """Return whether it waits, and where its numbers are."""
+        return {"waits": self.waits, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        self.waits = state["waits"]
+        self.generator.set_state(state["generator"])
 
 
 class StepCollector:
@@ -91,8 +126,7 @@ class StepCollector:
         self.frames_per_batch = frames_per_batch
         self.total_frames = total_frames
         self.init_random_frames = init_random_frames
-        self.waits_for_reward = random_until_reward
-        self._generator = torch.Generator().manual_seed(seed) if random_until_reward else None
+        self.random_phase = RandomPhase(seed) if random_until_reward else None
         self.frames = 0
         self._task, self._to_task = env.base_env._env, to_task(env)
         self._observation = self._observe(self._task.reset()[0])
@@ -120,7 +154,9 @@ class StepCollector:
 
     def _step(self) -> tuple[Tensor, Tensor, Tensor, float, bool, bool]:
         observation = self._observation
-        if self.frames < self.init_random_frames or self.waits_for_reward:
+        if self.frames < self.init_random_frames or (
+            self.random_phase is not None and self.random_phase.waits
+        ):
             action = self._random_action()
         else:
             action = self.policy(observation)
@@ -129,15 +165,16 @@ class StepCollector:
         done = terminated or truncated
         self._observation = self._observe(self._task.reset()[0]) if done else following
         self.frames += 1
-        if reward > 0:
-            self.waits_for_reward = False
+        if self.random_phase is not None:
+            self.random_phase.observe(float(reward), self.frames)
         return observation, action, following, float(reward), bool(terminated), bool(truncated)
 
     def _random_action(self) -> Tensor:
-        if self._generator is None:
+        if self.random_phase is None:
             return self.env.action_spec.rand()
         spec = self.env.action_spec_unbatched.to("cpu")
-        return uniform_actions(spec, 1, generator=self._generator)[0].to(self.env.device)
+        action = uniform_actions(spec, 1, generator=self.random_phase.generator)[0]
+        return action.to(self.env.device)
 
     def _observe(self, observation: np.ndarray) -> Tensor:
         return torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
@@ -149,12 +186,11 @@ class StepCollector:
 
     def state_dict(self) -> dict:
         """Return where the episode is; the environment's part is None if it cannot be saved."""
-        return {
-            "observation": self._observation,
-            "env": env_state_dict(self.env),
-            "waits_for_reward": self.waits_for_reward,
-            "generator": None if self._generator is None else self._generator.get_state(),
-        }
+        return {"observation": self._observation, "env": env_state_dict(self.env)}
+
+    def more_state(self) -> dict[str, RandomPhase]:
+        """Name what is saved whether the episode can go on or not."""
+        return {} if self.random_phase is None else {"random_phase": self.random_phase}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
         """Restore :meth:`state_dict`.
@@ -170,10 +206,6 @@ class StepCollector:
             Whether the episode goes on.
         """
         self.frames = frames
-        if state is not None:
-            self.waits_for_reward = state["waits_for_reward"]
-            if self._generator is not None:
-                self._generator.set_state(state["generator"])
         if state is None or not state["observation"].isfinite().all():
             warnings.warn("the saved episode ended in an error; a new one begins.", stacklevel=2)
             return False
@@ -214,6 +246,10 @@ class ParallelCollector:
 
     def state_dict(self) -> dict:
         """Return nothing: the environments are in other processes."""
+        return {}
+
+    def more_state(self) -> dict[str, RandomPhase]:
+        """Name nothing."""
         return {}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
