@@ -253,7 +253,7 @@ def test_other_hosts_feed_their_critics_too(host, tmp_path):
     ]  # fmt: skip
     assert train(tmp_path / host, words) == 0
     last = metrics(tmp_path / host)[-1]
-    assert "recall/loss_imitation" in last
+    assert "recall/kept" in last
     assert "reward_model/loss_reward" in last
     plain = [w for w in words if not w.startswith("recall.use")] + ["recall.use=policy"]
     plain += ["recall.end_states=value", "recall.temperature=null"]
