@@ -37,6 +37,7 @@ def ends(rewards: list[float], terminated: list[bool]) -> TensorDict:
     )
 
 
+@pytest.mark.filterwarnings("ignore:end states gave")
 def test_by_hand():
     rows = TraceTransitions()(traces(), ends([1.0, 0.5], [True, False]))
     assert rows.shape == (6,)
@@ -49,6 +50,7 @@ def test_by_hand():
     assert rows["next", "reward"].shape == (6, 1)
 
 
+@pytest.mark.filterwarnings("ignore:end states gave")
 def test_several_traces_to_each_end_state():
     rows = TraceTransitions()(traces(4), ends([1.0, 2.0], [True, True])).reshape(4, 3)
     assert rows["next", "reward"][:, -1].flatten().tolist() == [1, 1, 2, 2]
@@ -84,6 +86,14 @@ def test_a_rule_of_another_kind_changes_nothing_else():
         assert (given == before).all()
         assert rows["next", "observation"].flatten().tolist() == [1, 2, 3, 5, 6, 7]
         assert rows["next", "reward"].reshape(2, 3)[:, -1].tolist() == [100.0, -0.5]
+
+
+def test_rewards_that_are_not_of_a_goal_are_said_once():
+    to_transitions = TraceTransitions()
+    to_transitions(traces(), ends([1.0, 0.0], [True, False]))
+    with pytest.warns(UserWarning, match="recall.reward=learned"):
+        to_transitions(traces(), ends([1.0, 0.5], [True, False]))
+    to_transitions(traces(), ends([1.0, 0.5], [True, False]))  # once
 
 
 def test_rows_that_are_not_finite_are_left_out():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -64,7 +65,7 @@ class TraceTransitions(nn.Module):
         action_key: NestedKey = "action",
     ) -> None:
         super().__init__()
-        self.reward = reward
+        self.reward, self._warned = reward, False
         self.observation_key, self.action_key = observation_key, action_key
 
     @torch.no_grad()
@@ -108,7 +109,9 @@ class TraceTransitions(nn.Module):
         shape, device = (*traces.shape, 1), reward.device
         transitions.set(("next", "reward"), torch.zeros(shape, dtype=reward.dtype, device=device))
         transitions.set(("next", "terminated"), torch.zeros(shape, dtype=torch.bool, device=device))
-        if self.reward is not None:
+        if self.reward is None:
+            self._warn_dense(reward, terminated)
+        else:
             transitions = self.reward(transitions)
         for key, value in (("reward", reward), ("terminated", terminated)):
             known = value.unsqueeze(1)  # of the last step
@@ -120,6 +123,17 @@ class TraceTransitions(nn.Module):
         mask = traces.get("mask", None)
         rows = transitions.reshape(-1) if mask is None else transitions[mask]
         return rows[_finite(rows, [*keys, ("next", "reward")])]
+
+    def _warn_dense(self, reward: Tensor, terminated: Tensor) -> None:
+        """Say once that a task rewards more than its goal."""
+        if not self._warned and ((reward != 0) & ~terminated.bool()).any():
+            self._warned = True
+            warnings.warn(
+                "end states gave a reward without ending the episode, so the steps before them may "
+                "give one too, but traces are told that they give nothing. Learn the reward "
+                "(Recall(reward=RewardModel(...)), recall.reward=learned), or give a rule.",
+                stacklevel=3,
+            )
 
 
 def _finite(rows: TensorDictBase, keys: Sequence[NestedKey]) -> Tensor:
