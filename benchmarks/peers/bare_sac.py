@@ -54,7 +54,7 @@ def _adam(parameters, gradients, state: tuple[Layers, Layers, Tensor], lr: float
 def _adam_state(parameters) -> tuple[Layers, Layers, Tensor]:
     leaves = tree_leaves(parameters)
     return ([torch.zeros_like(p) for p in leaves], [torch.zeros_like(p) for p in leaves],
-            torch.zeros_like(leaves[-1]))  # fmt: skip
+            torch.zeros((), device=leaves[0].device))  # fmt: skip
 
 
 def _act(actor: Layers, observation: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,6 +111,8 @@ PARTS = {
     "filter": [("recall", "trajectories", "buffer", "transforms")],
     "imitation's optimiser": [("recall", "imitate", "optimizer")],
     "model's optimiser": [("recall", "train_model", "optimizer")],
+    "newest traces": [("recall", "fresh")],
+    "reward model": [("recall", "train_reward", "model")],
     "schedule": [("recall", "schedule", "last_round")],
     "nothing": [],
 }
@@ -118,10 +120,9 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_nothing_may_be_left_out_of_a_checkpoint(runs, tmp_path, part):
-    whole = runs("backtracking")
-    beginning = runs(
-        "backtracking", collector__total_frames=2, collector__init_random_frames=1, seed=3
-    )
+    recall = "imitation" if part.startswith("imitation") else "backtracking"
+    whole = runs(recall)
+    beginning = runs(recall, collector__total_frames=2, collector__init_random_frames=1, seed=3)
     again = stopped_copy(whole, tmp_path / "again", 120)
     frames, state = load(again)
     _, fresh = load(beginning)
@@ -142,9 +143,9 @@ def test_nothing_may_be_left_out_of_a_checkpoint(runs, tmp_path, part):
             warnings.filterwarnings("ignore", "TopKTrajectories dropped")
         if part == "filter":  # it does not know the buffer's rows, which is noticed too
             with pytest.raises(ValueError, match="nothing else writes to"):
-                train(again, [*tiny("backtracking"), "resume=auto"])
+                train(again, [*tiny(recall), "resume=auto"])
             return
-        train(again, [*tiny("backtracking"), "resume=auto"])
+        train(again, [*tiny(recall), "resume=auto"])
     assert (sha256(again) == sha256(whole)) == (part == "nothing")
 
 

@@ -29,13 +29,13 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
 
 
-def build(recall: str = "backtracking", *overrides: str):
+def build(recall: str = "imitation", *overrides: str):
     return sac_recall.build(configure([*tiny(recall), *overrides]), CPU)
 
 
 @pytest.mark.parametrize(
     ("recall", "kind"),
-    [("backtracking", Recall), ("paper", Recall), ("random_model", Recall),
+    [("backtracking", Recall), ("imitation", Recall), ("paper", Recall), ("random_model", Recall),
      ("self_imitation", SelfImitation), ("none", NoRecall)],
 )  # fmt: skip
 def test_each_variant_builds_its_class(recall, kind):
@@ -44,7 +44,7 @@ def test_each_variant_builds_its_class(recall, kind):
 
 def test_settings_reach_recall():
     recall = build(
-        "backtracking", "recall.lr=0.011", "recall.interval=13", "recall.num_updates=3",
+        "imitation", "recall.lr=0.011", "recall.interval=13", "recall.num_updates=3",
         "recall.batch_size=17", "recall.anneal_frames=99", "recall.state_batch_size=77",
         "recall.trace_length=6", "recall.num_traces=2", "recall.num_high_value_states=9",
         "recall.temperature=2.5", "backtracking.batch_size=19",
@@ -98,9 +98,9 @@ def test_recall_imitates_with_the_parameters_of_the_host():
 @pytest.mark.parametrize(
     ("recall", "overrides", "kinds"),
     [
-        ("backtracking", [], [WithinSupport, LoopErasure, AdvantageGate]),
-        ("backtracking", ["recall.max_deviation=null"], [LoopErasure, AdvantageGate]),
-        ("backtracking", ["recall.loop_erasure=null"], [WithinSupport, AdvantageGate]),
+        ("imitation", [], [WithinSupport, LoopErasure, AdvantageGate]),
+        ("imitation", ["recall.max_deviation=null"], [LoopErasure, AdvantageGate]),
+        ("imitation", ["recall.loop_erasure=null"], [WithinSupport, AdvantageGate]),
         ("paper", [], []),
         ("self_imitation", [], [AdvantageGate]),  # the control shares the gate only
         ("self_imitation", ["recall.advantage_gate=false"], []),

@@ -203,4 +203,4 @@ def test_a_run_resumes_bitwise(host, recall, tmp_path):
     if recall == "backtracking":
         last = metrics(tmp_path / "whole")[-1]
         assert float(last["recall/ready"]) == 1
-        assert float(last["recall/loss_imitation"]) == float(last["recall/loss_imitation"])
+        assert float(last["reward_model/loss_reward"]) >= 0

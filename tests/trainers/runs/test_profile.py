@@ -78,6 +78,6 @@ def test_parts_do_what_they_did_and_are_counted():
 def test_a_part_with_a_clock_still_has_its_state():
     built, _, _ = build()
     state = built.recall.state_dict()
-    assert set(state["imitate"]) == {"optimizer"}
+    assert set(state["train_model"]) == {"optimizer"}
     built.recall.load_state_dict(state)
     assert built.recall.train_model.num_updates == 2
