@@ -1,6 +1,6 @@
 """Resident memory over a run of the recipe, and how often it recompiled anything.
 
-    python benchmarks/memory.py env=HalfCheetah-v5 recall=backtracking frames=50000 out=runs/memory
+    python benchmarks/memory.py env=HalfCheetah-v5 recall=imitation frames=50000 out=runs/memory
 
 The recipe runs in a process of its own, whose memory is read every two seconds. ``results.csv``
 (seconds, frames, megabytes, recompilations), ``figure.png`` and a line of summary are written to
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = {
-    "env": "HalfCheetah-v5", "recall": "backtracking", "frames": "50000", "out": "runs/memory",
+    "env": "HalfCheetah-v5", "recall": "imitation", "frames": "50000", "out": "runs/memory",
 }  # fmt: skip
 
 

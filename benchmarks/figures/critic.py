@@ -1,4 +1,4 @@
-"""What traces are worth to the critic of an off-policy host, in small sparse tasks.
+"""Measure what traces are worth to the critic of an off-policy host, in small sparse tasks.
 
     python benchmarks/figures/critic.py seeds=20 first_seed=0 out=runs/critic \
         tasks=[point_free4] methods=[none+sac.n_step=3,backtracking+sac.n_step=3]

@@ -19,7 +19,7 @@ __all__ = ["compilation"]
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
     "recall=none": ["recall=none"],
-    "recall=backtracking": ["recall=backtracking"],
+    "recall=imitation": ["recall=imitation"],
 }
 
 

@@ -49,8 +49,8 @@ class RecallTraceGenerator(nn.Module):
         trace_length: steps of each trace. Tables 1 and 2 use 10 to 50; long traces drift.
         num_traces: traces to each end state, N in Alg. 1.
         actions: where actions come from: the ``"backward_policy"``, or ``"uniform"`` draws of the
-            action space. Traces that are imitated need the first; for those that are fed to a
-            critic any action is a lesson, and uniform ones were as good.
+            action space. Traces that are imitated need the first. For those that are fed to a
+            critic any action is a lesson.
         compile: compile one backward step, which is worth it from some hundred calls on. If
             compilation fails, a warning says why and the eager step is used.
 

@@ -14,9 +14,6 @@ from torchrl_recall.data.returns_to_go import RETURN_TO_GO
 
 __all__ = ["FreshTransitions", "TraceTransitions", "join_rows"]
 
-# Of the transition that reached an end state: TorchRL's step_mdp puts them beside the state too.
-_REWARD, _TERMINATED = "reward", "terminated"
-
 
 class TraceTransitions(nn.Module):
     r"""Turn recall traces into transitions in TorchRL's format, for any loss or replay buffer.
@@ -98,14 +95,13 @@ class TraceTransitions(nn.Module):
         reader, num = "TraceTransitions", len(traces) // end_states.numel()
         reward, terminated = (
             require(end_states, key, reader, cure).reshape(-1, 1).repeat_interleave(num, 0)
-            for key in (_REWARD, _TERMINATED)
+            for key in ("reward", "terminated")  # where step_mdp puts them too
         )
 
         keys = [self.observation_key, self.action_key, next_key(self.observation_key)]
-        names = [require(traces, key, reader, "Give a generator's traces.") for key in keys]
         transitions = TensorDict({}, batch_size=traces.shape)
-        for key, value in zip(keys, names, strict=True):
-            transitions.set(key, value)
+        for key in keys:
+            transitions.set(key, require(traces, key, reader, "Give a generator's traces."))
         shape, device = (*traces.shape, 1), reward.device
         transitions.set(("next", "reward"), torch.zeros(shape, dtype=reward.dtype, device=device))
         transitions.set(("next", "terminated"), torch.zeros(shape, dtype=torch.bool, device=device))

@@ -13,17 +13,19 @@ import csv
 import json
 import os
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from runs.evidence import Interval, interval, options, run_missing, save, write_rows
+from runs.evidence import Interval, folders, geometric_mean_ratio, options, save, write_rows
 
 __all__ = ["experiment"]
 
@@ -38,8 +40,8 @@ DEFAULTS = {
     "collect": False,  # only from the runs there are
     "jobs": os.cpu_count() or 1,  # methods of a task at a time
 }
-# The host as it was tuned in these tasks, small and fast: its targets follow quickly, its entropy
-# coefficient is fixed, and it acts randomly until the first reward.
+# The host of a prototype that was tuned in such tasks, small and fast: its targets follow quickly,
+# its entropy coefficient is fixed, and it acts randomly until the first reward.
 HOST = [
     "sac.num_cells=[64,64]", "sac.gamma=0.98", "sac.target_update_tau=0.05",
     "sac.alpha_init=0.002", "sac.fixed_alpha=true", "optim.lr=1e-3", "replay_buffer.batch_size=64",
@@ -66,8 +68,6 @@ Key = tuple[str, str]
 
 def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
     """Train the seeds of a method in a task, one after the other."""
-    import sys
-
     sys.path.insert(0, str(ROOT))
     from hydra import compose, initialize_config_dir
 
@@ -95,29 +95,23 @@ def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
 def experiment() -> None:
     """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the tables."""
     config = options(DEFAULTS)
-    folders: dict[Key, dict[int, Path]] = defaultdict(dict)
-    wanted = run_missing(config, lambda *_: None)
-    for (seed, task, method), run_dir in wanted.items():
-        folders[task, method][seed] = run_dir
+    run_dirs: dict[Key, dict[int, Path]] = defaultdict(dict)
+    for (seed, task, method), run_dir in folders(config).items():
+        run_dirs[task, method][seed] = run_dir
     if not config.collect:
         os.environ["OMP_NUM_THREADS"] = "1"
-        with ProcessPoolExecutor(config.jobs, max_tasks_per_child=1, mp_context=_spawn()) as pool:
-            started = [pool.submit(run_seeds, *key, dirs) for key, dirs in folders.items()]
+        spawn = get_context("spawn")  # torch's threads do not survive a fork
+        with ProcessPoolExecutor(config.jobs, max_tasks_per_child=1, mp_context=spawn) as pool:
+            started = [pool.submit(run_seeds, *key, dirs) for key, dirs in run_dirs.items()]
         for future in started:
             future.result()
     results = {
         key: {s: read(d) for s, d in dirs.items() if (d / "summary.json").exists()}
-        for key, dirs in folders.items()
+        for key, dirs in run_dirs.items()
     }
     write_rows(Path(config.out) / "results.csv", rows(config.figure, results))
     print(table(results, list(config.methods)))
     draw(results, Path(config.out) / "figure.png")
-
-
-def _spawn() -> Any:
-    import multiprocessing
-
-    return multiprocessing.get_context("spawn")
 
 
 def read(run_dir: Path) -> dict[str, Any]:
@@ -133,7 +127,8 @@ def read(run_dir: Path) -> dict[str, Any]:
     }
 
 
-Results = dict[Key, dict[int, dict[str, Any]]]
+Runs = dict[int, dict[str, Any]]  # by seed
+Results = dict[Key, Runs]
 
 
 def rows(figure: str, results: Results) -> Iterable[Sequence]:
@@ -151,6 +146,16 @@ def needed(run: dict[str, Any]) -> int:
     return run["frames_to_target"] or run["frames"]
 
 
+def ratio(base: Sequence[Runs], runs: Sequence[Runs]) -> Interval:
+    """Compute the paired ratio of frames, base / runs, of the means over some tasks."""
+    seeds = sorted(set.intersection(*(set(each) for each in [*base, *runs])))
+    above, below = (
+        [float(np.exp(np.mean([np.log(needed(each[seed])) for each in of]))) for seed in seeds]
+        for of in (base, runs)
+    )
+    return geometric_mean_ratio(above, below)
+
+
 def table(results: Results, methods: list[str]) -> str:
     """Format frames to the target, and paired ratios to the first method, as Markdown."""
     tasks = list(dict.fromkeys(task for task, _ in results))
@@ -158,37 +163,24 @@ def table(results: Results, methods: list[str]) -> str:
         f"| task | method | reached | frames (geometric mean) | × {methods[0]} [95 %] | s/run |",
         "|---|---|---|---|---|---|",
     ]
-    logs: dict[str, list[dict[int, float]]] = defaultdict(list)
     for task in tasks:
         base = results[task, methods[0]]
         for method in methods:
-            runs = results[task, method]
-            if not runs:
+            if not (runs := results[task, method]) or not set(runs) & set(base):
                 continue
-            ratio = {
-                seed: float(np.log(needed(base[seed]) / needed(run)))
-                for seed, run in runs.items()
-                if seed in base
-            }
-            logs[method].append(ratio)
             reached = sum(run["frames_to_target"] is not None for run in runs.values())
             mean = np.exp(np.mean([np.log(needed(run)) for run in runs.values()]))
             seconds = np.median([run["wall_seconds"] for run in runs.values()])
             lines.append(
                 f"| {task} | {method} | {reached} of {len(runs)} | {mean:.0f} "
-                f"| {_exp(interval(list(ratio.values())))} | {seconds:.0f} |"
+                f"| {ratio([base], [runs])} | {seconds:.0f} |"
             )
-    for method in logs if len(tasks) > 1 else []:
-        if len(logs[method]) < len(tasks):
-            continue
-        seeds = set.intersection(*(set(ratio) for ratio in logs[method]))
-        pooled = [float(np.mean([ratio[seed] for ratio in logs[method]])) for seed in sorted(seeds)]
-        lines.append(f"| all | {method} | | | {_exp(interval(pooled))} | |")
+    bases = [results[task, methods[0]] for task in tasks]
+    for method in methods if len(tasks) > 1 else []:
+        of_tasks = [results[task, method] for task in tasks]
+        if all(set(runs) & set(base) for runs, base in zip(of_tasks, bases, strict=True)):
+            lines.append(f"| all | {method} | | | {ratio(bases, of_tasks)} | |")
     return "\n".join(lines)
-
-
-def _exp(found: Interval) -> Interval:
-    return Interval(*(float(np.exp(x)) for x in (found.value, found.low, found.high)))
 
 
 def draw(results: Results, path: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "COLUMNS",
     "Interval",
     "command",
+    "folders",
     "geometric_mean_ratio",
     "interval",
     "options",
@@ -51,14 +52,11 @@ def command() -> str:
     return " ".join([f"python benchmarks/figures/{Path(sys.argv[0]).name}", *words])
 
 
-def run_missing(
-    config: DictConfig, run: Callable[[str, str, int, DictConfig, Path], None]
-) -> dict[tuple[int, str, str], Path]:
-    """Run every seed, task and method in a folder of its own, some at a time, unless ``collect``.
+def folders(config: DictConfig) -> dict[tuple[int, str, str], Path]:
+    """Name the folder of every seed, task and method.
 
     Args:
-        config: ``out``, ``seeds``, ``first_seed``, ``tasks``, ``methods``, ``jobs``, ``collect``.
-        run: of task, method, seed, options and folder; leaves a finished folder as it is.
+        config: ``out``, ``seeds``, ``first_seed``, ``tasks``, ``methods``.
 
     Returns:
         The folders by seed, task and method.
@@ -66,10 +64,25 @@ def run_missing(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    wanted = {
+    return {
         (seed, task, method): out / re.sub(r"[^\w.\-+]+", "-", f"{task}_{method}_{seed}")
         for seed, task, method in itertools.product(seeds, config.tasks, config.methods)
     }  # Hydra splits at =
+
+
+def run_missing(
+    config: DictConfig, run: Callable[[str, str, int, DictConfig, Path], None]
+) -> dict[tuple[int, str, str], Path]:
+    """Run every seed, task and method in a folder of its own, some at a time, unless ``collect``.
+
+    Args:
+        config: what :func:`folders` reads, ``jobs`` and ``collect``.
+        run: of task, method, seed, options and folder; leaves a finished folder as it is.
+
+    Returns:
+        The folders by seed, task and method.
+    """
+    wanted = folders(config)
     if not config.collect:
         with ThreadPoolExecutor(config.jobs) as pool:
             started = [
