@@ -31,10 +31,9 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         AdvantageGate,
         BacktrackingModel,
         ImitationLoss,
-        RewardModel,
         StateValues,
     )
-    from torchrl_recall.trainers.build_recall import build_end_states, build_recall
+    from torchrl_recall.trainers.build_recall import build_end_states, build_recall, build_reward
     from torchrl_recall.trainers.hosts.dqn import DQN
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.collectors import make_collector
@@ -57,7 +56,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         ImitationLoss(host.policy),  # Eq. 3
         high_value_states=states,
         critic=critic,
-        make_reward_model=partial(RewardModel, *specs),
+        make_reward=partial(build_reward, config, env, *specs),
         gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
         interval=config.recall.interval,
         longest_episode=longest_episode(env.base_env._env),

@@ -32,15 +32,15 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         AdvantageGate,
         BacktrackingModel,
         ImitationLoss,
-        RewardModel,
         StateValues,
     )
     from torchrl_recall.data.multi_step import MultiStep
     from torchrl_recall.data.returns_to_go import ReturnsToGo
-    from torchrl_recall.trainers.build_recall import build_end_states, build_recall
+    from torchrl_recall.trainers.build_recall import build_end_states, build_recall, build_reward
     from torchrl_recall.trainers.hosts.crossq import CrossQ
     from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
     from torchrl_recall.trainers.hosts.sac import SAC
+    from torchrl_recall.trainers.replay_buffers import make_replay_buffer
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.collectors import make_collector
     from torchrl_recall.trainers.tasks.gym import make_env
@@ -61,18 +61,18 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         ImitationLoss(host.policy),  # Eq. 3
         high_value_states=states,
         critic=critic,
-        make_reward_model=partial(RewardModel, *specs),
+        policy=host.explorer,
+        make_reward=partial(build_reward, config, env, *specs),
         gate=[AdvantageGate(critic)] if config.recall.advantage_gate else [],
         interval=config.recall.interval,
         longest_episode=longest_episode(env.base_env._env),
         start_frames=config.collector.init_random_frames,
     )
-    storage = LazyTensorStorage(config.replay_buffer.size, device=device)
-    replay_buffer = ReplayBuffer(storage=storage, batch_size=config.replay_buffer.batch_size)
+    replay_buffer = make_replay_buffer(config.replay_buffer, device)
     single_steps = None
     if n_step > 1:
         replay_buffer.append_transform(MultiStep(n_step, gamma))
-        if config.recall.method == "recall":  # no model can learn s_t from s_{t+n}
+        if config.recall.learns_dynamics:  # no model can learn s_t from s_{t+n}
             storage = LazyTensorStorage(config.replay_buffer.size, device=device)
             single_steps = ReplayBuffer(storage=storage)
     returns = None
@@ -110,7 +110,9 @@ def learn(
         return {}
     for _ in range(parts.host.num_updates * data.numel()):
         rows = parts.recall.transitions(config.recall.num_transitions)  # for the critic, if any
-        losses = parts.host.update(parts.replay_buffer.sample(), rows)  # l.6-7
+        batch = parts.replay_buffer.sample()
+        losses = parts.host.update(batch, rows)  # l.6-7
+        parts.update_priorities(batch)
     return dict(losses.items()) | parts.recall.step(parts.experience)  # l.8-13
 
 

@@ -16,6 +16,7 @@ from torchrl.modules import ValueOperator
 
 from torchrl_recall import (
     BacktrackingModel,
+    ForwardDyna,
     ForwardModelImitation,
     ImitationLoss,
     NoRecall,
@@ -54,13 +55,22 @@ def make(make_actor):
 
 
 def test_none_is_a_subclass_of_another():
-    kinds = (Recall, SelfImitation, ForwardModelImitation, NoRecall)
+    kinds = (Recall, SelfImitation, ForwardModelImitation, ForwardDyna, NoRecall)
     assert not any(issubclass(a, b) for a, b in itertools.permutations(kinds, 2))
 
 
-@pytest.mark.parametrize("kind", [Recall, SelfImitation, ForwardModelImitation, NoRecall])
+@pytest.mark.parametrize(
+    "kind", [Recall, SelfImitation, ForwardModelImitation, ForwardDyna, NoRecall]
+)
 def test_all_have_what_a_loop_calls(kind):
-    for name in ("extend", "step", "drop_unfinished", "state_dict", "load_state_dict"):
+    for name in (
+        "transitions",
+        "extend",
+        "step",
+        "drop_unfinished",
+        "state_dict",
+        "load_state_dict",
+    ):
         assert callable(getattr(kind, name))
 
 

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.controls import ForwardDyna, ForwardModelImitation, NoRecall, SelfImitation
 from torchrl_recall.data.buffer_reader import BufferReader
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_k_trajectories import TopKTrajectories
@@ -53,6 +53,7 @@ __all__ = [
     "BufferState",
     "ConfidentSteps",
     "CriticStates",
+    "ForwardDyna",
     "ForwardModelImitation",
     "GaussianPolicy",
     "GoalGAN",

@@ -8,7 +8,12 @@ import io
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
+from torchrl.data import (
+    LazyTensorStorage,
+    ReplayBuffer,
+    TensorDictPrioritizedReplayBuffer,
+    TensorDictReplayBuffer,
+)
 
 from torchrl_recall import TopKTrajectories
 from torchrl_recall.data.buffer_state import BufferState
@@ -40,6 +45,29 @@ def test_continues_identically(written, kind):
     expected = buffer.sample()
     torch.manual_seed(0)
     assert torch.equal(other.sample()["id"], expected["id"])
+
+
+def test_priorities_go_on():
+    def prioritized():
+        buffer = TensorDictPrioritizedReplayBuffer(
+            alpha=0.6, beta=0.4, storage=LazyTensorStorage(10), batch_size=64
+        )
+        buffer.set_rng(torch.default_generator)
+        return buffer
+
+    buffer, other = prioritized(), prioritized()
+    buffer.extend(rows(0, 8))
+    buffer.update_priority(torch.arange(8), torch.tensor([0.0, 0.0, 3.0, 0.0, 0.0, 1.0, 0.0, 0.0]))
+    state = copy.deepcopy(BufferState(buffer).state_dict())
+    buffer.update_priority(torch.tensor([2]), torch.tensor([0.0]))  # the state is that of before
+    BufferState(other).load_state_dict(state)
+    found = other.sample()
+    assert set(found["id"].tolist()) == {2, 5}
+    assert (found["id"] == 2).float().mean() > 0.5
+    other.extend(rows(8, 9))  # a new row has the highest priority so far
+    drawn = torch.cat([other.sample()["id"] for _ in range(8)])
+    shares = [(drawn == i).float().mean().item() for i in (2, 8)]
+    assert shares[1] == pytest.approx(shares[0], abs=0.15)
 
 
 def test_only_written_rows_are_saved():

@@ -10,7 +10,8 @@ from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.utils.env_checker import check_env
 
 from torchrl_recall.envs import PointMassEnv
-from torchrl_recall.envs.sparse_tasks import SPARSE_TASKS
+from torchrl_recall.envs.sparse_tasks import SPARSE_TASKS, goal_rule
+from torchrl_recall.trainers.tasks.gym import make_env
 
 EACH = pytest.mark.parametrize("name", SPARSE_TASKS)
 
@@ -110,3 +111,14 @@ def test_random_actions_find_the_goals_as_seldom_as_said():
         medians[name] = np.median(np.where(first == 0, 4_000, first))
     assert 200 < medians["point_free4"] < 600
     assert 40 < medians["point_umaze"] < 150
+
+
+@EACH
+def test_the_rule_says_of_observations_what_the_task_gave(name):
+    env = make_env(name, seed=0)
+    rollout = env.rollout(3000, break_when_any_done=False)
+    imagined = rollout.exclude(("next", "reward"), ("next", "terminated"), ("next", "done"))
+    imagined = goal_rule(env)(imagined)
+    assert torch.equal(imagined["next", "reward"], rollout["next", "reward"])
+    assert torch.equal(imagined["next", "terminated"], rollout["next", "terminated"])
+    assert rollout["next", "terminated"].any() or name == "point_umaze_long"

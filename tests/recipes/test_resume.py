@@ -72,6 +72,17 @@ def test_other_tasks_resume_bitwise(runs, tmp_path, name):
     assert metrics(tmp_path / "again") == metrics(whole)
 
 
+@pytest.mark.parametrize(
+    ("recall", "changes"),
+    [("forward_dyna", {}), ("none", {"replay_buffer__prioritized": "true"})],
+)
+def test_a_forward_model_and_priorities_resume_bitwise(runs, tmp_path, recall, changes):
+    whole = runs(recall, **changes)
+    assert resume(whole, tmp_path / "again", 80, recall, **changes) == 0
+    assert sha256(tmp_path / "again") == sha256(whole)
+    assert metrics(tmp_path / "again") == metrics(whole)
+
+
 @pytest.mark.filterwarnings("error:.*could not be compiled.*")
 def test_compiled_runs_resume_bitwise(runs, tmp_path):
     changes = {"compile": "true", "collector__total_frames": 120}

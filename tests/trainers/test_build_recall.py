@@ -9,6 +9,7 @@ from recipe_fixtures import configure, tiny
 
 from torchrl_recall import (
     AdvantageGate,
+    ForwardDyna,
     ForwardModelImitation,
     HindsightGoal,
     LoopErasure,
@@ -36,7 +37,7 @@ def build(recall: str = "imitation", *overrides: str):
 @pytest.mark.parametrize(
     ("recall", "kind"),
     [("backtracking", Recall), ("imitation", Recall), ("paper", Recall), ("random_model", Recall),
-     ("self_imitation", SelfImitation), ("none", NoRecall)],
+     ("self_imitation", SelfImitation), ("none", NoRecall), ("forward_dyna", ForwardDyna)],
 )  # fmt: skip
 def test_each_variant_builds_its_class(recall, kind):
     assert type(build(recall).recall) is kind

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torchrl.data import ReplayBuffer
+from torchrl.data.replay_buffers.samplers import PrioritizedSampler
 
 __all__ = ["BufferState"]
 
@@ -13,7 +17,7 @@ class BufferState:
     TorchRL's ``buffer.state_dict()`` of a ``LazyTensorStorage`` is as large as the full storage.
 
     Args:
-        buffer: a buffer with a tensor storage and a sampler without state.
+        buffer: a buffer with a tensor storage, and a sampler that is prioritised or without state.
 
     Examples:
         >>> import torch
@@ -33,13 +37,19 @@ class BufferState:
         self.buffer = buffer
 
     def state_dict(self) -> dict:
-        """Return the rows, None while empty, and the state of the writer and the transforms."""
+        """Return the rows, None while empty, and the state of writer, transforms and priorities."""
         buffer = self.buffer
-        return {
+        state: dict[str, Any] = {
             "rows": buffer.storage[: len(buffer)].exclude("index").clone() if len(buffer) else None,
             "writer": buffer.writer.state_dict(),
             "transforms": dict(buffer._transform.state_dict()),
         }
+        if isinstance(sampler := buffer.sampler, PrioritizedSampler):
+            # TorchRL's own state of a sampler holds C++ trees, which only pickle can write.
+            priorities = sampler._sum_tree[torch.arange(len(buffer))]
+            state["priorities"] = torch.as_tensor(priorities).clone()
+            state["max_priority"] = list(sampler._max_priority or (None, None))
+        return state
 
     def load_state_dict(self, state: dict) -> None:
         """Restore the state of a buffer with the same settings.
@@ -61,3 +71,8 @@ class BufferState:
             buffer.storage.set(range(len(rows)), rows)
         buffer.writer.load_state_dict(state["writer"])
         buffer._transform.load_state_dict(state["transforms"])
+        if isinstance(sampler := buffer.sampler, PrioritizedSampler):
+            index = torch.arange(len(buffer))
+            sampler._sum_tree[index] = state["priorities"]
+            sampler._min_tree[index] = state["priorities"]
+            sampler._max_priority = tuple(state["max_priority"])

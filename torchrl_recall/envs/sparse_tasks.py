@@ -6,6 +6,7 @@ Each rewards its goal by 1, ends there, and gives nothing elsewhere. Episodes be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
+from tensordict import TensorDictBase
+from torchrl.envs import EnvBase
 
 from torchrl_recall.envs.point_mass import PointMassEnv
 
-__all__ = ["SPARSE_TASKS", "SparseTask", "SparseTaskVector"]
+__all__ = ["SPARSE_TASKS", "SparseTask", "SparseTaskVector", "goal_rule"]
 
 Array = np.ndarray
 
@@ -53,6 +56,10 @@ class _Dynamics(ABC):
     def observe(self, state: Array) -> Array:
         """Return what is seen of states."""
         return state
+
+    def sees_goal(self, observation: Array) -> Array:
+        """Return True where what is seen is at the goal."""
+        return self.reached(observation)
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,11 @@ class PendulumTask(_Dynamics):
         """Return cosine and sine of the angle, and the speed."""
         angle = state[..., 0]
         return np.stack([np.cos(angle), np.sin(angle), state[..., 1]], -1)
+
+    def sees_goal(self, observation: Array) -> Array:
+        """Return True where it stands still upright."""
+        angle = np.arctan2(observation[..., 1], observation[..., 0])
+        return self.reached(np.stack([angle, observation[..., 2]], -1))
 
 
 SPARSE_TASKS: dict[str, _Dynamics] = {
@@ -251,6 +263,27 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
             self.steps[done] = 0
         observed = dynamics.observe(self.state)
         return observed, reached.astype(np.float64), reached, truncated, infos
+
+
+def goal_rule(env: EnvBase) -> Callable[[TensorDictBase], TensorDictBase]:
+    """Return the task's own rule, for what a model imagines: ``recall.reward``.
+
+    Args:
+        env: a :class:`SparseTask` in TorchRL's wrappers.
+
+    Returns:
+        A function that writes ``("next", "reward")`` and ``("next", "terminated")``.
+    """
+    dynamics = SPARSE_TASKS[env.base_env._env.unwrapped.name]
+
+    def reward(transitions: TensorDictBase) -> TensorDictBase:
+        observed = transitions["next", "observation"]
+        reached = dynamics.sees_goal(observed.cpu().numpy())
+        ended = torch.from_numpy(reached).to(observed.device).unsqueeze(-1)
+        transitions.set(("next", "reward"), ended.to(observed.dtype))
+        return transitions.set(("next", "terminated"), ended)
+
+    return reward
 
 
 for _name, _dynamics in SPARSE_TASKS.items():

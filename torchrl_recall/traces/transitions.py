@@ -118,7 +118,7 @@ class TraceTransitions(nn.Module):
         transitions.set("steps_to_next_obs", steps)  # of the batch's shape, as MultiStep's
         mask = traces.get("mask", None)
         rows = transitions.reshape(-1) if mask is None else transitions[mask]
-        return rows[_finite(rows, [*keys, ("next", "reward")])]
+        return rows[finite_rows(rows, [*keys, ("next", "reward")])]
 
     def _warn_dense(self, reward: Tensor, terminated: Tensor) -> None:
         """Say once that a task rewards more than its goal."""
@@ -132,7 +132,7 @@ class TraceTransitions(nn.Module):
             )
 
 
-def _finite(rows: TensorDictBase, keys: Sequence[NestedKey]) -> Tensor:
+def finite_rows(rows: TensorDictBase, keys: Sequence[NestedKey]) -> Tensor:
     """Say which rows hold numbers: a model that diverges must not reach the critic."""
     finite = [rows.get(key).isfinite() for key in keys]
     return torch.stack([x.flatten(1).all(1) if x.ndim > 1 else x for x in finite]).all(0)

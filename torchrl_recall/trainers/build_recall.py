@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torchrl.data import TensorSpec
+from torchrl.envs import EnvBase
 
-from torchrl_recall.controls import ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.controls import ForwardDyna, ForwardModelImitation, NoRecall, SelfImitation
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
@@ -16,6 +19,7 @@ from torchrl_recall.recall import Recall
 from torchrl_recall.traces.filters import LoopErasure, WithinSupport
 from torchrl_recall.traces.high_value_states import CriticStates, HighValueStates
 from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
+from torchrl_recall.trainers.entry_points import load_function
 from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.schema import (
     ConfigError,
@@ -27,7 +31,9 @@ from torchrl_recall.trainers.schema import (
 from torchrl_recall.trainers.schema.parts import RecallConfig
 from torchrl_recall.trainers.schema.sac import SACTracesConfig
 
-__all__ = ["build_end_states", "build_recall"]
+__all__ = ["build_end_states", "build_recall", "build_reward"]
+
+Reward = Callable[[TensorDictBase], TensorDictBase]
 
 
 def build_recall(
@@ -37,7 +43,8 @@ def build_recall(
     *,
     high_value_states: HighValueStates,
     critic: TensorDictModuleBase,
-    make_reward_model: Callable[..., RewardModel] | None = None,
+    policy: TensorDictModuleBase | None = None,
+    make_reward: Callable[[], Reward | None] = lambda: None,
     interval: int,
     longest_episode: int | None,
     relabel: Sequence[TensorDictModuleBase] = (),
@@ -55,8 +62,8 @@ def build_recall(
     Keyword Args:
         high_value_states: chooses the states that traces end in.
         critic: V(s).
-        make_reward_model: builds the reward model where ``recall.reward`` asks for one, such as
-            ``partial(RewardModel, observation_spec, action_spec)``.
+        policy: chooses the actions of ``recall.actions=policy``.
+        make_reward: gives what traces are rewarded by, see :func:`build_reward`.
         interval: frames between rounds.
         longest_episode: in steps, if it is known.
         relabel: transforms that complete generated traces, such as their goal.
@@ -95,6 +102,23 @@ def build_recall(
         action_scale=backtracking.action_scale,
         clamp_actions=backtracking.clamp_actions,
     ).to(next(imitation_loss.parameters()).device)
+    if recall.method == "forward_dyna":
+        reward = make_reward()
+        assert isinstance(recall, SACTracesConfig)
+        assert reward is not None  # the schema refuses reward=sparse
+        return ForwardDyna(
+            model,
+            reward,
+            policy=policy if recall.actions == "policy" else None,
+            interval=interval,
+            start_frames=start_frames,
+            num_states=recall.state_batch_size,
+            trace_length=recall.trace_length,
+            num_model_updates=backtracking.num_updates,
+            model_batch_size=backtracking.batch_size,
+            model_lr=backtracking.lr,
+            compile=bool(config.compile),
+        )
     rounds |= {
         "filters": [*relabel, *_filters(model, recall), *gate],
         "trace_length": recall.trace_length,
@@ -110,11 +134,44 @@ def build_recall(
         num_states = recall.num_high_value_states
         return ForwardModelImitation(model, imitation_loss, critic, num_states=num_states, **rounds)
     if isinstance(recall, SACTracesConfig):
-        rounds |= {"use": recall.use, "actions": recall.actions}
-        if recall.use != "policy" and recall.reward == "learned" and make_reward_model is not None:
-            device = next(imitation_loss.parameters()).device
-            rounds["reward"] = make_reward_model(num_cells=backtracking.num_cells).to(device)
+        rounds |= {"use": recall.use, "actions": recall.actions, "reward": make_reward()}
     return Recall(model, imitation_loss, high_value_states, critic=critic, **rounds)
+
+
+def build_reward(
+    config: SACRecallConfig | DQNRecallConfig,
+    env: EnvBase,
+    observation_spec: TensorSpec,
+    action_spec: TensorSpec,
+) -> Reward | None:
+    """Build what gives the transitions of traces their reward, as ``recall.reward`` says.
+
+    Args:
+        config: ``recall.reward`` and ``backtracking.num_cells``.
+        env: given to a rule of the user's own.
+        observation_spec: as the model sees it.
+        action_spec: as the model sees it.
+
+    Returns:
+        A :class:`~torchrl_recall.RewardModel` or a rule; None where only an end state gives any,
+        and where no critic learns from traces.
+
+    Raises:
+        ConfigError: the user's function cannot be imported, or returns no rule.
+    """
+    name = config.recall.reward
+    if not config.recall.feeds_critic or name == "sparse":
+        return None
+    if name == "learned":
+        model = RewardModel(observation_spec, action_spec, num_cells=config.backtracking.num_cells)
+        return model.to(env.device or "cpu")
+    rule = load_function(name, key="recall.reward")(env)
+    if not callable(rule):
+        raise ConfigError(
+            f"recall.reward={name!r} returned a {type(rule).__name__}; return a function that "
+            "takes transitions, writes their next.reward and returns them."
+        )
+    return rule
 
 
 def build_end_states(

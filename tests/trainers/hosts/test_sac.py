@@ -13,6 +13,8 @@ from torch import nn
 
 from torchrl_recall.trainers.hosts.networks import GaussianParameters
 from torchrl_recall.trainers.hosts.sac import SAC
+from torchrl_recall.trainers.replay_buffers import make_replay_buffer
+from torchrl_recall.trainers.schema import ConfigError
 from torchrl_recall.trainers.tasks.gym import make_env
 
 CPU = torch.device("cpu")
@@ -110,3 +112,58 @@ def test_state_goes_on_bitwise():
             host.update(data.clone())
     pairs = zip(sac.loss_module.parameters(), other.loss_module.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# Prioritised replay
+
+
+def prioritized(*words):
+    config = configure([*tiny("none"), "replay_buffer.prioritized=true", *words])
+    return make_replay_buffer(config.replay_buffer, CPU)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_priorities_are_temporal_difference_errors_by_hand(compile):
+    """The larger |Q(s, a) - y| of the two critics; with a discount of almost zero, y = r."""
+    words = "sac.gamma=1e-6", "recall=none", f"compile={str(compile).lower()}"
+    env, _, sac = build("Hopper-v5", *words)
+    buffer = prioritized("replay_buffer.batch_size=8", "replay_buffer.alpha=1")
+    buffer.extend(transitions(env))
+    batch, loss, errors = buffer.sample(), sac.loss_module, []
+    for i in range(2):
+        with loss.qvalue_network_params[i].to_module(loss.qvalue_network):
+            q = loss.qvalue_network(batch.select("observation", "action"))["state_action_value"]
+        errors.append((q - batch["next", "reward"]).abs().squeeze(-1).detach())
+    losses = sac.update(batch)
+    assert "td_error" not in losses
+    torch.testing.assert_close(batch["td_error"], torch.maximum(*errors), rtol=1e-3, atol=1e-3)
+    buffer.update_tensordict_priority(batch)
+    found = torch.as_tensor(buffer.sampler._sum_tree[batch["index"]])
+    torch.testing.assert_close(found, batch["td_error"], rtol=1e-4, atol=1e-4)
+
+
+def test_rare_rows_weigh_more():
+    """Importance weights reach the loss: two rows weighed 1 and 0 are the first row's alone."""
+    env, _, sac = build()
+    data, losses = transitions(env, 2), []
+    for weight, reduction in (([2.0, 0.0], "mean"), (None, "none")):
+        rows = data.clone()
+        if weight is not None:
+            rows["priority_weight"] = torch.tensor(weight)
+        torch.manual_seed(0)
+        sac.loss_module.reduction = reduction
+        losses.append(sac.loss_module.qvalue_v2_loss(rows)[0])
+    torch.testing.assert_close(losses[0], losses[1][0])
+
+
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        (["host=td3"], "is of host=sac"),
+        (["recall=backtracking"], "recall=none, imitation or self_imitation"),
+        (["recall=forward_dyna"], "recall=none, imitation or self_imitation"),
+    ],
+)
+def test_priorities_are_refused_where_nobody_would_keep_them(words, cure):
+    with pytest.raises(ConfigError, match=cure):
+        configure([*tiny("none"), "replay_buffer.prioritized=true", *words])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictPrioritizedReplayBuffer
@@ -84,30 +83,13 @@ class PrioritizedReplay:
         """Return experience, priorities and random numbers."""
         return {
             "buffers": [BufferState(buffer).state_dict() for buffer in self.buffers],
-            "priorities": [self._priorities(buffer) for buffer in self.buffers],
-            "max_priorities": [list(b.sampler._max_priority) for b in self.buffers],
             "streams": self.streams.state_dict(),
             "iterations": self.iterations,
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
-        for buffer, saved, priorities, highest in zip(
-            self.buffers,
-            state["buffers"],
-            state["priorities"],
-            state["max_priorities"],
-            strict=True,
-        ):
+        for buffer, saved in zip(self.buffers, state["buffers"], strict=True):
             BufferState(buffer).load_state_dict(saved)
-            index = torch.arange(len(buffer))
-            buffer.sampler._sum_tree[index] = priorities
-            buffer.sampler._min_tree[index] = priorities
-            buffer.sampler._max_priority = tuple(highest)
         self.streams.load_state_dict(state["streams"])
         self.iterations = state["iterations"]
-
-    @staticmethod
-    def _priorities(buffer: TensorDictPrioritizedReplayBuffer) -> Tensor:
-        # TorchRL's own state of a sampler holds C++ trees, which only pickle can write.
-        return torch.as_tensor(buffer.sampler._sum_tree[torch.arange(len(buffer))])

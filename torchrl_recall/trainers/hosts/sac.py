@@ -73,10 +73,14 @@ class SAC(Stateful):
         """Take one gradient step, then move the targets (Alg. 1, lines 6 and 7).
 
         Args:
-            batch: real rows.
+            batch: real rows; those with a ``priority_weight`` are given their ``td_error``.
             traces: rows of traces, from which the critics alone learn.
         """
-        return self._step(batch) if traces is None else self._step(batch, traces)
+        if batch.get("priority_weight", None) is None:
+            return self._step(batch) if traces is None else self._step(batch, traces)
+        losses = self._step(batch)
+        batch.set("td_error", losses.pop("td_error"))
+        return losses
 
     def stateful_parts(self) -> Mapping[str, Part]:
         """Name weights, targets, entropy coefficient and optimiser."""
@@ -91,7 +95,12 @@ def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
 
     def losses(real: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
         if traces is None:
-            return loss(real)
+            found = loss(real)
+            if (
+                real.get("priority_weight", None) is not None
+            ):  # a compiled step returns what it is to write
+                found.set("td_error", real["td_error"])
+            return found
         found = critic_losses(real, traces)
         loss_actor, metadata = loss.actor_loss(real)
         loss_alpha = loss.alpha_loss(metadata["log_prob"]).mean()

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
-from torchrl.data import ReplayBuffer
+from torchrl.data import ReplayBuffer, TensorDictPrioritizedReplayBuffer
 from torchrl.envs import EnvBase
 
 from torchrl_recall.data.buffer_state import BufferState
@@ -169,6 +169,11 @@ class Parts(Generic[HostT]):
                 buffer.add(frames[0])
             else:
                 buffer.extend(frames)
+
+    def update_priorities(self, batch: TensorDictBase) -> None:
+        """Tell a prioritised replay buffer the errors of a batch that it gave."""
+        if isinstance(self.replay_buffer, TensorDictPrioritizedReplayBuffer):
+            self.replay_buffer.update_tensordict_priority(batch)
 
     def clip_actions(self, data: TensorDictBase) -> TensorDictBase:
         """Copy the data with actions clipped to their bounds, as the environment executed them."""

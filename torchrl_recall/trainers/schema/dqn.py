@@ -80,3 +80,5 @@ class DQNRecallConfig(RunConfig):
     def faults(self) -> Iterator[str]:
         """Refuse batches that are larger than the replay buffer."""
         yield from batches_fit(self)
+        if self.recall.method == "forward_dyna":
+            yield "recall.method=forward_dyna is of sac_recall.py; take another group of recall."

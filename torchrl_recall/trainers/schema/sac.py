@@ -21,7 +21,7 @@ from torchrl_recall.trainers.schema.parts import (
     SharedBatchConfig,
     TD3Config,
 )
-from torchrl_recall.trainers.schema.ranges import Count, CountOrZero, Positive
+from torchrl_recall.trainers.schema.ranges import AtLeastZero, Count, CountOrZero, Positive, Text
 
 if TYPE_CHECKING:
     from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
@@ -30,6 +30,7 @@ __all__ = [
     "CollectorConfig",
     "ReplayBufferConfig",
     "SACRecallConfig",
+    "SACReplayBufferConfig",
     "SACTracesConfig",
     "batches_fit",
 ]
@@ -60,6 +61,14 @@ class ReplayBufferConfig(Group):
     batch_size: Count
 
 
+class SACReplayBufferConfig(ReplayBufferConfig):
+    """All experience, which may be drawn by priority."""
+
+    prioritized: bool
+    alpha: AtLeastZero
+    beta: AtLeastZero
+
+
 def batches_fit(config: SACRecallConfig | DQNRecallConfig) -> Iterator[str]:
     """Refuse batches that are larger than the replay buffer."""
     size = config.replay_buffer.size
@@ -82,18 +91,46 @@ def batches_fit(config: SACRecallConfig | DQNRecallConfig) -> Iterator[str]:
 class SACTracesConfig(RecallConfig):
     """Traces and who learns from them, with a critic of state-action values."""
 
-    method: Literal["recall", "none", "self_imitation"]
+    method: Literal["recall", "none", "self_imitation", "forward_dyna"]
     use: Literal["policy", "critic", "both"]
     interval: Count
     end_states: Literal["value", "return", "reward", "uniform"]
     temperature: Positive | None
-    actions: Literal["backward_policy", "uniform"]
-    reward: Literal["sparse", "learned"]
+    actions: Literal["backward_policy", "uniform", "policy"]
+    reward: Text
     num_transitions: Count
     advantage_gate: bool
 
+    @property
+    def learns_dynamics(self) -> bool:
+        """Say whether a model learns from single steps."""
+        return self.method in ("recall", "forward_dyna")
+
+    @property
+    def feeds_critic(self) -> bool:
+        """Say whether a critic learns from what a model imagined."""
+        return self.method == "forward_dyna" or (self.method == "recall" and self.use != "policy")
+
     def faults(self) -> Iterator[str]:
-        """Refuse end states that a critic cannot learn from."""
+        """Refuse end states, actions and rewards that a critic cannot learn from."""
+        if self.reward not in ("sparse", "learned") and ":" not in self.reward:
+            yield (
+                f"recall.reward={self.reward} must be sparse, learned, or module:function, which "
+                "is called with the environment and returns the rule."
+            )
+        if self.method == "forward_dyna" and self.reward == "sparse":
+            yield (
+                "recall.reward=sparse takes the reward of a trace from its real end state, which "
+                "what a forward model imagines does not have; take learned, or module:function."
+            )
+        if (self.actions == "policy") != (self.method == "forward_dyna") and (
+            self.actions != "uniform" and self.method in ("recall", "forward_dyna")
+        ):
+            other = "policy" if self.method == "forward_dyna" else "backward_policy"
+            yield (
+                f"recall.actions={self.actions} is not of recall.method={self.method}; take "
+                f"{other} or uniform."
+            )
         if self.method == "recall" and self.use != "policy" and self.end_states == "value":
             yield (
                 f"recall.use={self.use} needs end states that know what reaching them gave; take "
@@ -113,7 +150,7 @@ class SACRecallConfig(RunConfig):
     profile: bool
     env: EnvConfig
     collector: CollectorConfig
-    replay_buffer: ReplayBufferConfig
+    replay_buffer: SACReplayBufferConfig
     host: Literal["sac", "crossq", "redq", "td3"]
     lr_of_host: dict[str, Positive] = Field(default_factory=dict)
     random_frames_of_host: dict[str, CountOrZero] = Field(default_factory=dict)
@@ -156,6 +193,13 @@ class SACRecallConfig(RunConfig):
             yield (
                 f"collector.init_random_frames={collector.init_random_frames} must be above "
                 f"{self.host}.n_step={n_step}: until then no transition is complete."
+            )
+        if self.replay_buffer.prioritized and self.host != "sac":
+            yield f"replay_buffer.prioritized=true is of host=sac, not of host={self.host}."
+        if self.replay_buffer.prioritized and self.recall.feeds_critic:
+            yield (
+                f"replay_buffer.prioritized=true does not go with recall={self.recall.name}: rows "
+                "of traces have no priority. Take recall=none, imitation or self_imitation."
             )
         if self.host == "sac" and self.sac.return_bound and collector.num_envs > 1:
             yield "sac.return_bound=true follows the episodes of one environment; take num_envs=1."

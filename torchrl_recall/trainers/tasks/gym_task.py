@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete, flatten, flatten_space
 
+from torchrl_recall.trainers.entry_points import load_function
 from torchrl_recall.trainers.schema.parts import ConfigError
 
 __all__ = ["Actions", "Backend", "is_one_hot", "longest_episode", "make_task"]
@@ -90,14 +91,7 @@ def _maker(name: str, entry_point: str | None, backend: Backend) -> Callable[[],
     if entry_point is None:
         _spec(name)
         return lambda: _made(name)
-    module, _, function = entry_point.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"env.entry_point={entry_point!r} cannot be imported: {error}. Write module:function, "
-            "and put the module's folder into PYTHONPATH."
-        ) from error
+    make = load_function(entry_point, key="env.entry_point")
 
     def checked() -> gymnasium.Env:
         task = make()

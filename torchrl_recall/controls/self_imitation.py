@@ -1,0 +1,173 @@
+"""Imitation of real trajectories, without a model: a control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+
+from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys
+from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
+from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.optim.batches import BatchSource, Draws
+from torchrl_recall.schedule import Schedule
+from torchrl_recall.stateful import Part, Stateful
+
+__all__ = ["SelfImitation"]
+
+
+class SelfImitation(Stateful):
+    """Imitation of the real top trajectories, without a model: the control that the paper lacks.
+
+    Schedule, trajectories and imitation are those of
+    :class:`~torchrl_recall.Recall`. Only the pairs come from elsewhere.
+
+    Args:
+        imitation_loss: Eq. 3, holding the host's policy.
+
+    Keyword Args:
+        interval: frames between rounds.
+        start_frames: frames before which there are no rounds.
+        anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
+            None keeps it.
+        num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
+        buffer_size: room for their transitions.
+        return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
+        reward_key: where rewards are, under ``"next"``.
+        done_key: where the end of a trajectory is, under ``"next"``.
+        observation_key: where states are, by which a cut stream is noticed.
+        filters: modules that complete the pairs or narrow their mask, in order.
+        num_updates: imitation steps in each round.
+        batch_size: pairs in each of them.
+        lr: learning rate of imitation by Adam.
+        max_kl: how far a round may move the policy, in nats; None takes steps of Adam.
+        compile: whether gradient steps are compiled.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import NormalParamExtractor, TensorDictModule
+        >>> from torchrl.data import Bounded
+        >>> from torchrl.modules import ProbabilisticActor, TanhNormal
+        >>> from torchrl_recall import ImitationLoss, SelfImitation
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(net, ["observation"], ["loc", "scale"]),
+        ...     in_keys=["loc", "scale"], spec=Bounded(-1, 1, (2,)), distribution_class=TanhNormal,
+        ... )
+        >>> imitation = SelfImitation(ImitationLoss(actor), num_trajectories=1, interval=40)
+        >>> imitation.extend(TensorDict({
+        ...     "observation": torch.randn(40, 3),
+        ...     "action": torch.rand(40, 2),
+        ...     "next": {
+        ...         "reward": torch.arange(40.0).unsqueeze(-1),
+        ...         "done": (torch.arange(40) % 20 == 19).unsqueeze(-1),
+        ...     },
+        ... }, [40]))
+        >>> sorted(imitation.step(replay_buffer=None))
+        ['recall/kept', 'recall/loss_imitation', 'recall/ready']
+    """
+
+    schedule: Schedule
+    trajectories: Any
+    imitate: ImitationUpdates
+
+    def __init__(
+        self,
+        imitation_loss: ImitationLoss,
+        *,
+        interval: int = 50,
+        start_frames: int = 0,
+        anneal_frames: int | None = None,
+        num_trajectories: int = 10,
+        buffer_size: int = 100_000,
+        return_threshold: float | None = None,
+        reward_key: NestedKey = "reward",
+        done_key: NestedKey = "done",
+        observation_key: NestedKey = "observation",
+        filters: Sequence[TensorDictModuleBase] = (),
+        num_updates: int = 10,
+        batch_size: int = 256,
+        lr: float = 3e-4,
+        max_kl: float | None = None,
+        compile: bool = False,
+    ) -> None:
+        steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
+        self.schedule = Schedule(interval, start_frames=start_frames, anneal_frames=anneal_frames)
+        self.trajectories = TopTrajectories(
+            num_trajectories,
+            buffer_size=buffer_size,
+            write_every=interval,
+            return_threshold=return_threshold,
+            reward_key=reward_key,
+            done_key=done_key,
+            observation_key=observation_key,
+            keys=read_keys(imitation_loss, *filters),
+            device=next((p.device for p in imitation_loss.parameters()), None),
+            on_write=[steps.observe],
+        )
+        self.imitate = ImitationUpdates(
+            imitation_loss,
+            steps,
+            num_updates=num_updates,
+            batch_size=batch_size,
+            transforms=filters,
+        )
+        self.draws: BatchSource = Draws()
+
+    @classmethod
+    def from_parts(
+        cls,
+        *,
+        schedule: Schedule,
+        trajectories: Any,
+        imitate: ImitationUpdates,
+        draws: BatchSource,
+    ) -> SelfImitation:
+        """Compose the control from its parts; see :meth:`~torchrl_recall.Recall.from_parts`."""
+        control = cls.__new__(cls)
+        control.schedule, control.trajectories = schedule, trajectories
+        control.imitate, control.draws = imitate, draws
+        return control
+
+    def extend(self, data: TensorDictBase) -> None:
+        """Offer new experience to the best trajectories (Alg. 1, line 5); see :class:`Recall`."""
+        self.schedule.advance(self.trajectories.extend(data))
+
+    def step(self, replay_buffer: ReplayBuffer | None = None) -> dict[str, Tensor]:
+        """Imitate the best trajectories, once for each round that is due.
+
+        Args:
+            replay_buffer: not looked at.
+
+        Returns:
+            Detached means of the last round, and ``recall/ready``, which is 0 while a due round
+            waits for a trajectory that is better than another; empty if no round was due.
+        """
+        metrics: dict[str, Tensor] = {}
+        for share in self.schedule.rounds(self.trajectories):
+            metrics = self.imitate(self.trajectories.pairs(), share)
+        return metrics | self.schedule.metrics
+
+    def transitions(self, num: int) -> None:
+        """Return nothing: pairs are imitated only."""
+
+    def drop_unfinished(self) -> None:
+        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        self.trajectories.drop_unfinished()
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name what a resumed run needs; the policy belongs to the host."""
+        return {
+            "schedule": self.schedule,
+            "trajectories": self.trajectories,
+            "imitate": self.imitate,
+            "draws": self.draws,
+        }
