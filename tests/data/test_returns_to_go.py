@@ -129,7 +129,7 @@ def test_an_interrupted_episode_stays_unknown():
     )
 
 
-@pytest.mark.parametrize("recall", ["none", "backtracking"])
+@pytest.mark.parametrize("recall", ["none", pytest.param("backtracking", marks=pytest.mark.slow)])
 def test_runs_with_the_bound_differ_and_go_on_bitwise(recall, tmp_path):
     words = tiny(
         recall,

@@ -99,8 +99,21 @@ def test_every_variant_runs_end_to_end(runs, recall):
         assert sha256(run) != sha256(runs("none"))
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "torchrl_recall/FourRooms-v0"])
-@pytest.mark.parametrize("recall", ["none", "backtracking", "imitation", "self_imitation"])
+@pytest.mark.parametrize(
+    ("recall", "name"),
+    [("none", "CartPole-v1"), ("backtracking", "CartPole-v1")]
+    + [("backtracking", "torchrl_recall/FourRooms-v0")]
+    + [
+        pytest.param(*each, marks=pytest.mark.slow)
+        for each in (
+            ("imitation", "CartPole-v1"),
+            ("self_imitation", "CartPole-v1"),
+            ("none", "torchrl_recall/FourRooms-v0"),
+            ("imitation", "torchrl_recall/FourRooms-v0"),
+            ("self_imitation", "torchrl_recall/FourRooms-v0"),
+        )
+    ],
+)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, recall, name):
     words = tiny(recall, f"env.name={name}", "dqn.annealed_fraction=1.0")
     assert train(tmp_path / "whole", words) == 0

@@ -52,8 +52,16 @@ def resume(source, target, frames, recall, **changes):
     return train(target, [*tiny(recall, **changes), "resume=auto"])
 
 
-@pytest.mark.parametrize("recall", METHODS)
-@pytest.mark.parametrize("frames", [40, 80, 120])
+@pytest.mark.parametrize(
+    ("recall", "frames"),
+    [(recall, 80) for recall in METHODS]
+    + [("backtracking", 40), ("backtracking", 120)]
+    + [
+        pytest.param(recall, frames, marks=pytest.mark.slow)
+        for recall in ("none", "imitation", "self_imitation")
+        for frames in (40, 120)
+    ],
+)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(runs, tmp_path, recall, frames):
     whole = runs(recall)
     assert checkpoint_frames(whole) == [40, 80, 120, 160]

@@ -220,8 +220,17 @@ def test_horizons_mix_where_each_row_says_its_own():
 SHORT = {"env__name": "Pendulum-v1", "env__trace_length": 5, "recall__reward": "sparse"}
 
 
-@pytest.mark.parametrize("reward", ["sparse", "learned"])
-@pytest.mark.parametrize("end_states", ["return", "reward", "uniform"])
+@pytest.mark.parametrize(
+    ("end_states", "reward"),
+    [
+        ("return", "learned"),
+        ("reward", "sparse"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("return", "sparse"), ("reward", "learned"), ("uniform", "sparse"))
+        ),
+    ],
+)
 def test_runs_feed_the_critic_and_go_on_bitwise(end_states, reward, tmp_path):
     words = tiny(
         "backtracking",
