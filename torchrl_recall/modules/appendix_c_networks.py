@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from tensordict import NestedKey
@@ -15,6 +17,7 @@ from tensordict.nn import (
     TensorDictModule,
 )
 from torch import nn
+from torch.distributions import Distribution
 from torchrl.data import Composite, TensorSpec
 from torchrl.modules import (
     MLP,
@@ -23,6 +26,7 @@ from torchrl.modules import (
 )
 
 from torchrl_recall.checks import unraveled
+from torchrl_recall.modules.ensemble import EnsembleDistribution, EnsembleMLP
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec
 
 __all__ = ["leaf_spec", "probabilistic_mlp"]
@@ -67,6 +71,7 @@ def probabilistic_mlp(
     num_cells: Sequence[int],
     activation_class: type[nn.Module],
     unit_scale: bool = False,
+    num_models: int = 1,
 ) -> ProbabilisticTensorDictSequential:
     """Build a perceptron with the head that fits a codec: Gaussian, categorical or one-hot.
 
@@ -80,6 +85,7 @@ def probabilistic_mlp(
         num_cells: hidden units of each layer.
         activation_class: between the layers.
         unit_scale: fix a Gaussian's standard deviation at one; else it is learned.
+        num_models: members of an ensemble of such perceptrons.
 
     Examples:
         >>> import torch
@@ -99,12 +105,13 @@ def probabilistic_mlp(
     learned_scale = continuous and not unit_scale
     size = codec.num_features
     params = ["loc", "scale"] if continuous else ["logits"]
-    mlp = MLP(
-        in_features=in_features,
-        out_features=2 * size if learned_scale else size,
-        num_cells=list(num_cells),
-        activation_class=activation_class,
-    )
+    shape: dict[str, Any] = {
+        "in_features": in_features,
+        "out_features": 2 * size if learned_scale else size,
+        "num_cells": list(num_cells),
+        "activation_class": activation_class,
+    }
+    mlp = MLP(**shape) if num_models == 1 else EnsembleMLP(num_models, **shape)
     modules = [TensorDictModule(mlp, in_keys=in_keys, out_keys=params[:1])]
     if learned_scale:
         # Deterministic physics would drive the scale to zero and the density to infinity.
@@ -113,13 +120,15 @@ def probabilistic_mlp(
     elif continuous:
         head = AddStateIndependentNormalScale(size, make_param=False)
         modules.append(TensorDictModule(head, in_keys=params[:1], out_keys=params))
-    distribution = (
+    distribution: Callable[..., Distribution] = (
         IndependentNormal
         if continuous
         else OneHotCategorical
         if codec.one_hot
         else torch.distributions.Categorical
     )
+    if num_models > 1:
+        distribution = partial(EnsembleDistribution, distribution)
     return ProbabilisticTensorDictSequential(
         *modules,
         ProbabilisticTensorDictModule(

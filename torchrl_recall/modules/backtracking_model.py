@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -14,10 +14,12 @@ from tensordict.nn import (
     dispatch,
 )
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torchrl.data import TensorSpec
 
-from torchrl_recall.checks import next_key, require, unraveled
+from torchrl_recall.checks import at_least, next_key, require, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
+from torchrl_recall.modules.ensemble import EnsembleDistribution
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
 
 __all__ = ["BacktrackingModel"]
@@ -133,6 +135,7 @@ class BacktrackingModel(TensorDictModuleBase):
         num_cells: Sequence[int] = (128, 128),
         action_scale: Literal["unit", "learned"] = "unit",
         clamp_actions: bool = True,
+        num_models: int = 1,
     ) -> BacktrackingModel:
         """Build the model with the networks of App. C.
 
@@ -151,6 +154,9 @@ class BacktrackingModel(TensorDictModuleBase):
             action_scale: ``"unit"``, the paper's fixed variance of one (of the standardised
                 action), or ``"learned"`` for each dimension.
             clamp_actions: see the class.
+            num_models: members of an ensemble. Each sample is that of one of them, drawn anew for
+                each row and step; :class:`~torchrl_recall.Disagreement` cuts traces where they
+                part.
 
         Returns:
             A model on the default device.
@@ -163,6 +169,7 @@ class BacktrackingModel(TensorDictModuleBase):
                 f"action_scale must be 'unit' (App. C of the paper) or 'learned', "
                 f"got {action_scale!r}."
             )
+        at_least(1, num_models=num_models)
         observation_key = unraveled(observation_key)
         next_observation_key = next_key(observation_key)
         observations = codec_from_spec(
@@ -177,6 +184,7 @@ class BacktrackingModel(TensorDictModuleBase):
             num_cells=num_cells,
             activation_class=nn.Tanh,
             unit_scale=action_scale == "unit",
+            num_models=num_models,
         )
         state_predictor = probabilistic_mlp(
             observations,
@@ -185,6 +193,7 @@ class BacktrackingModel(TensorDictModuleBase):
             out_key=delta_key if isinstance(observations, ContinuousCodec) else observation_key,
             num_cells=num_cells,
             activation_class=nn.ReLU,
+            num_models=num_models,
         )
         return cls(
             backward_policy,
@@ -245,26 +254,46 @@ class BacktrackingModel(TensorDictModuleBase):
             tensordict
         )  # Eq. 1
 
-    def backward_policy_log_prob(self, tensordict: TensorDictBase) -> Tensor:
-        """Compute log q(a_t | s_{t+1}) of the data's action, of the batch's shape."""
+    def backward_policy_log_prob(
+        self, tensordict: TensorDictBase, *, each_member: bool = False
+    ) -> Tensor:
+        """Compute log q(a_t | s_{t+1}) of the data's action, of the batch's shape.
+
+        Args:
+            tensordict: see :meth:`log_prob`.
+
+        Keyword Args:
+            each_member: of an ensemble, return what each member says, ``[*batch, num_models]``.
+        """
         self.check_statistics()
         action = self._read(tensordict, self.action_key)
         data = self._condition(self._read(tensordict, self.next_observation_key))
         self._check_batch(action, data)
         dist = self.backward_policy.get_dist(data)
-        return dist.log_prob(self.actions.target(action)) + self.actions.log_abs_det()
+        log_prob = _scorer(dist, each_member)(self.actions.target(action))
+        return log_prob + self.actions.log_abs_det()
 
-    def state_predictor_log_prob(self, tensordict: TensorDictBase) -> Tensor:
-        """Compute log q(Δs_t | a_t, s_{t+1}) of the data's state, of the batch's shape."""
+    def state_predictor_log_prob(
+        self, tensordict: TensorDictBase, *, each_member: bool = False
+    ) -> Tensor:
+        """Compute log q(Δs_t | a_t, s_{t+1}) of the data's state, of the batch's shape.
+
+        Args:
+            tensordict: see :meth:`log_prob`.
+
+        Keyword Args:
+            each_member: of an ensemble, return what each member says, ``[*batch, num_models]``.
+        """
         self.check_statistics()
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
         data = self._condition(next_observation, self._read(tensordict, self.action_key))
         dist = self.state_predictor.get_dist(data)
+        log_prob = _scorer(dist, each_member)
         if self.deltas is None:
-            return dist.log_prob(self.observations.target(observation))
+            return log_prob(self.observations.target(observation))
         delta = observation - next_observation
-        return dist.log_prob(self.deltas.target(delta)) + self.deltas.log_abs_det()
+        return log_prob(self.deltas.target(delta)) + self.deltas.log_abs_det()
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
@@ -376,3 +405,9 @@ class BacktrackingModel(TensorDictModuleBase):
                 raise ValueError(
                     f"{name} must write {written!r}, but its out_keys are {list(module.out_keys)}."
                 )
+
+
+def _scorer(dist: Distribution, each_member: bool) -> Callable[[Tensor], Tensor]:
+    """Return the log-density, or what each member of an ensemble says of it."""
+    of_members = each_member and isinstance(dist, EnsembleDistribution)
+    return dist.member_log_prob if of_members else dist.log_prob

@@ -37,6 +37,9 @@ class BacktrackingLoss(LossModule):
 
     Keyword Args:
         reduction: ``"mean"`` over transitions, ``"sum"`` or ``"none"``.
+        bootstrap: of an ensemble, let each member learn from a batch of its own, drawn from the
+            batch with replacement, instead of from the same. Its loss is the mean over members of
+            their own, which bounds that of their mixture from above.
 
     Raises:
         TypeError: the model is not a :class:`~torchrl_recall.BacktrackingModel`.
@@ -86,6 +89,7 @@ class BacktrackingLoss(LossModule):
         backtracking_model: BacktrackingModel,
         *,
         reduction: Literal["none", "mean", "sum"] = "mean",
+        bootstrap: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(backtracking_model, BacktrackingModel):
@@ -94,7 +98,7 @@ class BacktrackingLoss(LossModule):
                 f"{type(backtracking_model).__name__}. Build one with "
                 "BacktrackingModel.from_specs(observation_spec, action_spec)."
             )
-        self.reduction = check_reduction(reduction)
+        self.reduction, self.bootstrap = check_reduction(reduction), bootstrap
         self.convert_to_functional(backtracking_model, "backtracking_model")
         self.set_keys()
 
@@ -128,14 +132,26 @@ class BacktrackingLoss(LossModule):
     def backward_policy_loss(self, tensordict: TensorDictBase) -> Tensor:
         """Compute the first term of Eq. 2, -log q(a_t | s_{t+1}), reduced."""
         with self._functional_model() as model:
-            log_prob = model.backward_policy_log_prob(self._data(tensordict))
-        return self._reduce_loss(-log_prob, tensordict)
+            log_prob = model.backward_policy_log_prob(self._data(tensordict), each_member=True)
+        return self._reduce_loss(-self._over_members(log_prob, tensordict), tensordict)
 
     def state_predictor_loss(self, tensordict: TensorDictBase) -> Tensor:
         """Compute the second term of Eq. 2, -log q(Δs_t | a_t, s_{t+1}), reduced."""
         with self._functional_model() as model:
-            log_prob = model.state_predictor_log_prob(self._data(tensordict))
-        return self._reduce_loss(-log_prob, tensordict)
+            log_prob = model.state_predictor_log_prob(self._data(tensordict), each_member=True)
+        return self._reduce_loss(-self._over_members(log_prob, tensordict), tensordict)
+
+    def _over_members(self, log_prob: Tensor, tensordict: TensorDictBase) -> Tensor:
+        """Average over the members of an ensemble, of whose batches rows may be part repeatedly."""
+        action = tensordict.get(self.tensor_keys.action)
+        if log_prob.ndim == action.ndim - len(self.backtracking_model.action_spec.shape):
+            return log_prob  # of one model
+        if self.bootstrap:
+            rows = log_prob.flatten(0, -2)
+            drawn = torch.randint(len(rows), rows.shape, device=rows.device)
+            times = torch.zeros_like(rows).scatter_add(0, drawn, torch.ones_like(rows))
+            log_prob = log_prob * times.reshape(log_prob.shape)
+        return log_prob.mean(-1)
 
     @contextmanager
     def _functional_model(self) -> Iterator[BacktrackingModel]:
