@@ -125,7 +125,7 @@ def test_the_same_steps_go_into_the_state_predictor_as_recalls():
     policy = weights(dyna.model.backward_policy)
     before = weights(dyna.model.state_predictor)
     metrics = dyna.step(buffer_of(data))
-    assert set(metrics) == {"backtracking/loss_state_predictor", "recall/ready"}
+    assert set(metrics) == {"forward_model/loss_state_predictor", "recall/ready"}
     assert not same(weights(dyna.model.state_predictor), before)
     assert same(weights(dyna.model.backward_policy), policy)
 
@@ -183,7 +183,7 @@ def test_settings_reach_it(tmp_path, monkeypatch):
     assert type(dyna) is ForwardDyna
     assert dyna.policy is parts.host.explorer
     assert (dyna.num_states, dyna.trace_length, dyna.schedule.interval) == (99, 2, 10)
-    assert dyna.train_model.optimizer.param_groups[0]["lr"] == 0.012
+    assert dyna.train_model.steps.optimizer.param_groups[0]["lr"] == 0.012
     assert dyna.train_reward is not None
     words += ["env.name=point_free4", f"recall.reward={RULE}", "recall.actions=uniform"]
     dyna = sac_recall.build(configure(words), CPU).recall

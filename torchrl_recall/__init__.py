@@ -23,6 +23,7 @@ from torchrl_recall.objectives.trpo import TRPOLoss
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.recall import Recall
+from torchrl_recall.traces.agreement import Agreement, Disagreement
 from torchrl_recall.traces.filters import (
     AdvantageGate,
     ConfidentSteps,
@@ -44,6 +45,7 @@ __version__ = _version("torchrl-recall")
 
 __all__ = [
     "AdvantageGate",
+    "Agreement",
     "BacktrackingEnv",
     "BacktrackingLoss",
     "BacktrackingModel",
@@ -53,6 +55,7 @@ __all__ = [
     "BufferState",
     "ConfidentSteps",
     "CriticStates",
+    "Disagreement",
     "ForwardDyna",
     "ForwardModelImitation",
     "GaussianPolicy",

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
+from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
@@ -23,6 +24,7 @@ from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.traces.agreement import Agreement, QuantileFilter
 from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import CriticStates, GoalStates, HighValueStates
@@ -88,10 +90,14 @@ class Recall(Stateful):
         reward: what the transitions of traces give, for a critic; see
             :class:`~torchrl_recall.TraceTransitions`. A :class:`~torchrl_recall.RewardModel` is
             trained with the backtracking model, as often and on as many transitions.
+        bootstrap: whether each member of an ensemble learns from batches of its own; see
+            :class:`~torchrl_recall.BacktrackingLoss`.
         filters: modules that complete traces or narrow their mask before they are imitated, in
-            order; a critic learns from all. By default traces of
-            continuous states are cut where they leave the data, by
+            order. By default traces of continuous states are cut where they leave the data, by
             :class:`~torchrl_recall.WithinSupport`; ``[]`` imitates all of them, as the paper does.
+        transition_filters: the same for what a critic learns from, which is all by default. The
+            forward model of an :class:`~torchrl_recall.Agreement` in either list is trained with
+            the backtracking model, as often and on as many transitions.
         num_updates: imitation steps in each round (lines 12 and 13).
         batch_size: pairs in each of them.
         lr: learning rate of imitation by Adam; the paper takes the host's.
@@ -108,6 +114,7 @@ class Recall(Stateful):
         generate: the trace generator.
         imitate: steps of Eq. 3, with ``imitate.transforms``; None where a critic alone learns.
         train_reward: steps of the reward model, if there is one.
+        train_forward: steps of the forward model, if a filter has one.
 
     Raises:
         ValueError: a number is out of its range, a critic is needed, there is no policy to imitate
@@ -153,6 +160,7 @@ class Recall(Stateful):
     generate: Callable[[TensorDictBase], TensorDictBase]
     imitate: ImitationUpdates | None
     train_reward: RewardUpdates | None
+    train_forward: ForwardUpdates | None
 
     def __init__(
         self,
@@ -180,7 +188,9 @@ class Recall(Stateful):
         num_traces: int = 1,
         actions: Literal["backward_policy", "uniform"] = "backward_policy",
         reward: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        bootstrap: bool = False,
         filters: Sequence[TensorDictModuleBase] | None = None,
+        transition_filters: Sequence[TensorDictModuleBase] = (),
         num_updates: int = 10,
         batch_size: int = 256,
         lr: float = 3e-4,
@@ -208,27 +218,36 @@ class Recall(Stateful):
                 batch_size=batch_size,
                 transforms=filters,
             )
-        train_reward = None
+        steps_of_models: dict[str, Any] = {
+            "num_updates": num_model_updates,
+            "batch_size": model_batch_size,
+            "lr": model_lr,
+            "compile": compile,
+        }
+        train_reward = train_forward = None
         if isinstance(reward, RewardModel):
             on_write.append(lambda data: reward.update_statistics(valid_steps(data)))
-            train_reward = RewardUpdates(
-                reward,
-                num_updates=num_model_updates,
-                batch_size=model_batch_size,
-                lr=model_lr,
-                compile=compile,
-            )
+            train_reward = RewardUpdates(reward, **steps_of_models)
+        cutting = (*filters, *transition_filters)
+        judges = {id(each): each for each in cutting if isinstance(each, QuantileFilter)}
+        for judge in judges.values():  # real transitions are observed before models learn from them
+            if isinstance(judge, Agreement):
+                if train_forward is not None:
+                    raise ValueError(
+                        "two Agreement filters have a forward model each, of which one would be "
+                        "trained; give the same Agreement in filters and transition_filters."
+                    )
+                train_forward = ForwardUpdates(judge.model, **steps_of_models)
+                on_write.append(train_forward.update_statistics)
+            on_write.append(judge.observe)
         train_model = ModelUpdates(
-            BacktrackingLoss(model),
-            num_updates=num_model_updates,
-            batch_size=model_batch_size,
-            lr=model_lr,
+            BacktrackingLoss(model, bootstrap=bootstrap),
             state_predictor_data=state_predictor_data,
             learns_policy=actions == "backward_policy",
             state_fraction=state_fraction,
             critic=critic,
             state_batch_size=state_batch_size,
-            compile=compile,
+            **steps_of_models,
         )
         self._compose(
             model,
@@ -261,6 +280,9 @@ class Recall(Stateful):
                 reward=reward, observation_key=model.observation_key, action_key=model.action_key
             ),
             train_reward=train_reward,
+            train_forward=train_forward,
+            transition_filters=transition_filters,
+            judges=list(judges.values()),
             state_batch_size=state_batch_size,
         )
 
@@ -321,6 +343,9 @@ class Recall(Stateful):
         draws: BatchSource | None = None,
         state_batch_size: int,
         to_transitions: TraceTransitions | None,
+        train_forward: ForwardUpdates | None = None,
+        transition_filters: Sequence[TensorDictModuleBase] = (),
+        judges: Sequence[QuantileFilter] = (),
         **parts: Any,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size)
@@ -328,6 +353,8 @@ class Recall(Stateful):
         self.draws: BatchSource = Draws() if draws is None else draws
         device = next((p.device for p in model.parameters()), None)
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
+        self.train_forward, self.transition_filters = train_forward, list(transition_filters)
+        self.judges = nn.ModuleList(judges)  # filters whose state is saved
         for name, part in parts.items():
             setattr(self, name, part)
         # Dynamics can be learned before anything is known to be good.
@@ -363,17 +390,30 @@ class Recall(Stateful):
             metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
             if self.train_reward is not None:
                 metrics |= self.train_reward(replay_buffer)
+            if self.train_forward is not None:
+                metrics |= self.train_forward(replay_buffer)
             if not self.trajectories.ready:
                 continue
             candidates = self.draws.candidates(replay_buffer, self.state_batch_size)
             end_states = self.high_value_states(candidates)  # l.10
             if len(end_states):
                 traces = self.generate(end_states)  # l.11
-                if self.to_transitions is not None:  # before filters narrow what is imitated
-                    self.fresh.replace(self.to_transitions(traces, end_states))
+                if self.to_transitions is not None:
+                    metrics |= self._replace_transitions(traces.copy(), end_states)
                 if self.imitate is not None and share:
                     metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
         return metrics | self.schedule.metrics
+
+    def _replace_transitions(
+        self, traces: TensorDictBase, end_states: TensorDictBase
+    ) -> dict[str, Tensor]:
+        """Turn what the filters leave of traces into the newest transitions."""
+        assert self.to_transitions is not None
+        for transform in self.transition_filters:
+            traces = transform(traces)
+        self.fresh.replace(self.to_transitions(traces, end_states))
+        mask = traces.get("mask", None)
+        return {} if mask is None else {"recall/kept_transitions": mask.float().mean()}
 
     def transitions(self, num: int) -> TensorDictBase | None:
         """Draw transitions of the newest traces, for a critic to learn from.
@@ -402,6 +442,8 @@ class Recall(Stateful):
             **({} if self.imitate is None else {"imitate": self.imitate}),
             **({} if self.to_transitions is None else {"fresh": self.fresh}),
             **({} if self.train_reward is None else {"train_reward": self.train_reward}),
+            **({} if self.train_forward is None else {"train_forward": self.train_forward}),
+            **({"judges": self.judges} if len(self.judges) else {}),
         }
 
 

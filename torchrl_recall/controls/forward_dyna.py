@@ -14,12 +14,10 @@ from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.checks import at_least, require
 from torchrl_recall.data.top_trajectories import valid_steps
-from torchrl_recall.envs.backtracking_env import reverse_time
-from torchrl_recall.model_updates import ModelUpdates
+from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.policies import check_bounded, uniform_actions
 from torchrl_recall.modules.reward_model import RewardModel
-from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
@@ -107,28 +105,17 @@ class ForwardDyna(Stateful):
         self.num_states, self.trace_length = num_states, trace_length
         self.schedule = Schedule(interval, start_frames=start_frames)
         steps: dict[str, Any] = {"num_updates": num_model_updates, "batch_size": model_batch_size}
-        self.train_model = ModelUpdates(
-            BacktrackingLoss(model),
-            lr=model_lr,
-            state_predictor_data="all",
-            learns_policy=False,
-            prepare=self._reverse,
-            compile=compile,
-            **steps,
-        )
+        self.train_model = ForwardUpdates(model, lr=model_lr, compile=compile, **steps)
         self.train_reward = None
         if isinstance(reward, RewardModel):
             self.train_reward = RewardUpdates(reward, lr=model_lr, compile=compile, **steps)
         self.fresh = FreshTransitions(next((p.device for p in model.parameters()), None))
         self.draws: BatchSource = Draws()
 
-    def _reverse(self, data: TensorDictBase) -> TensorDictBase:
-        return reverse_time(data, observation_key=self.model.observation_key)
-
     def extend(self, data: TensorDictBase) -> None:
         """Take new experience into the models' statistics."""
         data = valid_steps(data).reshape(-1)
-        self.model.update_statistics(self._reverse(data))
+        self.train_model.update_statistics(data)
         if self.train_reward is not None:
             self.train_reward.model.update_statistics(data)
         self.schedule.advance(len(data))
@@ -144,7 +131,7 @@ class ForwardDyna(Stateful):
         """
         metrics: dict[str, Tensor] = {}
         for _ in self.schedule.rounds():
-            metrics = self.train_model(None, replay_buffer)
+            metrics = self.train_model(replay_buffer)
             if self.train_reward is not None:
                 metrics |= self.train_reward(replay_buffer)
             starts = self.draws.candidates(replay_buffer, self.num_states)
@@ -202,7 +189,6 @@ class ForwardDyna(Stateful):
         """Name what a resumed run needs; the policy belongs to the host."""
         return {
             "schedule": self.schedule,
-            "model": self.model,
             "train_model": self.train_model,
             "fresh": self.fresh,
             **({} if self.train_reward is None else {"train_reward": self.train_reward}),

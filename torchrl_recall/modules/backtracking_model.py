@@ -122,6 +122,7 @@ class BacktrackingModel(TensorDictModuleBase):
         if self.deltas is not None:
             self.out_keys.insert(1, self.delta_key)
         self._has_statistics = self._warned_outside = False
+        self.num_models = 1  # of an ensemble
 
     @classmethod
     def from_specs(
@@ -195,7 +196,7 @@ class BacktrackingModel(TensorDictModuleBase):
             activation_class=nn.ReLU,
             num_models=num_models,
         )
-        return cls(
+        model = cls(
             backward_policy,
             state_predictor,
             observation_spec=observation_spec,
@@ -205,6 +206,8 @@ class BacktrackingModel(TensorDictModuleBase):
             delta_key=delta_key,
             clamp_actions=clamp_actions,
         )
+        model.num_models = num_models
+        return model
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -284,16 +287,20 @@ class BacktrackingModel(TensorDictModuleBase):
         Keyword Args:
             each_member: of an ensemble, return what each member says, ``[*batch, num_models]``.
         """
-        self.check_statistics()
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
-        data = self._condition(next_observation, self._read(tensordict, self.action_key))
-        dist = self.state_predictor.get_dist(data)
-        log_prob = _scorer(dist, each_member)
+        log_prob = _scorer(self.state_predictor_dist(tensordict), each_member)
         if self.deltas is None:
             return log_prob(self.observations.target(observation))
         delta = observation - next_observation
         return log_prob(self.deltas.target(delta)) + self.deltas.log_abs_det()
+
+    def state_predictor_dist(self, tensordict: TensorDictBase) -> Distribution:
+        """Return q(Δs_t | a_t, s_{t+1}) of the data's action, standardised; see the networks."""
+        self.check_statistics()
+        next_observation = self._read(tensordict, self.next_observation_key)
+        data = self._condition(next_observation, self._read(tensordict, self.action_key))
+        return self.state_predictor.get_dist(data)
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
@@ -409,5 +416,6 @@ class BacktrackingModel(TensorDictModuleBase):
 
 def _scorer(dist: Distribution, each_member: bool) -> Callable[[Tensor], Tensor]:
     """Return the log-density, or what each member of an ensemble says of it."""
-    of_members = each_member and isinstance(dist, EnsembleDistribution)
-    return dist.member_log_prob if of_members else dist.log_prob
+    if each_member and isinstance(dist, EnsembleDistribution):
+        return dist.member_log_prob
+    return dist.log_prob

@@ -103,7 +103,7 @@ class LoopErasure(TensorDictModuleBase):
         # Radius zero: equality is transitive, so any later state may stand for those kept.
         if not self.radius:
             equal = (path.unsqueeze(1) == path.unsqueeze(2)).all(-1)
-            return _narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
+            return narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
 
         # Walk back; balls overlap, so each state is compared with those kept.
         near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
@@ -111,7 +111,7 @@ class LoopErasure(TensorDictModuleBase):
         kept[:, length] = True  # the end state itself
         for t in range(length - 1, -1, -1):
             kept[:, t] = ~(near[:, t] & kept).any(-1)
-        return _narrow(tensordict, self.mask_key, kept[:, :length])
+        return narrow(tensordict, self.mask_key, kept[:, :length])
 
     def _scale(self, path: Tensor) -> Tensor:
         scale = self.scale() if callable(self.scale) else self.scale
@@ -248,10 +248,10 @@ class WithinSupport(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
-        _check_traces(tensordict)
+        check_traces(tensordict)
         states = require(tensordict, self.in_keys[0], "WithinSupport", _CURE)
         deviation = self.normalize(states).abs().amax(-1)
-        return _narrow(tensordict, self.mask_key, _unbroken(deviation <= self.max_deviation))
+        return narrow(tensordict, self.mask_key, unbroken(deviation <= self.max_deviation))
 
 
 class NearVisited(TensorDictModuleBase):
@@ -316,7 +316,7 @@ class NearVisited(TensorDictModuleBase):
             path, visited = self.project(path), self.project(visited)
         near = (torch.cdist(path.flatten(0, 1), visited) <= self.radius).any(-1)
         near = near.reshape(path.shape[:2])
-        return _narrow(tensordict, self.mask_key, _unbroken(near)[:, :-1])
+        return narrow(tensordict, self.mask_key, unbroken(near)[:, :-1])
 
 
 class ConfidentSteps(TensorDictModuleBase):
@@ -372,9 +372,9 @@ class ConfidentSteps(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
-        _check_traces(tensordict)
+        check_traces(tensordict)
         sure = self.model.state_predictor_log_prob(tensordict) >= self.min_log_prob
-        return _narrow(tensordict, self.mask_key, _unbroken(sure))
+        return narrow(tensordict, self.mask_key, unbroken(sure))
 
 
 def _path_keys(observation_key: NestedKey) -> list[NestedKey]:
@@ -383,7 +383,7 @@ def _path_keys(observation_key: NestedKey) -> list[NestedKey]:
 
 def _path(tensordict: TensorDictBase, keys: list[NestedKey]) -> Tensor:
     """Join traces and their end states, ``[num_traces, trace_length + 1, *state_shape]``."""
-    _check_traces(tensordict)
+    check_traces(tensordict)
     states, next_states = (require(tensordict, key, "the filter", _CURE) for key in keys)
     return torch.cat([states, next_states[:, -1:]], 1)
 
@@ -391,7 +391,7 @@ def _path(tensordict: TensorDictBase, keys: list[NestedKey]) -> Tensor:
 _CURE = "Name the states with observation_key=."
 
 
-def _check_traces(tensordict: TensorDictBase) -> None:
+def check_traces(tensordict: TensorDictBase) -> None:
     """Refuse pairs without order, of which none is nearer to an end state than another."""
     if tensordict.ndim != 2:
         raise ValueError(
@@ -400,12 +400,12 @@ def _check_traces(tensordict: TensorDictBase) -> None:
         )
 
 
-def _unbroken(keep: Tensor) -> Tensor:
+def unbroken(keep: Tensor) -> Tensor:
     """Keep the run of True at the end: False from the last False backwards."""
     return keep.flip(-1).long().cumprod(-1).flip(-1).bool()
 
 
-def _narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
+def narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
     """Write the mask, or narrow the one that is there."""
     mask = tensordict.get(mask_key, None)
     return tensordict.set(mask_key, keep if mask is None else mask & keep)

@@ -16,6 +16,7 @@ from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.recall import Recall
+from torchrl_recall.traces.agreement import Agreement, Disagreement
 from torchrl_recall.traces.filters import LoopErasure, WithinSupport
 from torchrl_recall.traces.high_value_states import CriticStates, HighValueStates
 from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
@@ -101,6 +102,7 @@ def build_recall(
         num_cells=backtracking.num_cells,
         action_scale=backtracking.action_scale,
         clamp_actions=backtracking.clamp_actions,
+        num_models=backtracking.num_models,
     ).to(next(imitation_loss.parameters()).device)
     if recall.method == "forward_dyna":
         reward = make_reward()
@@ -131,10 +133,19 @@ def build_recall(
         "state_fraction": backtracking.state_fraction,
     }
     if recall.method == "forward_model":
+        if recall.agreement is not None or recall.disagreement is not None:
+            raise ConfigError(
+                "recall.agreement and recall.disagreement judge a backward model's traces; leave "
+                "them out with recall.method=forward_model."
+            )
         num_states = recall.num_high_value_states
         return ForwardModelImitation(model, imitation_loss, critic, num_states=num_states, **rounds)
+    judges = _judges(model, make_model, config)
+    rounds["filters"] = [*relabel, *_filters(model, recall), *judges, *gate]
+    rounds["bootstrap"] = backtracking.bootstrap
     if isinstance(recall, SACTracesConfig):
         rounds |= {"use": recall.use, "actions": recall.actions, "reward": make_reward()}
+        rounds["transition_filters"] = judges if recall.feeds_critic else []
     return Recall(model, imitation_loss, high_value_states, critic=critic, **rounds)
 
 
@@ -194,6 +205,25 @@ def build_end_states(
     if recall.end_states == "reward":
         return RewardStates(num, threshold=0.0, replacement=True)
     return UniformStates(num)
+
+
+def _judges(
+    model: BacktrackingModel, make_model: Callable[..., BacktrackingModel], config: Any
+) -> list[TensorDictModuleBase]:
+    """Cut traces where models are less sure than of real transitions."""
+    recall, judges = config.recall, list[TensorDictModuleBase]()
+    if recall.disagreement is not None and config.backtracking.num_models < 2:
+        raise ConfigError(
+            f"recall.disagreement={recall.disagreement} is of the members of an ensemble; take "
+            "backtracking.num_models=5, or recall.disagreement=null."
+        )
+    if recall.agreement is not None:
+        forward_model = make_model(num_cells=config.backtracking.num_cells)
+        device = next((p.device for p in model.parameters()), None)
+        judges.append(Agreement(forward_model.to(device), quantile=recall.agreement))
+    if recall.disagreement is not None:
+        judges.append(Disagreement(model, quantile=recall.disagreement))
+    return judges
 
 
 def _filters(model: BacktrackingModel, recall: RecallConfig) -> list[TensorDictModuleBase]:

@@ -43,6 +43,7 @@ AT_LEAST_ZERO = {
     "checkpoint.interval", "recall.num_updates", "recall.loop_erasure", "backtracking.num_updates",
     "backtracking.smoothing", "td3.policy_noise", "td3.noise_clip", "td3.exploration_noise",
     "dqn.eps_init", "dqn.eps_end", "crossq.adam_beta1", "random_frames_of_host",
+    "replay_buffer.alpha", "replay_buffer.beta",
 }  # fmt: skip
 AT_MOST_ONE = {
     "backtracking.smoothing", "a2c.gamma", "a2c.lmbda", "gae.gamma", "gae.lmbda",
@@ -50,6 +51,7 @@ AT_MOST_ONE = {
     "hindsight.ratio", "sac.gamma", "sac.target_update_tau", "backtracking.state_fraction",
     "eval.target", "td3.gamma", "td3.target_update_tau", "redq.gamma", "redq.target_update_tau",
     "crossq.gamma", "dqn.gamma", "dqn.eps_init", "dqn.eps_end", "dqn.annealed_fraction",
+    "recall.agreement", "recall.disagreement",
 }  # fmt: skip
 ANY_NUMBER = {"backtracking.return_threshold", "eval.target_return"}
 

@@ -230,12 +230,16 @@ class RecallConfig(Group):
     state_batch_size: Count
     max_deviation: Positive | None
     loop_erasure: AtLeastZero | None
+    agreement: Fraction | None
+    disagreement: Fraction | None
     anneal_frames: Count | None
 
 
 class BacktrackingConfig(Group):
     """The backtracking model and its data."""
 
+    num_models: Count
+    bootstrap: bool
     num_updates: CountOrZero
     batch_size: Count
     lr: Positive
