@@ -162,7 +162,7 @@ def test_runs_are_cut_and_go_on_bitwise(recall, tmp_path):
     last = metrics(whole)[-1]
     assert "forward_model/loss_state_predictor" in last
     kept = "recall/kept" if recall == "imitation" else "recall/kept_transitions"
-    assert float(last[kept]) < (1 if recall == "backtracking" else 0.2)  # imitation has more filters
+    assert float(last[kept]) < (1 if recall == "backtracking" else 0.2)
     stopped_copy(whole, again, 240)
     assert train(again, [*words, "resume=auto"]) == 0
     assert sha256(again) == sha256(whole)
