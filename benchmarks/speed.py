@@ -6,9 +6,11 @@
 
 ``loop`` times whole SAC steps on HalfCheetah-v5: ours, the bare loop, and the peers (extra
 ``peers``; those not installed are left out). ``hosts`` does so for TD3 and CrossQ, ``on_policy``
-for TRPO and PPO, 2,048 steps an update. ``update``, ``model``, ``imitation`` and ``traces`` time
-the parts against their bare limits, ``four_rooms`` the environment of that name against itself one
-step at a time, ``goals`` the goal environments and the Goal GAN's share of an iteration.
+for TRPO and PPO, 2,048 steps an update. ``critic`` times traces for the critic at the sizes of
+``figures/critic.py``, beside more updates without them. ``update``, ``model``, ``imitation`` and
+``traces`` time the parts against their bare limits, ``four_rooms`` the environment of that name
+against itself one step at a time, ``goals`` the goal environments and the Goal GAN's share of an
+iteration.
 ``compilation`` times whole runs up to their 2,000th step: eager, compiled, and compiled again.
 ``growth`` gives costs against sizes.
 Contestants of a part take turns within each round, so that a ratio compares neighbours in time; a
@@ -32,11 +34,13 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_paralleli
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "figures"))
 
 import torch
 from omegaconf import OmegaConf
 from speed_parts.compilation import compilation
 from speed_parts.components import four_rooms, growth, imitation, model, traces, update
+from speed_parts.critic import critic
 from speed_parts.goals import goals
 from speed_parts.loops import hosts, loop, on_policy
 from speed_parts.measure import Rows
@@ -46,6 +50,7 @@ from torchrl_recall.trainers.runs.process import quiet, resolve_device
 PARTS: dict[str, Callable[..., Rows]] = {
     "loop": loop,
     "hosts": hosts,
+    "critic": critic,
     "on_policy": on_policy,
     "update": update,
     "model": model,
@@ -83,7 +88,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows: Rows = []
     for part in config.parts:
-        arguments: dict[str, Any] = {"steps": config.steps} if part in ("loop", "hosts") else {}
+        arguments: dict[str, Any] = (
+            {"steps": config.steps} if part in ("loop", "hosts", "critic") else {}
+        )
         if part == "loop":
             arguments["device"] = resolve_device(config.device)
         rows += PARTS[part](config.rounds, **arguments)
