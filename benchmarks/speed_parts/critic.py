@@ -8,7 +8,7 @@ from functools import partial
 from runs.critic_runs import HOST
 
 from speed_parts.loops import Loop
-from speed_parts.measure import Rows, measure
+from speed_parts.measure import Contestants, Rows, measure
 
 __all__ = ["critic"]
 
@@ -31,5 +31,5 @@ def critic(rounds: int, steps: int) -> Rows:
     batches = steps // 10  # ten frames each
     for function in contestants.values():
         function(300)  # random frames, compilation and the first rewards
-    timed = {name: partial(function, batches) for name, function in contestants.items()}
+    timed: Contestants = {name: partial(function, batches) for name, function in contestants.items()}
     return measure("critic", timed, rounds, per=steps)
