@@ -15,6 +15,7 @@ from tensordict.nn import TensorDictModuleBase
 from yaml import YAMLError
 
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.recall import Recall
 
 if TYPE_CHECKING:
     from torchrl_recall.trainers.runs.parts import Parts
@@ -61,6 +62,7 @@ class TrainedRun:
         """Return the model of recall; None where a control ran, whose model is another or none."""
         if self.config.recall.method != "recall":
             return None
+        assert isinstance(self.parts.recall, Recall)
         return self.parts.recall.model.eval()
 
     def needs_model(self) -> BacktrackingModel:
@@ -80,9 +82,7 @@ class TrainedRun:
         return model
 
 
-def load_policy(
-    run_dir: str | Path, *, device: str | torch.device = "cpu"
-) -> TensorDictModuleBase:
+def load_policy(run_dir: str | Path, *, device: str | torch.device = "cpu") -> TensorDictModuleBase:
     """Load the policy of a run, finished or stopped, from its newest good checkpoint.
 
     Use it on whatever holds an observation::
@@ -235,7 +235,7 @@ def _read_checkpoint(run_dir: Path) -> tuple[int, dict[str, Any]]:
         ) from error
     if found is None:
         raise ConfigError(
-            f"the run in {run_dir} has no checkpoint yet. Let it reach checkpoint.interval, or stop "
-            "it by Ctrl-C, which saves first."
+            f"the run in {run_dir} has no checkpoint yet. Let it reach checkpoint.interval, or "
+            "stop it by Ctrl-C, which saves first."
         )
     return found

@@ -42,9 +42,16 @@ class CrossQ(DelayedPolicy):
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
         spec, crossq = env.action_spec_unbatched.to(device), config.crossq
         self.num_updates = crossq.num_updates
-        actor = squashed_actor(env, spec, crossq.num_cells, device, make=normalised_mlp(crossq.warmup_steps))
+        actor = squashed_actor(
+            env, spec, crossq.num_cells, device, make=normalised_mlp(crossq.warmup_steps)
+        )
         qvalues = make_qvalues(
-            env, spec, crossq.critic_num_cells, device, num=2, make=normalised_mlp(crossq.warmup_steps)
+            env,
+            spec,
+            crossq.critic_num_cells,
+            device,
+            num=2,
+            make=normalised_mlp(crossq.warmup_steps),
         )
         self.actor = self.policy = self.explorer = actor.eval()
         # The loss runs these same modules: the policy by running statistics, but for step_policy.
@@ -129,9 +136,7 @@ def normalised_mlp(warmup_steps: int) -> MakeNetwork:
         in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
     ) -> nn.Sequential:
         def normalise(features: int) -> nn.Module:
-            return _BatchRenorm(
-                features, momentum=_MOMENTUM, eps=_EPS, warmup_steps=warmup_steps
-            )
+            return _BatchRenorm(features, momentum=_MOMENTUM, eps=_EPS, warmup_steps=warmup_steps)
 
         layers: list[nn.Module] = [normalise(in_features)]
         for cells in num_cells:

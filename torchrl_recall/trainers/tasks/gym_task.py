@@ -138,7 +138,7 @@ def _dm_control_maker(name: str) -> Callable[[], gymnasium.Env]:
     return make
 
 
-def _made(name: str, options: dict[str, str]) -> gymnasium.Env:
+def _made(name: str, options: dict[str, Any]) -> gymnasium.Env:
     try:
         with warnings.catch_warnings():
             if options:  # what a task cannot draw is refused, not warned of
@@ -155,8 +155,8 @@ def _check_drawn(name: str, task: gymnasium.Env, render_mode: str) -> None:
     can = task.metadata.get("render_modes", [])
     if task.render_mode != render_mode or render_mode not in can:
         raise ConfigError(
-            f"{name} does not draw itself as {render_mode} (it knows {can or 'no way'}, and was made "
-            f"with render_mode={task.render_mode}). Leave the picture out; a function in "
+            f"{name} does not draw itself as {render_mode} (it knows {can or 'no way'}, and was "
+            f"made with render_mode={task.render_mode}). Leave the picture out; a function in "
             f"env.entry_point can make its task with render_mode={render_mode!r}."
         )
 
