@@ -43,13 +43,16 @@ def main() -> int:
 
 
 def _draw(words: Sequence[str], options: Options) -> None:
-    from torchrl_recall.trained.draw import draw_traces
+    from torchrl_recall.trained.draw import check_drawing, draw_traces
     from torchrl_recall.trained.film import draw_film
     from torchrl_recall.trained.roll_out import roll_out
     from torchrl_recall.trainers.runs.process import say
 
     (run_dir,) = words
     out = Path(run_dir) / "traces.png" if options.out is None else Path(options.out)
+    check_drawing("out", out)
+    if options.film is not None:
+        check_drawing("film", Path(options.film))
     run, traces = roll_out(
         run_dir,
         num_states=options.states,

@@ -41,9 +41,9 @@ def draw_traces(
         path: of the picture.
 
     Raises:
-        ConfigError: there is no such dimension, or Matplotlib is missing.
+        ConfigError: there is no such dimension, the format is unknown, or Matplotlib is missing.
     """
-    check_drawing("out")
+    check_drawing("out", path)
     check_dims(run, dims)
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -115,12 +115,18 @@ def check_dims(run: TrainedRun, dims: Sequence[int]) -> None:
         )
 
 
-def check_drawing(key: str) -> None:
-    """Refuse to draw where Matplotlib is missing.
+def check_drawing(key: str, path: Path) -> None:
+    """Refuse a picture that could not be written in the end.
+
+    Args:
+        key: of the command's option.
+        path: of the picture.
 
     Raises:
-        ConfigError: it is missing.
+        ConfigError: the format is unknown, or Matplotlib is missing.
     """
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"{key}={path} must end in .png, .pdf or .svg.")
     if not installed("matplotlib"):
         raise ConfigError(f"{key}= needs Matplotlib: pip install 'torchrl-recall[plots]'.")
 
@@ -129,5 +135,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a picture that is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
-    figure.savefig(partial, dpi=100, format=path.suffix.removeprefix(".") or "png")
+    figure.savefig(partial, dpi=100, format=path.suffix.removeprefix("."))
     partial.replace(path)

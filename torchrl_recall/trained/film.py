@@ -123,7 +123,7 @@ def draw_film(
     Raises:
         ConfigError: the task is not of MuJoCo, or cannot be drawn here.
     """
-    check_drawing("film")
+    check_drawing("film", path)
     from matplotlib.figure import Figure
 
     from torchrl_recall.trainers.tasks.gym import make_env
@@ -142,16 +142,16 @@ def draw_film(
     panels = figure.subplots(len(strip), num, squeeze=False)
     last = paths.shape[1] - 1
     for column, step in enumerate(_steps(paths.shape[1], num)):
-        steps = "end state" if step == last else f"{last - step} steps before"
+        steps = "end state" if step == last else f"step {step - last}"
         panels[0, column].set_title(steps, fontsize=7)
         for row, pictures in enumerate(strip):
             panels[row, column].imshow(pictures[column])
             panels[row, column].axis("off")
     save_figure(figure, path)
-    filled = f"{simulator.skipped} positions are not observed and drawn as 0"
-    return f"{len(strip)} traces, {num} pictures each; " + (
-        filled if simulator.skipped else "all positions are observed"
-    )
+    told = f"{len(strip)} traces, {num} pictures each"
+    if simulator.skipped:
+        told += f"; the first {simulator.skipped} of qpos is not observed, so it is drawn as 0"
+    return told
 
 
 def _steps(length: int, num: int) -> Sequence[int]:
