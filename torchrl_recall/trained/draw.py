@@ -73,11 +73,14 @@ def draw_traces(
 
 
 def _plane(axes: Axes, paths: Tensor, visited: Tensor, colours: Sequence) -> None:
-    axes.scatter(*visited.T, s=3, color="0.85", label="visited states")
+    axes.scatter(visited[:, 0], visited[:, 1], s=3, color="0.85", label="visited states")
     for path, colour in zip(paths, colours, strict=True):
-        axes.plot(*path.T, color=colour, linewidth=0.8, alpha=0.8)
-    axes.scatter(*paths[:, 0].T, s=8, c=list(colours), label="beginnings")
-    axes.scatter(*paths[:, -1].T, s=70, marker="*", color="tab:red", zorder=3, label="end states")
+        axes.plot(path[:, 0], path[:, 1], color=colour, linewidth=0.8, alpha=0.8)
+    begin, end = paths[:, 0], paths[:, -1]
+    axes.scatter(begin[:, 0], begin[:, 1], s=8, c=list(colours), label="beginnings")
+    axes.scatter(
+        end[:, 0], end[:, 1], s=70, marker="*", color="tab:red", zorder=3, label="end states"
+    )
     axes.legend(fontsize=7)
 
 
