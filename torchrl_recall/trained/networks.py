@@ -53,11 +53,14 @@ def describe_policy(config: OneSeedConfig) -> dict[str, Any]:
     return {"kind": kind, "num_cells": config.of_host.num_cells}
 
 
-def build_policy(specs: Specs, *, kind: str, num_cells: Sequence[int]) -> TensorDictModuleBase:
+def build_policy(
+    specs: Specs, device: torch.device, *, kind: str, num_cells: Sequence[int]
+) -> TensorDictModuleBase:
     """Build the policy that :func:`describe_policy` describes, with new weights.
 
     Args:
         specs: of the task.
+        device: where it is.
 
     Keyword Args:
         kind: of the policy.
@@ -67,7 +70,7 @@ def build_policy(specs: Specs, *, kind: str, num_cells: Sequence[int]) -> Tensor
         KeyError: the kind is unknown.
     """
     make = _POLICIES[kind]
-    return make(specs, specs.action_spec_unbatched, num_cells, torch.device("cpu")).eval()
+    return make(specs, specs.action_spec_unbatched.to(device), num_cells, device).eval()
 
 
 def describe_model(config: OneSeedConfig) -> dict[str, Any]:

@@ -62,18 +62,18 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     from torchrl_recall.trainers.runs.checkpoints import CheckpointError
     from torchrl_recall.trainers.runs.process import quiet
 
-    folder = Path(folder)
+    folder, device = Path(folder), torch.device(device)
     config = _read_config(folder)
     quiet()
     try:
         with torch.random.fork_rng():
             observations = {key: from_json(spec) for key, spec in config["observation"].items()}
             action = from_json(config["action"])
-            policy = build_policy(_specs(observations, action), **config["policy"])
+            policy = build_policy(_specs(observations, action), device, **config["policy"])
             model = None
             if (described := config["backtracking_model"]) is not None:
                 state = from_json(described.pop("observation"))
-                model = build_model(_specs({"observation": state}, action), **described)
+                model = build_model(_specs({"observation": state}, action), **described).to(device)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / CONFIG} describes no policy and model of this version "
@@ -82,8 +82,7 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     _load(policy, folder / POLICY, config["sha256"])
     if model is not None:
         _load(model, folder / MODEL, config["sha256"])
-    moved = None if model is None else model.to(device)
-    return Pretrained(policy.to(device), moved, config["run"])
+    return Pretrained(policy, model, config["run"])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
