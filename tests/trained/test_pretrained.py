@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,3 +206,17 @@ def test_bounds_without_an_end_come_back(runs):
     node = json.loads(json.dumps(to_json(spec), allow_nan=False))
     assert torch.equal(from_json(node).space.low, low)
     assert from_json(node) == spec
+
+
+def test_the_code_of_the_guide_runs(runs, exported, tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "after_training.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    shutil.copytree(runs("hopper")[0], tmp_path / "runs" / "hopper")
+    shutil.copytree(exported("hopper"), tmp_path / "hopper")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(blocks[0] + blocks[1], names)
+    assert names["action"].shape == (5, 3)
+    assert names["traces"].shape == (40, 20)
+    assert names["trained"].run["task"] == "Hopper-v5"
