@@ -39,6 +39,8 @@ from torchrl_recall.traces.high_value_states import (
 )
 from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
 from torchrl_recall.traces.transitions import TraceTransitions, join_rows
+from torchrl_recall.trained.load import load_backtracking_model, load_policy
+from torchrl_recall.trained.pretrained import from_pretrained
 from torchrl_recall.trainers.hook import RecallHook, make_recall
 
 __version__ = _version("torchrl-recall")
@@ -86,7 +88,10 @@ __all__ = [
     "TrustRegion",
     "UniformStates",
     "WithinSupport",
+    "from_pretrained",
     "join_rows",
+    "load_backtracking_model",
+    "load_policy",
     "make_recall",
     "make_update",
     "reverse_time",

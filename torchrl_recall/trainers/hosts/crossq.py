@@ -19,9 +19,8 @@ from torchrl_recall.trainers.hosts.networks import (
     squashed_actor,
 )
 from torchrl_recall.trainers.schema import SACRecallConfig
-from torchrl_recall.trainers.schema.parts import CrossQConfig
 
-__all__ = ["CrossQ"]
+__all__ = ["CrossQ", "normalised_mlp"]
 
 # As in the authors' code, which takes them from flax: they are not among the paper's settings.
 _EPS, _MOMENTUM = 1e-3, 0.01
@@ -43,9 +42,16 @@ class CrossQ(DelayedPolicy):
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
         spec, crossq = env.action_spec_unbatched.to(device), config.crossq
         self.num_updates = crossq.num_updates
-        actor = squashed_actor(env, spec, crossq.num_cells, device, make=_network(crossq))
+        actor = squashed_actor(
+            env, spec, crossq.num_cells, device, make=normalised_mlp(crossq.warmup_steps)
+        )
         qvalues = make_qvalues(
-            env, spec, crossq.critic_num_cells, device, num=2, make=_network(crossq)
+            env,
+            spec,
+            crossq.critic_num_cells,
+            device,
+            num=2,
+            make=normalised_mlp(crossq.warmup_steps),
         )
         self.actor = self.policy = self.explorer = actor.eval()
         # The loss runs these same modules: the policy by running statistics, but for step_policy.
@@ -119,16 +125,18 @@ class _BatchRenorm(BatchRenorm1d):
         return (self.weight * normal + self.bias).reshape(x.shape)
 
 
-def _network(crossq: CrossQConfig) -> MakeNetwork:
-    """Return the function that builds a normalised perceptron."""
+def normalised_mlp(warmup_steps: int) -> MakeNetwork:
+    """Return the function that builds a perceptron with batch renormalisation.
+
+    Args:
+        warmup_steps: batches before which renormalisation is plain normalisation.
+    """
 
     def make(
         in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
     ) -> nn.Sequential:
         def normalise(features: int) -> nn.Module:
-            return _BatchRenorm(
-                features, momentum=_MOMENTUM, eps=_EPS, warmup_steps=crossq.warmup_steps
-            )
+            return _BatchRenorm(features, momentum=_MOMENTUM, eps=_EPS, warmup_steps=warmup_steps)
 
         layers: list[nn.Module] = [normalise(in_features)]
         for cells in num_cells:

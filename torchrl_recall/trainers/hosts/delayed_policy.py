@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase, ExplorationType
 from torchrl.envs.utils import exploration_type
-from torchrl.modules import MLP, TanhModule
 from torchrl.objectives import LossModule, REDQLoss, SoftUpdate, TD3Loss
 from torchrl.objectives.utils import TargetNetUpdater
 
 from torchrl_recall.modules.policies import GaussianPolicy
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
-from torchrl_recall.trainers.hosts.networks import make_qvalues, policy_inputs, squashed_actor
+from torchrl_recall.trainers.hosts.networks import (
+    deterministic_actor,
+    make_qvalues,
+    squashed_actor,
+)
 from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import SACRecallConfig
 
@@ -134,13 +137,7 @@ class TD3(DelayedPolicy):
 
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
         spec, td3 = env.action_spec_unbatched.to(device), config.td3
-        in_keys, in_features = policy_inputs(env)
-        net = MLP(
-            in_features=in_features, out_features=spec.shape[-1], num_cells=td3.num_cells,
-            activation_class=nn.ReLU, device=device,
-        )  # fmt: skip
-        squash = TanhModule(in_keys=["action"], spec=spec, low=spec.space.low, high=spec.space.high)
-        actor = TensorDictSequential(TensorDictModule(net, in_keys, ["action"]), squash)
+        actor = deterministic_actor(env, spec, td3.num_cells, device)
         self.actor, self.num_updates = actor, td3.num_updates
         half = (spec.space.high - spec.space.low) / 2
         noise = _Noise(spec, td3.exploration_noise * half)

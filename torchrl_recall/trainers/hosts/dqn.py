@@ -8,14 +8,14 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
 from torchrl.envs import EnvBase
-from torchrl.modules import EGreedyModule, QValueActor
+from torchrl.modules import EGreedyModule
 from torchrl.objectives import DQNLoss, HardUpdate
 
 from torchrl_recall.modules.policies import BoltzmannPolicy
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
-from torchrl_recall.trainers.hosts.networks import mlp
+from torchrl_recall.trainers.hosts.networks import greedy_actor
 from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import DQNRecallConfig
 
@@ -41,9 +41,7 @@ class DQN(Stateful):
 
     def __init__(self, env: EnvBase, config: DQNRecallConfig, device: torch.device) -> None:
         dqn, spec = config.dqn, env.action_spec_unbatched.to(device)
-        in_features = env.observation_spec_unbatched["observation"].shape[-1]
-        network = mlp(in_features, spec.shape[-1], dqn.num_cells, device)
-        self.actor = QValueActor(network, in_keys=["observation"], spec=spec)
+        self.actor = greedy_actor(env, spec, dqn.num_cells, device)
         self.policy = BoltzmannPolicy(self.actor, temperature=dqn.imitation_temperature)
         self.exploration = EGreedyModule(
             spec,

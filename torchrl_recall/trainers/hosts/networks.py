@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
-from tensordict.nn import TensorDictModule
+from tensordict.nn import AddStateIndependentNormalScale, TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
-from torchrl.data import TensorSpec
-from torchrl.envs import EnvBase
-from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
+from torchrl.data import Composite, TensorSpec
+from torchrl.modules import (
+    MLP,
+    IndependentNormal,
+    ProbabilisticActor,
+    QValueActor,
+    TanhModule,
+    TanhNormal,
+    ValueOperator,
+)
 
 __all__ = [
     "ConcatInputs",
     "GaussianParameters",
+    "HasSpecs",
     "MakeNetwork",
+    "deterministic_actor",
+    "gaussian_actor",
+    "greedy_actor",
     "make_qvalues",
     "mlp",
     "policy_inputs",
     "squashed_actor",
+    "tanh_mlp",
 ]
 
 # Of numbers of inputs and outputs, hidden units and device.
 MakeNetwork = Callable[[int, int, Sequence[int], torch.device], nn.Module]
+
+
+class HasSpecs(Protocol):
+    """An environment, or what stands for one: the specs of which networks are built."""
+
+    @property
+    def observation_spec_unbatched(self) -> Composite:
+        """Return the spec of what is seen."""
+
+    @property
+    def action_spec_unbatched(self) -> TensorSpec:
+        """Return the spec of an action."""
 
 
 class ConcatInputs(nn.Sequential):
@@ -33,7 +58,7 @@ class ConcatInputs(nn.Sequential):
         return super().forward(torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0])
 
 
-def policy_inputs(env: EnvBase) -> tuple[list[str], int]:
+def policy_inputs(env: HasSpecs) -> tuple[list[str], int]:
     """Return the keys that a policy sees and their size.
 
     Args:
@@ -73,8 +98,38 @@ def mlp(
     )
 
 
+def tanh_mlp(
+    in_features: int,
+    num_cells: Sequence[int],
+    out_features: int,
+    gain: float,
+    device: torch.device,
+) -> MLP:
+    """Build a perceptron with hyperbolic tangents and orthogonal weights.
+
+    Args:
+        in_features: inputs.
+        num_cells: hidden units of each layer.
+        out_features: outputs.
+        gain: of the last layer.
+        device: where it is.
+    """
+    network = MLP(
+        in_features=in_features,
+        out_features=out_features,
+        num_cells=num_cells,
+        activation_class=nn.Tanh,
+        device=device,
+    )
+    *hidden, last = (layer for layer in network if isinstance(layer, nn.Linear))
+    for layer in (*hidden, last):
+        nn.init.orthogonal_(layer.weight, gain if layer is last else 2**0.5)
+        nn.init.zeros_(layer.bias)
+    return network
+
+
 def squashed_actor(
-    env: EnvBase,
+    env: HasSpecs,
     spec: TensorSpec,
     num_cells: Sequence[int],
     device: torch.device,
@@ -105,8 +160,65 @@ def squashed_actor(
     )
 
 
+def gaussian_actor(
+    env: HasSpecs, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
+) -> ProbabilisticActor:
+    """Build a policy: a Gaussian whose deviation is the same in all states.
+
+    Args:
+        env: gives the inputs.
+        spec: of the action.
+        num_cells: hidden units of each layer.
+        device: where it is.
+    """
+    in_keys, in_features = policy_inputs(env)
+    action_dim = spec.shape[-1]
+    scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
+    network = ConcatInputs(tanh_mlp(in_features, num_cells, action_dim, 0.01, device), scale)
+    return ProbabilisticActor(
+        TensorDictModule(network, in_keys=in_keys, out_keys=["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        spec=spec,
+        distribution_class=IndependentNormal,
+        return_log_prob=False,
+    )
+
+
+def deterministic_actor(
+    env: HasSpecs, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
+) -> TensorDictSequential:
+    """Build a policy without randomness, squashed into the bounds of the action.
+
+    Args:
+        env: gives the inputs.
+        spec: of the action.
+        num_cells: hidden units of each layer.
+        device: where it is.
+    """
+    in_keys, in_features = policy_inputs(env)
+    network = mlp(in_features, spec.shape[-1], num_cells, device)
+    squash = TanhModule(in_keys=["action"], spec=spec, low=spec.space.low, high=spec.space.high)
+    return TensorDictSequential(TensorDictModule(network, in_keys, ["action"]), squash)
+
+
+def greedy_actor(
+    env: HasSpecs, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
+) -> QValueActor:
+    """Build a policy that takes the action of the highest value.
+
+    Args:
+        env: gives the inputs.
+        spec: of the action.
+        num_cells: hidden units of each layer.
+        device: where it is.
+    """
+    in_keys, in_features = policy_inputs(env)
+    network = mlp(in_features, spec.shape[-1], num_cells, device)
+    return QValueActor(network, in_keys=in_keys, spec=spec)
+
+
 def make_qvalues(
-    env: EnvBase,
+    env: HasSpecs,
     spec: TensorSpec,
     num_cells: Sequence[int],
     device: torch.device,

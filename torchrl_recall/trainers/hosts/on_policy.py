@@ -7,16 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import AddStateIndependentNormalScale, TensorDictModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.envs import EnvBase
-from torchrl.modules import (
-    MLP,
-    IndependentNormal,
-    ProbabilisticActor,
-    ValueOperator,
-)
+from torchrl.modules import ValueOperator
 from torchrl.objectives import ClipPPOLoss, PPOLoss
 from torchrl.objectives.value import GAE
 
@@ -26,7 +20,7 @@ from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.natural_gradient import kl_divergence
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.stateful import Part, Stateful
-from torchrl_recall.trainers.hosts.networks import ConcatInputs, policy_inputs
+from torchrl_recall.trainers.hosts.networks import gaussian_actor, policy_inputs, tanh_mlp
 from torchrl_recall.trainers.schema import (
     GoalGANRecallConfig,
     OnPolicyRecallConfig,
@@ -61,21 +55,9 @@ class OnPolicy(Stateful):
     ) -> None:
         action_spec = env.action_spec_unbatched.to(device)
         self.in_keys, in_features = policy_inputs(env)
-        action_dim = action_spec.shape[-1]
         cells = config.policy.num_cells
-        scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
-        self.actor = ProbabilisticActor(
-            TensorDictModule(
-                ConcatInputs(_mlp(in_features, cells, action_dim, 0.01, device), scale),
-                in_keys=self.in_keys,
-                out_keys=["loc", "scale"],
-            ),
-            in_keys=["loc", "scale"],
-            spec=action_spec,
-            distribution_class=IndependentNormal,
-            return_log_prob=False,
-        )
-        self.critic = ValueOperator(_mlp(in_features, cells, 1, 1.0, device), self.in_keys)
+        self.actor = gaussian_actor(env, action_spec, cells, device)
+        self.critic = ValueOperator(tanh_mlp(in_features, cells, 1, 1.0, device), self.in_keys)
         self.gae = GAE(gamma=config.gae.gamma, lmbda=config.gae.lmbda, value_network=None)
 
     @abstractmethod
@@ -196,21 +178,3 @@ def minibatches(data: TensorDictBase, num_epochs: int, batch_size: int) -> Itera
     """Split all rows into batches, in a new order in each epoch."""
     for _ in range(num_epochs):
         yield from data[torch.randperm(len(data))].split(batch_size)
-
-
-def _mlp(
-    in_features: int, num_cells: list[int], out_features: int, gain: float, device: torch.device
-) -> MLP:
-    """Build a perceptron with hyperbolic tangents and orthogonal weights, as is usual for both."""
-    mlp = MLP(
-        in_features=in_features,
-        out_features=out_features,
-        num_cells=num_cells,
-        activation_class=nn.Tanh,
-        device=device,
-    )
-    *hidden, last = (layer for layer in mlp if isinstance(layer, nn.Linear))
-    for layer in (*hidden, last):
-        nn.init.orthogonal_(layer.weight, gain if layer is last else 2**0.5)
-        nn.init.zeros_(layer.bias)
-    return mlp

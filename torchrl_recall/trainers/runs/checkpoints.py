@@ -15,7 +15,15 @@ from safetensors.torch import save_file
 
 from torchrl_recall.trainers.runs.packing import pack, unpack
 
-__all__ = ["CheckpointError", "clean", "load_latest", "save"]
+__all__ = [
+    "CheckpointError",
+    "clean",
+    "file_sha256",
+    "load_latest",
+    "save",
+    "strange_files",
+    "sync",
+]
 
 _FORMAT = "torchrl_recall checkpoint 4"
 # Errors of reading a file that does not hold what it should.
@@ -63,15 +71,15 @@ def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
         manifest = {
             "format": _FORMAT,
             "frames": frames,
-            "sha256": {name: _sha256(temporary / name) for name in (_TENSORS, _STATE)},
+            "sha256": {name: file_sha256(temporary / name) for name in (_TENSORS, _STATE)},
         }
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2))
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            sync(path)
         if final.exists():  # written again: the old one stays until the new one has its name
             os.replace(final, aside)
         os.replace(temporary, final)
-        _sync(directory)
+        sync(directory)
         shutil.rmtree(aside, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -133,12 +141,9 @@ def clean(directory: Path) -> None:
 
 
 def _load(folder: Path) -> tuple[int, dict]:
-    files = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()}
-    odd = {path.name for path in folder.iterdir()} - files  # folders, links, pipes and devices
-    if odd or files != {_TENSORS, _STATE, _MANIFEST}:
-        odd |= files ^ {_TENSORS, _STATE, _MANIFEST}
+    if odd := strange_files(folder, {_TENSORS, _STATE, _MANIFEST}):
         raise CheckpointError(
-            f"checkpoint {folder} is refused: {', '.join(sorted(odd))} is missing or not ours "
+            f"checkpoint {folder} is refused: {', '.join(odd)} is missing or not ours "
             "(pickles are never read)."
         )
     try:
@@ -157,7 +162,7 @@ def _load(folder: Path) -> tuple[int, dict]:
             f"checkpoint {folder} is refused: its manifest says {frames} frames, its name another."
         )
     for name in (_TENSORS, _STATE):
-        if _sha256(folder / name) != digests.get(name):
+        if file_sha256(folder / name) != digests.get(name):
             raise CheckpointError(
                 f"checkpoint {folder} is refused: {name} does not match its checksum in "
                 f"{_MANIFEST}."
@@ -192,12 +197,21 @@ def _checkpoints(directory: Path) -> list[Path]:
     )
 
 
-def _sha256(path: Path) -> str:
+def strange_files(folder: Path, known: set[str]) -> list[str]:
+    """Name what a folder lacks or holds beyond known files: others, folders, links, devices."""
+    files = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()}
+    odd = {path.name for path in folder.iterdir()} - files
+    return sorted(odd | (files ^ known))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder's names are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -36,6 +36,7 @@ def make_env(
     entry_point: str | None = None,
     backend: Backend = "gymnasium",
     delay: int | Literal["end"] | None = None,
+    render_mode: str | None = None,
 ) -> TransformedEnv:
     """Make a task whose observation is a vector, and whose action a bounded vector or discrete.
 
@@ -54,6 +55,8 @@ def make_env(
         backend: where the name is looked up: ``gymnasium`` or ``dm_control``.
         delay: pay rewards every so many steps, or at the ``"end"``; see
             :class:`~torchrl_recall.trainers.tasks.delayed_reward.DelayedReward`.
+        render_mode: how the task is drawn; see
+            :func:`~torchrl_recall.trainers.tasks.gym_task.make_task`.
 
     Returns:
         The environment, its observations as float32.
@@ -67,6 +70,7 @@ def make_env(
         observation_keys=observation_keys,
         entry_point=entry_point,
         backend=backend,
+        render_mode=render_mode,
     )
     if delay is not None:
         task = DelayedReward(task, delay)

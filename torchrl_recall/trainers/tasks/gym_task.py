@@ -34,6 +34,7 @@ def make_task(
     observation_keys: Sequence[str] | None = None,
     entry_point: str | None = None,
     backend: Backend = "gymnasium",
+    render_mode: str | None = None,
 ) -> gymnasium.Env:
     """Make a Gymnasium task whose observation is one vector of floats.
 
@@ -51,13 +52,17 @@ def make_task(
             only a name.
         backend: where the name is looked up. By default all of dm_control's observations are
             joined, in the order of their names.
+        render_mode: how the task is to be drawn, such as ``rgb_array``. A task that a function
+            made is drawn as that function says.
 
     Raises:
         ConfigError: there is no such task, or its observations are of another kind, or it does not
-            keep to Gymnasium's interface.
+            keep to Gymnasium's interface, or cannot be drawn.
     """
-    make = _maker(name, entry_point, backend)
+    make = _maker(name, entry_point, backend, render_mode)
     task = make()
+    if render_mode is not None:
+        _check_drawn(name, task, render_mode)
     space = task.observation_space
     if backend == "dm_control" and observation_keys is None and isinstance(space, Dict):
         observation_keys = list(space)
@@ -84,13 +89,15 @@ def is_one_hot(task: gymnasium.Env) -> bool:
     return isinstance(task, _AsVector) and isinstance(task.entries.get(""), Discrete)
 
 
-def _maker(name: str, entry_point: str | None, backend: Backend) -> Callable[[], gymnasium.Env]:
+def _maker(
+    name: str, entry_point: str | None, backend: Backend, render_mode: str | None
+) -> Callable[[], gymnasium.Env]:
     """Return what makes the task, by its id or by the user's own function."""
     if backend == "dm_control":
         return _dm_control_maker(name)
     if entry_point is None:
         _spec(name)
-        return lambda: _made(name)
+        return lambda: _made(name, {} if render_mode is None else {"render_mode": render_mode})
     make = load_function(entry_point, key="env.entry_point")
 
     def checked() -> gymnasium.Env:
@@ -131,14 +138,27 @@ def _dm_control_maker(name: str) -> Callable[[], gymnasium.Env]:
     return make
 
 
-def _made(name: str) -> gymnasium.Env:
+def _made(name: str, options: dict[str, Any]) -> gymnasium.Env:
     try:
-        return gymnasium.make(name, disable_env_checker=True)
+        with warnings.catch_warnings():
+            if options:  # what a task cannot draw is refused, not warned of
+                warnings.simplefilter("ignore")
+            return gymnasium.make(name, disable_env_checker=True, **options)
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
             f"env.name={name!r} could not be made: {reason}.{_newest(name)}"
         ) from error
+
+
+def _check_drawn(name: str, task: gymnasium.Env, render_mode: str) -> None:
+    can = task.metadata.get("render_modes", [])
+    if task.render_mode != render_mode or render_mode not in can:
+        raise ConfigError(
+            f"{name} does not draw itself as {render_mode} (it knows {can or 'no way'}, and was "
+            f"made with render_mode={task.render_mode}). Leave the picture out; a function in "
+            f"env.entry_point can make its task with render_mode={render_mode!r}."
+        )
 
 
 def _spec(name: str) -> EnvSpec:

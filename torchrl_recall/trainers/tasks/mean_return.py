@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -48,12 +50,14 @@ class MeanReturn(Evaluation):
         clip_actions: bool = False,
     ) -> None:
         super().__init__()
-        self.env = make_env(
+        self._make_env = partial(
+            make_env,
             config.env.name,
             device,
             clip_actions=clip_actions,
             **config.env.making,
         )
+        self.env = self._make_env()
         self.to_task = to_task(self.env)
         self.vector = None if clip_actions else _vector(config)
         self.target = config.eval.target_return
@@ -62,6 +66,19 @@ class MeanReturn(Evaluation):
         self.policy = make_policy(
             actor, ExplorationType.DETERMINISTIC, compile=bool(config.compile)
         )
+
+    def watch(self, wrap: Callable[[gymnasium.Env], gymnasium.Env]) -> None:
+        """Evaluate one episode after the other from now on, in a task that draws itself.
+
+        Args:
+            wrap: of the task, whose ``render()`` returns a picture; returns what is stepped.
+
+        Raises:
+            ConfigError: the task does not draw itself.
+        """
+        env = self._make_env(render_mode="rgb_array")
+        env.base_env._env = wrap(env.base_env._env)
+        self.env, self.vector = env, None
 
     def evaluate(self) -> Tensor:
         """Return the return of each episode, ``[num_episodes]``; none if a signal cuts it short."""

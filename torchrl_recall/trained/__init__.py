@@ -1,0 +1,1 @@
+"""What comes after training: a run's policy and model loaded, played, drawn and exported."""

@@ -1,0 +1,158 @@
+"""Film strips: MuJoCo's simulator put into the states of recall traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+
+from torchrl_recall.trained.draw import check_drawing, save_figure
+from torchrl_recall.trained.load import TrainedRun
+from torchrl_recall.trained.play import renderer
+from torchrl_recall.trained.roll_out import path_of
+from torchrl_recall.trainers.schema import ConfigError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["Simulator", "draw_film", "film_strip"]
+
+
+class Simulator:
+    """A MuJoCo task of Gymnasium that is put into observed states and draws them.
+
+    Positions that the task does not observe, such as how far it has come, are zero.
+
+    Args:
+        name: of the task, for errors.
+        task: made to draw itself; its observation begins with positions and velocities.
+
+    Attributes:
+        skipped: how many positions are not observed.
+
+    Raises:
+        ConfigError: the task is no such task.
+    """
+
+    def __init__(self, name: str, task: gymnasium.Env) -> None:
+        self._task = task
+        self._inner: Any = task.unwrapped
+        structure = getattr(self._inner, "observation_structure", {})
+        self.skipped = structure.get("skipped_qpos", 0)
+        self._num = structure.get("qpos", 0), structure.get("qvel", 0)
+        model = getattr(self._inner, "model", None)
+        is_whole = model is not None and (self.skipped + self._num[0], self._num[1]) == (
+            model.nq,
+            model.nv,
+        )
+        if not is_whole or not self._shows_what_was_put():
+            raise ConfigError(
+                f"film= needs a MuJoCo task of Gymnasium whose observation begins with its "
+                f"positions and velocities, such as Hopper-v5, Walker2d-v5, HalfCheetah-v5 or "
+                f"Ant-v5; that of {name} does not. Leave film= out."
+            )
+
+    def put(self, observation: np.ndarray) -> None:
+        """Put the simulator into an observed state, shape ``[observation_dim]``."""
+        positions, velocities = self._num
+        qpos = np.concatenate([np.zeros(self.skipped), observation[:positions]])
+        self._inner.set_state(qpos, observation[positions : positions + velocities])
+
+    def draw(self) -> np.ndarray:
+        """Draw the state, shape ``[height, width, 3]``."""
+        picture: Any = self._task.render()
+        return picture
+
+    def _shows_what_was_put(self) -> bool:
+        """Say whether a task in a state that it was put into observes that state."""
+        observation, _ = self._task.reset(seed=0)
+        self.put(observation)
+        size = sum(self._num)
+        return bool(np.allclose(self._inner._get_obs()[:size], observation[:size]))
+
+
+def film_strip(simulator: Simulator, paths: torch.Tensor, num: int) -> np.ndarray:
+    """Draw states of paths, evenly spaced from the first to the last.
+
+    Args:
+        simulator: of the task.
+        paths: shape ``[num_paths, num_states, state_dim]``.
+        num: pictures of each path; no more than it has states.
+
+    Returns:
+        Pictures of shape ``[num_paths, num, height, width, 3]``.
+    """
+    rows = []
+    for path in paths.double().cpu().numpy():
+        strip = []
+        for step in _steps(len(path), num):
+            simulator.put(path[step])
+            strip.append(simulator.draw())
+        rows.append(strip)
+    return np.array(rows)
+
+
+def draw_film(
+    run: TrainedRun,
+    traces: TensorDictBase,
+    path: Path,
+    *,
+    num_traces: int,
+    num_rows: int = 3,
+    num_pictures: int = 8,
+) -> str:
+    """Draw the first trace to each of some end states as a row of pictures.
+
+    Args:
+        run: of the task.
+        traces: ``[num_states * num_traces, trace_length]``; those to one end state are contiguous.
+        path: of the picture.
+
+    Keyword Args:
+        num_traces: to each end state.
+        num_rows: end states, at most.
+        num_pictures: of each trace, at most.
+
+    Returns:
+        What there is to know about the pictures.
+
+    Raises:
+        ConfigError: the task is not of MuJoCo, or cannot be drawn here.
+    """
+    check_drawing("film", path)
+    from matplotlib.figure import Figure
+
+    from torchrl_recall.trainers.tasks.gym import make_env
+
+    making = getattr(run.config.env, "making", None)
+    if making is None:
+        raise ConfigError(f"film= draws tasks of Gymnasium, not {run.parts.name}. Leave it out.")
+    paths = path_of(traces)[::num_traces][:num_rows]
+    num = min(num_pictures, paths.shape[1])
+    with renderer():
+        env = make_env(run.config.env.name, render_mode="rgb_array", **making)
+        simulator = Simulator(run.parts.name, env.base_env._env)
+        strip = film_strip(simulator, paths, num)
+        env.close()
+    figure = Figure(figsize=(1.3 * num, 1.45 * len(strip) + 0.2), layout="constrained")
+    panels = figure.subplots(len(strip), num, squeeze=False)
+    last = paths.shape[1] - 1
+    for column, step in enumerate(_steps(paths.shape[1], num)):
+        steps = "end state" if step == last else f"step {step - last}"
+        panels[0, column].set_title(steps, fontsize=7)
+        for row, pictures in enumerate(strip):
+            panels[row, column].imshow(pictures[column])
+            panels[row, column].axis("off")
+    save_figure(figure, path)
+    told = f"{len(strip)} traces, {num} pictures each"
+    if simulator.skipped:
+        told += f"; the first {simulator.skipped} of qpos is not observed, so it is drawn as 0"
+    return told
+
+
+def _steps(length: int, num: int) -> Sequence[int]:
+    return np.linspace(0, length - 1, num).round().astype(int).tolist()

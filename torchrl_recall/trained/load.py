@@ -1,0 +1,241 @@
+"""Load what a run has learned, from its folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from tensordict.nn import TensorDictModuleBase
+from yaml import YAMLError
+
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.recall import Recall
+
+if TYPE_CHECKING:
+    from torchrl_recall.trainers.runs.parts import Parts
+    from torchrl_recall.trainers.runs.run import OneSeedConfig
+
+__all__ = ["TrainedRun", "load_backtracking_model", "load_policy", "load_run"]
+
+# A group of keys that only one recipe has, its module, and its configuration. The Goal GAN comes
+# first, since it has groups of its two hosts too.
+_RECIPES = {
+    "goal_gan": ("goal_gan_recall", "GoalGANRecallConfig"),
+    "sac": ("sac_recall", "SACRecallConfig"),
+    "dqn": ("dqn_recall", "DQNRecallConfig"),
+    "trpo": ("trpo_recall", "TRPORecallConfig"),
+    "ppo": ("trpo_recall", "PPORecallConfig"),
+}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Parts of a run, restored from its newest good checkpoint.
+
+    Attributes:
+        run_dir: the run's folder.
+        config: its configuration.
+        parts: as the recipe built them.
+        frames: after which the checkpoint was written.
+        state: all of the checkpoint.
+    """
+
+    run_dir: Path
+    config: OneSeedConfig
+    parts: Parts
+    frames: int
+    state: dict[str, Any]
+
+    @property
+    def policy(self) -> TensorDictModuleBase:
+        """Return the actor."""
+        return self.parts.host.actor.eval()
+
+    @property
+    def backtracking_model(self) -> BacktrackingModel | None:
+        """Return the model of recall; None where a control ran, whose model is another or none."""
+        if self.config.recall.method != "recall":
+            return None
+        assert isinstance(self.parts.recall, Recall)
+        return self.parts.recall.model.eval()
+
+    def needs_model(self) -> BacktrackingModel:
+        """Return the model of recall.
+
+        Raises:
+            ConfigError: the run has none.
+        """
+        from torchrl_recall.trainers.schema import ConfigError
+
+        if (model := self.backtracking_model) is None:
+            raise ConfigError(
+                f"the run in {self.run_dir} has no backtracking model: it ran "
+                f"recall={self.config.recall.name}. Take a run of recall=backtracking, imitation "
+                "or paper."
+            )
+        return model
+
+
+def load_policy(run_dir: str | Path, *, device: str | torch.device = "cpu") -> TensorDictModuleBase:
+    """Load the policy of a run, finished or stopped, from its newest good checkpoint.
+
+    Use it on whatever holds an observation::
+
+        policy = load_policy("runs/hopper")
+        action = policy(TensorDict({"observation": torch.zeros(5, 11)}, [5]))["action"]
+
+    It is deterministic by default: a Gaussian policy takes its mean. Under TorchRL's
+    ``set_exploration_type(ExplorationType.RANDOM)`` it samples. The policies of ``host=td3`` and of
+    ``dqn_recall.py`` are deterministic always, since their noise belongs to training. Actions of
+    TRPO and PPO are to be clipped to the action's bounds, as their recipe does.
+
+    Args:
+        run_dir: the run's folder.
+
+    Keyword Args:
+        device: where its networks are put.
+
+    Returns:
+        A module that reads ``observation``, and ``desired_goal`` in a run of
+        ``goal_gan_recall.py``, and writes ``action``.
+
+    Raises:
+        ConfigError: the folder is no run's, or its recipe has no policy of single observations.
+        CheckpointError: no checkpoint can be trusted.
+    """
+    return load_run(run_dir, device=device).policy
+
+
+def load_backtracking_model(
+    run_dir: str | Path, *, device: str | torch.device = "cpu"
+) -> BacktrackingModel:
+    """Load the backtracking model of a run, finished or stopped, from its newest good checkpoint.
+
+    Use it to roll traces out, from states that are known to be good::
+
+        model = load_backtracking_model("runs/hopper")
+        traces = RecallTraceGenerator(model, trace_length=20, num_traces=8)(end_states)
+
+    Args:
+        run_dir: the run's folder.
+
+    Keyword Args:
+        device: where its networks are put.
+
+    Raises:
+        ConfigError: the folder is no run's, or the run has no backtracking model.
+        CheckpointError: no checkpoint can be trusted.
+    """
+    return load_run(run_dir, device=device, restore=("host", "recall")).needs_model()
+
+
+def load_run(
+    run_dir: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    restore: Sequence[str] | None = ("host",),
+    episodes: int | None = None,
+) -> TrainedRun:
+    """Build a run's parts again by its recipe, and restore them.
+
+    Torch's random numbers go on as if nothing had been built.
+
+    Args:
+        run_dir: the run's folder.
+
+    Keyword Args:
+        device: where networks are put.
+        restore: parts whose state is restored; None restores all of them.
+        episodes: of an evaluation; the run's own number by default.
+
+    Raises:
+        ConfigError: the folder is no run's, or its recipe has no policy of single observations.
+        CheckpointError: no checkpoint can be trusted.
+    """
+    from torchrl_recall.trainers.runs.process import quiet
+    from torchrl_recall.trainers.runs.resumption import check_config
+    from torchrl_recall.trainers.schema import ConfigError
+
+    run_dir = Path(run_dir)
+    config, build = _read_config(run_dir)
+    frames, state = _read_checkpoint(run_dir)
+    check_config(config.model_dump(), state["config"], run_dir)
+    quiet()
+    config.compile = False  # which changes no weights, and what is called a few times is faster
+    if hasattr(config.collector, "num_envs"):
+        config.collector.num_envs = 1  # nothing is collected
+    if episodes is not None and hasattr(config.eval, "num_episodes"):
+        config.eval.num_episodes = episodes
+    with torch.random.fork_rng():
+        parts = build(config, torch.device(device))
+    parts.collector.shutdown()
+    try:
+        for name, part in parts.stateful().items():
+            if restore is None or name in restore:
+                part.load_state_dict(state[name])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"the checkpoint in {run_dir} does not fit what its recipe builds ({reason}). Take the "
+            f"versions that it was written with: {dict(state['versions'])}."
+        ) from error
+    return TrainedRun(run_dir, config, parts, frames, state)
+
+
+def _read_config(run_dir: Path) -> tuple[OneSeedConfig, Any]:
+    """Read a run's configuration, and return the function that builds its parts too."""
+    from torchrl_recall.trainers import schema
+
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise schema.ConfigError(
+            f"{run_dir} is no folder of a run: it has no config.yaml. Give the run_dir of a recipe."
+        )
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise ValueError("it holds no keys")
+    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise schema.ConfigError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}). Resume the run with its "
+            "overrides and resume=auto, which writes it again."
+        ) from error
+    if "a2c" in config:
+        raise schema.ConfigError(
+            f"{run_dir} is a run of a2c_recall.py, which trains tables of many seeds at once: it "
+            "has no policy of single observations. Its exact returns are in returns.csv; "
+            "dqn_recall.py env.name=torchrl_recall/FourRooms-v0 trains a policy of the same rooms."
+        )
+    key = next((key for key in _RECIPES if key in config), None)
+    if key is None:
+        raise schema.ConfigError(
+            f"{path} is the configuration of no recipe: it has none of the groups "
+            f"{', '.join(_RECIPES)}. Give the run_dir of a recipe."
+        )
+    module, name = _RECIPES[key]
+    build = importlib.import_module(f"torchrl_recall.recipes.{module}").build
+    return schema.validate(config, getattr(schema, name)), build
+
+
+def _read_checkpoint(run_dir: Path) -> tuple[int, dict[str, Any]]:
+    from torchrl_recall.trainers.runs import checkpoints
+    from torchrl_recall.trainers.schema import ConfigError
+
+    try:
+        found = checkpoints.load_latest(run_dir / "checkpoints")
+    except OSError as error:  # a run that goes on has just deleted it
+        raise checkpoints.CheckpointError(
+            f"a checkpoint in {run_dir} vanished while it was read ({error}). Try again."
+        ) from error
+    if found is None:
+        raise ConfigError(
+            f"the run in {run_dir} has no checkpoint yet. Let it reach checkpoint.interval, or "
+            "stop it by Ctrl-C, which saves first."
+        )
+    return found

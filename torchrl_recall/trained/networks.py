@@ -1,0 +1,92 @@
+"""The networks of policies and models, from a few words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict.nn import TensorDictModuleBase
+
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.trainers.hosts.crossq import normalised_mlp
+from torchrl_recall.trainers.hosts.networks import (
+    deterministic_actor,
+    gaussian_actor,
+    greedy_actor,
+    squashed_actor,
+)
+from torchrl_recall.trainers.schema import (
+    DQNRecallConfig,
+    GoalGANRecallConfig,
+    OnPolicyRecallConfig,
+)
+
+if TYPE_CHECKING:
+    from torchrl_recall.trained.specs import Specs
+    from torchrl_recall.trainers.runs.run import OneSeedConfig
+
+__all__ = ["build_model", "build_policy", "describe_model", "describe_policy"]
+
+_POLICIES: dict[str, Callable[..., TensorDictModuleBase]] = {
+    "squashed_gaussian": squashed_actor,
+    "normalised_squashed_gaussian": partial(squashed_actor, make=normalised_mlp(0)),
+    "gaussian": gaussian_actor,
+    "deterministic": deterministic_actor,
+    "greedy": greedy_actor,
+}
+_OF_HOST = {"crossq": "normalised_squashed_gaussian", "td3": "deterministic"}
+
+
+def describe_policy(config: OneSeedConfig) -> dict[str, Any]:
+    """Name the kind and the sizes of the policy that a configuration makes."""
+    if isinstance(config, DQNRecallConfig):
+        return {"kind": "greedy", "num_cells": config.dqn.num_cells}
+    if isinstance(config, OnPolicyRecallConfig):
+        return {"kind": "gaussian", "num_cells": config.policy.num_cells}
+    if isinstance(config, GoalGANRecallConfig):
+        if config.host == "trpo":
+            return {"kind": "gaussian", "num_cells": config.policy.num_cells}
+        return {"kind": "squashed_gaussian", "num_cells": config.sac.num_cells}
+    kind = _OF_HOST.get(config.host, "squashed_gaussian")
+    return {"kind": kind, "num_cells": config.of_host.num_cells}
+
+
+def build_policy(
+    specs: Specs, device: torch.device, *, kind: str, num_cells: Sequence[int]
+) -> TensorDictModuleBase:
+    """Build the policy that :func:`describe_policy` describes, with new weights.
+
+    Args:
+        specs: of the task.
+        device: where it is.
+
+    Keyword Args:
+        kind: of the policy.
+        num_cells: hidden units of each layer.
+
+    Raises:
+        KeyError: the kind is unknown.
+    """
+    make = _POLICIES[kind]
+    return make(specs, specs.action_spec_unbatched.to(device), num_cells, device).eval()
+
+
+def describe_model(config: OneSeedConfig) -> dict[str, Any]:
+    """Name the sizes of the backtracking model that a configuration makes."""
+    keys = "num_cells", "action_scale", "clamp_actions"
+    return {key: getattr(config.backtracking, key) for key in keys}
+
+
+def build_model(specs: Specs, **sizes: Any) -> BacktrackingModel:
+    """Build the model that :func:`describe_model` describes, with new weights.
+
+    Args:
+        specs: of the task, as the model sees them.
+
+    Keyword Args:
+        sizes: see :meth:`~torchrl_recall.BacktrackingModel.from_specs`.
+    """
+    spec = specs.observation_spec_unbatched, specs.action_spec_unbatched
+    return BacktrackingModel.from_specs(*spec, **sizes).eval()

@@ -1,0 +1,178 @@
+"""Play a trained policy: returns of whole episodes, and a video of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from torchrl_recall.trained.load import TrainedRun, load_run
+from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Video", "check_video", "play", "renderer"]
+
+
+def play(
+    run_dir: str | Path, *, episodes: int = 10, seed: int = 0, video: str | Path | None = None
+) -> tuple[TrainedRun, Tensor]:
+    """Evaluate the deterministic policy of a run.
+
+    Args:
+        run_dir: the run's folder.
+
+    Keyword Args:
+        episodes: how many.
+        seed: of the task, for its first episode; of the goals, where the task has some.
+        video: to write all episodes to, ``.mp4`` or ``.gif``.
+
+    Returns:
+        The run, and the undiscounted return of each episode. An episode towards a goal returns one
+        if it got there.
+
+    Raises:
+        ConfigError: the folder is no run's, or the task or the machine makes no video.
+        CheckpointError: no checkpoint can be trusted.
+    """
+    if video is not None:
+        check_video(Path(video))
+    run = load_run(run_dir, episodes=episodes)
+    if isinstance(run.config, GoalGANRecallConfig):
+        return run, _reach_goals(run, run.config, episodes, seed, video)
+    evaluation: Any = run.parts.evaluation  # MeanReturn
+    evaluation.seed = seed
+    if video is None:
+        return run, evaluation.evaluate()
+    with renderer(), Video(Path(video)) as pictures:
+        evaluation.watch(pictures.watch)
+        return run, evaluation.evaluate()
+
+
+def _reach_goals(
+    run: TrainedRun,
+    config: GoalGANRecallConfig,
+    episodes: int,
+    seed: int,
+    video: str | Path | None,
+) -> Tensor:
+    """Try uniform goals, one in each episode."""
+    from torchrl_recall.trainers.tasks.coverage import Coverage
+    from torchrl_recall.trainers.tasks.goals import make_goal_env
+
+    if video is not None:
+        raise ConfigError(
+            f"video={video}: tasks of goal_gan_recall.py are batches of states, which are not "
+            "drawn. Leave video= out; the run's folder has maps of the goals that it reached."
+        )
+    env = make_goal_env(config, episodes)
+    goals = env.sample_goals(episodes, generator=torch.Generator().manual_seed(seed))
+    return Coverage(env, run.policy, goals, config).evaluate().double()
+
+
+class Video:
+    """A file of pictures, which gets its name once all of them are in it.
+
+    A GIF is written by Pillow. Other formats need imageio-ffmpeg.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_name(f".partial-{path.name}")
+        self._writer: Any = None
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if kind is None and self._writer is not None:
+            self._partial.replace(self.path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+    def watch(self, task: gymnasium.Env) -> gymnasium.Env:
+        """Return the task, each state of which becomes a picture."""
+        import imageio
+
+        fps = task.metadata.get("render_fps", 30)
+        gif = {"duration": 1000 / fps, "loop": 0}  # Pillow counts milliseconds
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        options = gif if self.path.suffix == ".gif" else {"fps": fps}
+        self._writer = imageio.get_writer(self._partial, **options)
+        return _Watched(task, self)
+
+    def add(self, picture: np.ndarray) -> None:
+        """Add a picture."""
+        self._writer.append_data(picture)
+
+
+class _Watched(gymnasium.Wrapper):
+    """A task of which a picture is taken after each reset and each step."""
+
+    def __init__(self, task: gymnasium.Env, video: Video) -> None:
+        super().__init__(task)
+        self.video = video
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        found = self.env.reset(**kwargs)
+        self._take()
+        return found
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        found = self.env.step(action)
+        self._take()
+        return found
+
+    def _take(self) -> None:
+        picture: Any = self.env.render()
+        self.video.add(picture)
+
+
+def check_video(path: Path) -> None:
+    """Refuse a video that could not be written in the end.
+
+    Raises:
+        ConfigError: the format is unknown, or what writes it is not installed.
+    """
+    from torchrl_recall.trainers.runs.log import installed
+
+    if path.suffix not in (".gif", ".mp4"):
+        raise ConfigError(f"video={path} must end in .mp4 or .gif.")
+    needed = ["imageio", "PIL" if path.suffix == ".gif" else "imageio_ffmpeg"]
+    if missing := [name for name in needed if not installed(name)]:
+        gif = f", or take video={path.with_suffix('.gif')}" if "PIL" not in missing else ""
+        raise ConfigError(
+            f"video={path} needs {', '.join(missing)}: pip install 'torchrl-recall[video]'{gif}."
+        )
+
+
+@contextmanager
+def renderer() -> Iterator[None]:
+    """Let MuJoCo's tasks draw themselves without a screen, and say what is missing where none can.
+
+    Raises:
+        ConfigError: nothing can draw here.
+    """
+    if not {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ) and os.name == "posix":
+        os.environ["MUJOCO_GL"] = "egl" if os.uname().sysname == "Linux" else "cgl"
+    try:
+        yield
+    except (ImportError, RuntimeError, AttributeError, gymnasium.error.Error) as error:
+        chosen = os.environ.get("MUJOCO_GL")
+        raise ConfigError(
+            f"the task could not be drawn ({type(error).__name__}: {str(error)[:200]}) by "
+            f"MUJOCO_GL={chosen}. On a machine without a screen set MUJOCO_GL=egl (Debian: apt "
+            "install libegl1), or MUJOCO_GL=osmesa; for classic tasks pip install pygame."
+        ) from error
