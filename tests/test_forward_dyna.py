@@ -199,7 +199,7 @@ def not_a_rule(env):
     ("words", "cure"),
     [
         (["recall.reward=sparse"], "does not have; take learned"),
-        (["recall.reward=sparce"], "sparse, learned, or module:function"),
+        (["recall.reward=spars"], "sparse, learned, or module:function"),
         (["recall.actions=backward_policy"], "take policy or uniform"),
         (["recall.reward=nowhere:rule"], "recall.reward='nowhere:rule' cannot be imported"),
         ([f"recall.reward={__name__}:not_a_rule"], "returned a int; return a function"),

@@ -75,7 +75,7 @@ def build_policy(
 
 def describe_model(config: OneSeedConfig) -> dict[str, Any]:
     """Name the sizes of the backtracking model that a configuration makes."""
-    keys = "num_cells", "action_scale", "clamp_actions"
+    keys = "num_cells", "action_scale", "clamp_actions", "num_models"
     return {key: getattr(config.backtracking, key) for key in keys}
 
 
