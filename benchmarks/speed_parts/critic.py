@@ -31,5 +31,5 @@ def critic(rounds: int, steps: int) -> Rows:
     batches = steps // 10  # ten frames each
     for function in contestants.values():
         function(300)  # random frames, compilation and the first rewards
-    timed: Contestants = {name: partial(function, batches) for name, function in contestants.items()}
+    timed: Contestants = {name: partial(run, batches) for name, run in contestants.items()}
     return measure("critic", timed, rounds, per=steps)
