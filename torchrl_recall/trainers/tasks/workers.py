@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import socket
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -129,8 +128,14 @@ class WorkerCollector(NewEpisodes):
         if self._collector is None:
             self._start()
         self._policy.load_state_dict(self.actor.state_dict())
-        self._collector.update_policy_weights_()
-        data = next(self._batches)
+        try:
+            self._collector.update_policy_weights_()
+            data = next(self._batches)
+        except Exception as error:
+            raise RuntimeError(
+                f"a worker of collector.backend={self.backend} failed or was ended; what it said "
+                "itself is above. collector.backend=step takes the same steps in one process."
+            ) from error
         self.frames += data.numel()
         return data.exclude("collector").contiguous().to(self.device)
 
@@ -160,15 +165,13 @@ class WorkerCollector(NewEpisodes):
         collector, self._collector = self._collector, None
         if collector is None:
             return
-        try:
+        with suppress(Exception):  # where workers have died TorchRL's part of it ends in an error
             collector.shutdown()
-        except Exception as error:
-            warnings.warn(f"workers did not end by themselves ({error}).", stacklevel=2)
-            for job in getattr(collector, "jobs", ()):
-                job.kill()
-            if torch.distributed.is_initialized():
-                with suppress(Exception):
-                    torch.distributed.destroy_process_group()
+        for job in getattr(collector, "jobs", ()):
+            job.kill()
+        if self.backend == "distributed" and torch.distributed.is_initialized():
+            with suppress(Exception):
+                torch.distributed.destroy_process_group()
 
 
 def _make_worker_env(
