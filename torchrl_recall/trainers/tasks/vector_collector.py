@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv, VectorEnv
@@ -54,11 +56,10 @@ class VectorCollector(NewEpisodes):
 
     def begin(self, frames: int) -> None:
         """Begin new episodes after some frames."""
-        seeds = env_seeds(self.seed, frames, self.vector.num_envs)
-        one_by_one = isinstance(self.vector.unwrapped, SyncVectorEnv)
-        self._observation = self._observe(
-            self.vector.reset(seed=seeds if one_by_one else seeds[0])[0]
-        )
+        seeds: Any = env_seeds(self.seed, frames, self.vector.num_envs)
+        if not isinstance(self.vector.unwrapped, SyncVectorEnv):
+            seeds = seeds[0]  # a task's own vector version has one generator
+        self._observation = self._observe(self.vector.reset(seed=seeds)[0])
         self._is_init = torch.ones(self.vector.num_envs, 1, dtype=torch.bool)
         self.frames = frames
 
