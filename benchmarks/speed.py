@@ -12,7 +12,9 @@ for TRPO and PPO, 2,048 steps an update. ``critic`` times traces for the critic 
 against itself one step at a time, ``goals`` the goal environments and the Goal GAN's share of an
 iteration.
 ``compilation`` times whole runs up to their 2,000th step: eager, compiled, and compiled again.
-``growth`` gives costs against sizes.
+``collectors`` times a frame by each backend of the collectors, on all cores, with 1, 4 and 16
+environments, and ``slow_tasks`` with four whose steps take longer. ``growth`` gives costs against
+sizes.
 Contestants of a part take turns within each round, so that a ratio compares neighbours in time; a
 table of medians and quartiles is printed, and every measurement goes to ``results.csv``.
 """
@@ -26,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-if hasattr(os, "sched_setaffinity"):
+if __name__ == "__main__" and hasattr(os, "sched_setaffinity"):  # and not in a worker
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.environ["OMP_NUM_THREADS"] = "1"
 # JAX needs this to keep to one thread.
@@ -38,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "figures"))
 
 import torch
 from omegaconf import OmegaConf
+from speed_parts.collectors import collectors, slow_tasks
 from speed_parts.compilation import compilation
 from speed_parts.components import four_rooms, growth, imitation, model, traces, update
 from speed_parts.critic import critic
@@ -59,6 +62,8 @@ PARTS: dict[str, Callable[..., Rows]] = {
     "four_rooms": four_rooms,
     "goals": goals,
     "compilation": compilation,
+    "collectors": collectors,
+    "slow_tasks": slow_tasks,
     "growth": growth,
 }
 DEFAULTS = {

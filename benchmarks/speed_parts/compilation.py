@@ -14,7 +14,7 @@ from pathlib import Path
 
 from speed_parts.measure import Contestants, Rows, measure
 
-__all__ = ["compilation"]
+__all__ = ["compilation", "cores"]
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
@@ -26,14 +26,14 @@ RUNS = {
 def compilation(rounds: int) -> Rows:
     """Measure whole runs: eager, compiled without a cache on disk, and compiled with one."""
     rows: Rows = []
-    for cores in (1, os.cpu_count() or 1):
-        with _cores(cores), tempfile.TemporaryDirectory() as folder:
+    for number in (1, os.cpu_count() or 1):
+        with cores(number), tempfile.TemporaryDirectory() as folder:
             contestants: Contestants = {}
             for name, words in RUNS.items():
                 cache = Path(folder) / name
                 for mode in ("eager", "cold", "warm"):
                     contestants[f"{name}, {mode}"] = partial(_run, words, cache, mode)
-            rows += measure(f"compilation, {cores} core{'s' * (cores > 1)}", contestants, rounds)
+            rows += measure(f"compilation, {number} core{'s' * (number > 1)}", contestants, rounds)
     return rows
 
 
@@ -55,7 +55,7 @@ def _run(words: list[str], cache: Path, mode: str) -> None:
 
 
 @contextmanager
-def _cores(number: int) -> Iterator[None]:
+def cores(number: int) -> Iterator[None]:
     """Let what is started run on some cores."""
     if not hasattr(os, "sched_setaffinity"):
         yield

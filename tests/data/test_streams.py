@@ -173,3 +173,43 @@ def test_state_goes_on_identically(with_ids):
     again.load_state_dict(streams.state_dict())
     for each in (streams, again):
         assert firsts(feed(each, data[4:])) == [[0, 9]]
+
+
+def with_ids(write: TensorDict, number: int) -> TensorDict:
+    return write.clone().set(IDS, torch.full(write.shape, number))
+
+
+def test_identifiers_that_workers_share_are_told_apart_by_their_rows():
+    streams, a, b = TrajectoryStreams(DONE), with_ids(walk(0, 6), 0), with_ids(walk(100, 6), 0)
+    with warnings.catch_warnings():  # as of RayCollector(sync=True)
+        warnings.simplefilter("error")
+        finished = feed(streams, torch.stack([a[:3], b[:3]]))
+        again = TrajectoryStreams(DONE)
+        again.load_state_dict(streams.state_dict())
+        for each in (streams, again):
+            finished = feed(each, torch.stack([a[3:], b[3:]]))
+            assert firsts(finished) == [[0, 6], [100, 106]]
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_workers_in_turns_that_share_an_identifier_are_never_spliced(marked):
+    streams, a, b = TrajectoryStreams(DONE), with_ids(walk(0, 6), 0), with_ids(walk(100, 6), 0)
+    for each in (a, b) if marked else ():
+        each["is_init"] = (torch.arange(6) == 0).unsqueeze(1)
+    with pytest.warns(UserWarning, match="a trajectory was cut"):  # RayCollector(sync=False)
+        finished = feed(streams, a[:3], b[:3], a[3:5], torch.cat([a[5:], b[3:]]))
+    # Without a mark nothing tells that what follows a done flag is not a beginning.
+    assert firsts(finished) == ([] if marked else [[103, 106]])
+    assert streams.num_dropped == (12 if marked else 9)
+
+
+def test_an_identifier_that_changes_within_a_trajectory_makes_no_second_one():
+    streams, a, b = TrajectoryStreams(DONE), walk(0, 6), walk(100, 12)
+    writes = [  # as of DistributedCollector(sync=True), which adds to the second worker's numbers
+        torch.stack([with_ids(a[:3], 0), with_ids(b[:3], 0)]),
+        torch.stack([with_ids(a[3:], 0), with_ids(b[3:6], 1)]),
+        torch.stack([with_ids(walk(50, 3), 1), with_ids(b[6:9], 2)]),
+        torch.stack([with_ids(walk(60, 3), 2), with_ids(b[9:], 2)]),
+    ]
+    with pytest.warns(UserWarning, match="its beginning not seen"):
+        assert firsts(feed(streams, *writes)) == [[0, 6], [50, 53], [60, 63]]

@@ -28,7 +28,7 @@ from torchrl_recall.recipes import dqn_recall
 from torchrl_recall.traces.filters import AdvantageGate, LoopErasure, WithinSupport
 from torchrl_recall.trainers.hosts.dqn import DQN
 from torchrl_recall.trainers.schema import ConfigError, DQNRecallConfig, validate
-from torchrl_recall.trainers.tasks.collectors import make_policy
+from torchrl_recall.trainers.tasks.acting import make_policy
 from torchrl_recall.trainers.tasks.gym import DivergenceError
 
 RECALLS = sorted(path.stem for path in (RECIPES / "config" / "dqn" / "recall").glob("*.yaml"))

@@ -19,13 +19,14 @@ class TrajectoryStreams:
     """Join the parts of trajectories, and drop what never was one.
 
     Writes have the shape ``[time]`` or ``[batch, time]``. Parts of a trajectory are known by
-    ``("collector", "traj_ids")`` where the data carry them, whatever their order. Without them each
+    ``("collector", "traj_ids")`` where the data carry them, whatever their order. If one of them is
+    in two rows of a write, it is of a worker, and rows are workers from then on. Without them each
     row is a stream that goes on where it stopped, or, with a ``("collector", "mask")``, a whole
     trajectory.
 
-    A row that does not go on is cut. ``step_count`` or ``is_init`` show that if they are there;
-    otherwise s_t must be the s_{t+1} of the step before it. Of a cut trajectory only a part that is
-    known to begin an episode is kept. The first time that steps are dropped a warning says why.
+    A stream that does not go on is cut: s_t must be the s_{t+1} of the step before it, and
+    ``step_count`` or ``is_init`` must agree if they are there. Of a cut trajectory only a part that
+    is known to begin an episode is kept. The first time that steps are dropped a warning says why.
 
     Args:
         done_key: where the end of a trajectory is, with ``"next"``.
@@ -42,9 +43,12 @@ class TrajectoryStreams:
         self._starts = torch.zeros(0, dtype=torch.long)
         self._lost = torch.zeros(0, dtype=torch.bool)
         self._after_done = torch.zeros(0, dtype=torch.bool)
-        # Trajectories known by their identifier.
-        self._by_id: dict[int, list[TensorDictBase]] = {}
-        self._done_ids: set[int] = set()  # of the last write; a cut one may go on after its done
+        # Trajectories known by their identifier, after the row if it is of a worker.
+        self._ids_of_rows = False
+        self._by_id: dict[tuple[int, int], list[TensorDictBase]] = {}
+        self._done_ids: set[tuple[int, int]] = set()  # of the last write; a cut one may go on
+        self._last_in_row: dict[int, tuple[int, int]] = {}
+        self._renamed: set[tuple[int, int]] = set()  # those that began under another identifier
 
     @property
     def num_open(self) -> int:
@@ -54,7 +58,8 @@ class TrajectoryStreams:
 
     def drop_unfinished(self) -> None:
         """Forget open trajectories."""
-        self._parts, self._by_id, self._done_ids = [], {}, set()
+        self._parts, self._by_id, self._last_in_row = [], {}, {}
+        self._done_ids, self._renamed = set(), set()
         self._lost = torch.zeros_like(self._lost)
 
     def finished(self, data: TensorDictBase, capacity: int) -> list[TensorDictBase]:
@@ -78,34 +83,67 @@ class TrajectoryStreams:
         self, rows: TensorDictBase, ids: Tensor, mask: Tensor | None, capacity: int
     ) -> list[TensorDictBase]:
         valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        steps, ids = rows[valid].exclude(_MASK), ids[valid]
+        if mask is None and not self._ids_of_rows:
+            self._ids_of_rows = sum(len(row.unique()) for row in ids) > len(ids.unique())
         finished = []
-        device = ids.device  # a restored part may lie elsewhere
         done_ids, self._done_ids = self._done_ids, set()
-        for number in ids.unique().tolist():
-            open_parts = [part.to(device) for part in self._by_id.pop(number, [])]
-            own = torch.cat([*open_parts, steps[ids == number]])
-            begin = self._begins(own)
+        last_in_row, self._last_in_row = self._last_in_row, {}
+        steps, row_of = rows[valid].exclude(_MASK), torch.arange(len(ids), device=ids.device)
+        numbers = ids[valid]
+        row_of = row_of.unsqueeze(1).expand_as(ids)[valid] * self._ids_of_rows
+        keys = torch.stack([row_of, numbers], 1).unique(dim=0).tolist()
+        present = {(row, number) for row, number in keys}
+        for row, number in sorted(present):
+            key, device = (row, number), ids.device  # a restored part may lie elsewhere
+            new = steps[(numbers == number) & (row_of == row)]
+            before = self._by_id.get(last_in_row.get(row, key), [])
+            if last_in_row.get(row) not in (None, *present) and self._goes_on(before, new):
+                self._renamed.add(key)
+            own = torch.cat([*(part.to(device) for part in self._by_id.pop(key, [])), new])
+            begins, follows = self._begins(own), self._follows(own.unsqueeze(0))
             ends = (self._done(own).nonzero().squeeze(-1) + 1).tolist()
             start = 0
             for end in ends:
-                if begin is None or start or begin[0] or number in done_ids:
-                    finished.append(own[start:end])
+                cuts = [] if follows is None else (~follows[0, start : end - 1]).nonzero().tolist()
+                first = start + 1 + cuts[-1][0] if cuts else start
+                if begins is not None and begins[first]:
+                    whole = True
+                elif first > start:
+                    whole = False
+                elif start:  # after a done flag without a reset, or of another worker
+                    whole = begins is None or follows is None or bool(follows[0, start - 1])
                 else:
-                    self._drop(end, "the trajectory was not seen from its beginning")
+                    whole = key in done_ids or (begins is None and key not in self._renamed)
+                self._renamed.discard(key)
+                kept_from = first if whole else end
+                if kept_from > start:
+                    self._drop(kept_from - start, "a trajectory was cut, or its beginning not seen")
+                if whole:
+                    finished.append(own[first:end])
                 start = end
             if start < len(own):
-                self._by_id[number] = [own[start:].clone()]
+                self._by_id[key] = [own[start:].clone()]
             else:
-                self._done_ids.add(number)
+                self._done_ids.add(key)
+        for row, line in enumerate(ids) if mask is None else ():
+            row = row * self._ids_of_rows
+            self._last_in_row[row] = (row, int(line[-1]))
         # Those that were cut without a done flag never end: the oldest go first.
         while self._by_id and self.num_open > capacity * max(1, len(rows)):
             oldest = next(iter(self._by_id))
             self._drop(
                 sum(part.numel() for part in self._by_id.pop(oldest)),
-                f"trajectory {oldest} was not done within the {capacity} steps that can be kept",
+                f"trajectory {oldest[1]} was not done within the {capacity} steps that can be kept",
             )
         return finished
+
+    def _goes_on(self, before: list[TensorDictBase], new: TensorDictBase) -> bool:
+        """Say whether a trajectory goes on under another identifier."""
+        if not before:
+            return False
+        both = torch.cat([before[-1][-1:].to(new.get(self.done_key).device), new[:1]])
+        follows = self._follows(both.unsqueeze(0))
+        return follows is not None and bool(follows.all())
 
     def _finished_whole(self, rows: TensorDictBase, mask: Tensor) -> list[TensorDictBase]:
         finished = []
@@ -200,22 +238,28 @@ class TrajectoryStreams:
             return init.reshape(*data.shape, -1).any(-1)
         return None
 
-    def _breaks(self, window: TensorDictBase) -> Tensor:
-        """Say which steps do not go on from the one before them, which was not done."""
+    def _follows(self, window: TensorDictBase) -> Tensor | None:
+        """Say which steps go on from the one before them; None where the data do not tell."""
         before, after = window[:, :-1], window[:, 1:]
+        told = []
         if (count := self._count(window)) is not None:
             count = count.reshape(*window.shape, -1)
-            follows = (count[:, 1:] == count[:, :-1] + 1).all(-1)
+            told.append((count[:, 1:] == count[:, :-1] + 1).all(-1))
         elif (begins := self._begins(window)) is not None:
-            follows = ~begins[:, 1:]
-        else:
-            state = after.get(self.observation_key, None)
-            following = before.get(next_key(self.observation_key), None)
-            if state is None or following is None or state.shape != following.shape:
-                return torch.zeros(window.shape, dtype=torch.bool)
+            told.append(~begins[:, 1:])
+        state = after.get(self.observation_key, None)
+        following = before.get(next_key(self.observation_key), None)
+        if state is not None and following is not None and state.shape == following.shape:
             same = torch.isclose(state, following, rtol=1e-3, atol=1e-6, equal_nan=True)
-            follows = same.reshape(*after.shape, -1).all(-1)
-        breaks = ~follows & ~self._done(before)
+            told.append(same.flatten(2).all(-1) if same.ndim > 2 else same)
+        return torch.stack(told).all(0) if told else None
+
+    def _breaks(self, window: TensorDictBase) -> Tensor:
+        """Say which steps do not go on from the one before them, which was not done."""
+        follows = self._follows(window)
+        if follows is None:
+            return torch.zeros(window.shape, dtype=torch.bool)
+        breaks = ~follows & ~self._done(window[:, :-1])
         return torch.cat([torch.zeros_like(breaks[:, :1]), breaks], 1)
 
     def _drop(self, steps: int, reason: str) -> None:
@@ -239,8 +283,11 @@ class TrajectoryStreams:
             "starts": self._starts.clone(),
             "lost": self._lost.clone(),
             "after_done": self._after_done.clone(),
-            "done_ids": sorted(self._done_ids),
-            "by_id": [[number, _plain(torch.cat(p))] for number, p in self._by_id.items()],
+            "ids_of_rows": self._ids_of_rows,
+            "done_ids": [list(key) for key in sorted(self._done_ids)],
+            "renamed": [list(key) for key in sorted(self._renamed)],
+            "last_in_row": [list(key) for key in self._last_in_row.values()],
+            "by_id": [[list(key), _plain(torch.cat(p))] for key, p in self._by_id.items()],
             "num_dropped": self.num_dropped,
         }
 
@@ -249,9 +296,16 @@ class TrajectoryStreams:
         self._parts = [] if state["rows"] is None else [_tensordict(state["rows"])]
         self._starts, self._lost = state["starts"].clone(), state["lost"].clone()
         self._after_done = state["after_done"].clone()
-        self._by_id = {number: [_tensordict(plain)] for number, plain in state["by_id"]}
-        self._done_ids = set(state["done_ids"])
+        self._ids_of_rows = state["ids_of_rows"]
+        self._by_id = {_key(key): [_tensordict(plain)] for key, plain in state["by_id"]}
+        self._done_ids = {_key(key) for key in state["done_ids"]}
+        self._renamed = {_key(key) for key in state["renamed"]}
+        self._last_in_row = {key[0]: _key(key) for key in state["last_in_row"]}
         self.num_dropped = state["num_dropped"]
+
+
+def _key(pair: list[int]) -> tuple[int, int]:
+    return pair[0], pair[1]
 
 
 def _plain(data: TensorDictBase) -> dict:

@@ -13,12 +13,10 @@ from torchrl.envs import ExplorationType
 
 from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.schema import ConfigError
-from torchrl_recall.trainers.tasks.collectors import (
-    StepCollector,
-    make_collector,
-    make_policy,
-)
+from torchrl_recall.trainers.tasks.acting import make_policy
+from torchrl_recall.trainers.tasks.collectors import make_collector
 from torchrl_recall.trainers.tasks.gym import make_env
+from torchrl_recall.trainers.tasks.step_collector import StepCollector
 
 CPU = torch.device("cpu")
 
@@ -164,7 +162,7 @@ def test_a_run_with_several_environments_goes_on_in_new_episodes(tmp_path):
 
 
 def test_methods_of_one_seed_find_the_first_reward_in_the_same_step():
-    from torchrl_recall.trainers.tasks.collectors import StepCollector
+    from torchrl_recall.trainers.tasks.step_collector import StepCollector
 
     def first_reward(numbers_drawn: int) -> tuple[int, list]:
         env = make_env("point_umaze", seed=3)

@@ -11,9 +11,9 @@ import torch
 from gymnasium import spaces
 
 from torchrl_recall.trainers.schema import ConfigError
-from torchrl_recall.trainers.tasks.collectors import StepCollector
 from torchrl_recall.trainers.tasks.gym import make_env
 from torchrl_recall.trainers.tasks.gym_task import longest_episode, make_task
+from torchrl_recall.trainers.tasks.step_collector import StepCollector
 
 
 class Task(gymnasium.Env):

@@ -26,6 +26,7 @@ __all__ = [
     "Backend",
     "BacktrackingConfig",
     "CheckpointConfig",
+    "CollectorBackend",
     "ConfigError",
     "CrossQConfig",
     "EnvConfig",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 Backend = Literal["auto", "none", "tensorboard", "wandb", "mlflow", "trackio"]
+CollectorBackend = Literal["step", "vector", "parallel", "multi_sync", "distributed", "ray"]
 Resume = Literal["never", "auto"]
 
 
@@ -138,9 +140,22 @@ class SharedBatchConfig(Group):
     total_frames: Count
     num_envs: Count
     frames_per_batch: Count
+    backend: CollectorBackend | None
+
+    @property
+    def chosen_backend(self) -> CollectorBackend:
+        """Return the backend; without one it follows from the number of environments."""
+        if self.backend is not None:
+            return self.backend
+        return "step" if self.num_envs == 1 else "parallel"
 
     def faults(self) -> Iterator[str]:
         """Refuse a batch that the environments cannot share."""
+        if self.backend == "step" and self.num_envs > 1:
+            yield (
+                f"collector.backend=step steps one environment, but collector.num_envs="
+                f"{self.num_envs}; take num_envs=1, or another backend."
+            )
         if self.frames_per_batch % self.num_envs:
             yield (
                 f"collector.frames_per_batch={self.frames_per_batch} frames cannot be shared by "

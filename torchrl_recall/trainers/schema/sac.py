@@ -50,8 +50,11 @@ class CollectorConfig(SharedBatchConfig):
                 f"collector.init_random_frames={self.init_random_frames} leaves nothing to learn "
                 f"from within collector.total_frames={self.total_frames}."
             )
-        if self.random_until_reward and self.num_envs > 1:
-            yield "collector.random_until_reward=true looks at one environment; take num_envs=1."
+        if self.random_until_reward and self.chosen_backend != "step":
+            yield (
+                "collector.random_until_reward=true looks at each step of one environment; take "
+                f"collector.num_envs=1 and collector.backend=step, not {self.chosen_backend}."
+            )
 
 
 class ReplayBufferConfig(Group):

@@ -1,272 +1,27 @@
-"""Collection of frames: one environment stepped directly, or several through TorchRL."""
+"""The collector that a configuration asks for."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
 from functools import partial
 
-import numpy as np
 import torch
-from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import ExplorationType, ParallelEnv, TransformedEnv
-from torchrl.envs.utils import set_exploration_type
 
-from torchrl_recall.modules.policies import uniform_actions
-from torchrl_recall.optim.compilation import compile_function, with_fallback
 from torchrl_recall.trainers.runs.process import workers_ignore_signals
 from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
 from torchrl_recall.trainers.schema.on_policy import OnPolicyRecallConfig
 from torchrl_recall.trainers.schema.sac import SACRecallConfig
-from torchrl_recall.trainers.tasks.gym import make_env, to_task
-from torchrl_recall.trainers.tasks.task_state import env_state_dict, load_env_state_dict
+from torchrl_recall.trainers.tasks.acting import make_policy
+from torchrl_recall.trainers.tasks.gym import make_env
+from torchrl_recall.trainers.tasks.new_episodes import NewEpisodes
+from torchrl_recall.trainers.tasks.step_collector import StepCollector
+from torchrl_recall.trainers.tasks.vector_collector import VectorCollector
+from torchrl_recall.trainers.tasks.vector_task import make_vector
+from torchrl_recall.trainers.tasks.workers import ParallelCollector, WorkerCollector
 
-__all__ = ["ParallelCollector", "StepCollector", "make_collector", "make_policy"]
-
-# Frames without a positive reward after which it is said.
-_LONG = 20_000
-
-Policy = Callable[[Tensor], Tensor]
-
-
-def make_policy(
-    actor: TensorDictModuleBase, exploration: ExplorationType, *, compile: bool
-) -> Policy:
-    """Return the actor as it acts: observation in, action out, without gradients.
-
-    Args:
-        actor: reads ``observation`` and writes ``action``.
-        exploration: random for collection, deterministic for evaluation.
-
-    Keyword Args:
-        compile: whether to compile it, which a few thousand steps pay back.
-
-    Returns:
-        A function from shape ``[*batch, observation_dim]`` to ``[*batch, action_dim]``.
-    """
-
-    @torch.no_grad()
-    def act(observation: Tensor) -> Tensor:
-        with set_exploration_type(exploration):
-            data = TensorDict({"observation": observation}, batch_size=observation.shape[:-1])
-            return actor(data).get("action")
-
-    return with_fallback(compile_function(act), act, "the policy") if compile else act
-
-
-class RandomPhase:
-    """Random actions until a reward is positive, from numbers of their own.
-
-    Its state is saved apart from the episode's, which is not saved after an error.
-
-    Args:
-        seed: of the numbers.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.waits, self.generator = True, torch.Generator().manual_seed(seed)
-
-    def observe(self, reward: float, frames: int) -> None:
-        """End at a positive reward; say once that none has come for long."""
-        if self.waits and frames == _LONG:
-            warnings.warn(
-                f"no reward was positive in {frames:,} frames, and until then actions are random; "
-                "where rewards are never positive, take collector.random_until_reward=false.",
-                stacklevel=2,
-            )
-        self.waits = self.waits and not reward > 0
-
-    def state_dict(self) -> dict:
-        """Return whether it waits, and where its numbers are."""
-        return {"waits": self.waits, "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore :meth:`state_dict`."""
-        self.waits = state["waits"]
-        self.generator.set_state(state["generator"])
-
-
-class StepCollector:
-    """Frames of one environment, taken with as few layers as possible.
-
-    TorchRL's collector costs some milliseconds for each batch, whatever its size, which is much
-    where every frame is a batch. This one steps the Gymnasium task below the TorchRL environment,
-    and returns those entries of TorchRL's that losses, filter and model read. It can save a MuJoCo
-    episode and go on with it.
-
-    Args:
-        env: made by :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
-        policy: chooses actions.
-
-    Keyword Args:
-        frames_per_batch: frames between two yields.
-        total_frames: when to end.
-        init_random_frames: frames with random actions in the beginning.
-        random_until_reward: act randomly beyond them until a reward is positive. Random actions
-            then have numbers of their own, so that methods of one seed find it in the same step.
-        seed: of these numbers.
-    """
-
-    def __init__(
-        self,
-        env: TransformedEnv,
-        policy: Policy,
-        *,
-        frames_per_batch: int,
-        total_frames: int,
-        init_random_frames: int,
-        random_until_reward: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.env = env
-        self.policy = policy
-        self.frames_per_batch = frames_per_batch
-        self.total_frames = total_frames
-        self.init_random_frames = init_random_frames
-        self.random_phase = RandomPhase(seed) if random_until_reward else None
-        self.frames = 0
-        self._task, self._to_task = env.base_env._env, to_task(env)
-        self._observation = self._observe(self._task.reset()[0])
-
-    def __iter__(self) -> Iterator[TensorDict]:
-        while self.frames < self.total_frames:
-            yield self.collect()
-
-    def collect(self) -> TensorDict:
-        """Take a batch of steps ``[frames_per_batch]``, with the entries that losses read."""
-        steps = [self._step() for _ in range(self.frames_per_batch)]
-        observation, action, following, *flags = zip(*steps, strict=True)
-        reward, terminated, truncated = (torch.tensor(flag).unsqueeze(-1) for flag in flags)
-        data = {
-            "observation": torch.stack(observation),
-            "action": torch.stack(action),
-            "next": {
-                "observation": torch.stack(following),
-                "reward": reward.float(),
-                "terminated": terminated,
-                "done": terminated | truncated,
-            },
-        }
-        return TensorDict(data, batch_size=[self.frames_per_batch], device=self.env.device)
-
-    def _step(self) -> tuple[Tensor, Tensor, Tensor, float, bool, bool]:
-        observation = self._observation
-        if self.frames < self.init_random_frames or (
-            self.random_phase is not None and self.random_phase.waits
-        ):
-            action = self._random_action()
-        else:
-            action = self.policy(observation)
-        following, reward, terminated, truncated, _ = self._task.step(self._to_task(action))
-        following = self._observe(following)
-        done = terminated or truncated
-        self._observation = self._observe(self._task.reset()[0]) if done else following
-        self.frames += 1
-        if self.random_phase is not None:
-            self.random_phase.observe(float(reward), self.frames)
-        return observation, action, following, float(reward), bool(terminated), bool(truncated)
-
-    def _random_action(self) -> Tensor:
-        if self.random_phase is None:
-            return self.env.action_spec.rand()
-        spec = self.env.action_spec_unbatched.to("cpu")
-        action = uniform_actions(spec, 1, generator=self.random_phase.generator)[0]
-        return action.to(self.env.device)
-
-    def _observe(self, observation: np.ndarray) -> Tensor:
-        return torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
-
-    def shutdown(self) -> None:
-        """Close the environment."""
-        if not self.env.is_closed:
-            self.env.close()
-
-    def state_dict(self) -> dict:
-        """Return where the episode is; the environment's part is None if it cannot be saved."""
-        return {"observation": self._observation, "env": env_state_dict(self.env)}
-
-    def more_state(self) -> dict[str, RandomPhase]:
-        """Name what is saved whether the episode can go on or not."""
-        return {} if self.random_phase is None else {"random_phase": self.random_phase}
-
-    def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Restore :meth:`state_dict`.
-
-        The episode goes on where it was, unless the task cannot be saved or had returned NaN: then
-        a new one begins.
-
-        Args:
-            state: what was saved; None after an error, when the episode is not to go on.
-            frames: collected so far.
-
-        Returns:
-            Whether the episode goes on.
-        """
-        self.frames = frames
-        if state is None or not state["observation"].isfinite().all():
-            warnings.warn("the saved episode ended in an error; a new one begins.", stacklevel=2)
-            return False
-        if not load_env_state_dict(self.env, state["env"]):
-            if state["env"] is not None:  # it may be half restored
-                self._observation = self._observe(self._task.reset()[0])
-            return False
-        self._observation = state["observation"].to(self.env.device)
-        return True
-
-
-class ParallelCollector:
-    """TorchRL's collector over environments in processes of their own, whose state is not saved.
-
-    Args:
-        collector: yields batches of shape ``[num_envs, time]``.
-        seed: of the environments; a resumed run derives another one from it.
-    """
-
-    def __init__(self, collector: Collector, seed: int) -> None:
-        self.collector = collector
-        self.seed = seed
-        collector.set_seed(seed)
-        collector.reset()  # environments are reset when they are made, before they have a seed
-
-    def __iter__(self) -> Iterator[TensorDictBase]:
-        self._batches = iter(self.collector)
-        while (data := self.collect()) is not None:
-            yield data
-
-    def collect(self) -> TensorDictBase | None:
-        """Take a batch; None at the end."""
-        return next(self._batches, None)
-
-    def shutdown(self) -> None:
-        """End the processes."""
-        self.collector.shutdown(raise_on_error=False)  # a signal may have ended them already
-
-    def state_dict(self) -> dict:
-        """Return nothing: the environments are in other processes."""
-        return {}
-
-    def more_state(self) -> dict[str, RandomPhase]:
-        """Name nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Count the frames already taken; new episodes begin.
-
-        Returns:
-            False.
-        """
-        self.collector.load_state_dict({"frames": frames, "iter": 0}, strict=False)
-        self.collector.set_seed(self.seed + frames)  # or the first episodes would come again
-        self.collector.reset()
-        warnings.warn(
-            "the state of parallel environments is not saved: the resumed run starts new episodes "
-            "and is not bitwise the uninterrupted one.",
-            stacklevel=2,
-        )
-        return False
+__all__ = ["make_collector"]
 
 
 def make_collector(
@@ -278,8 +33,8 @@ def make_collector(
     init_random_frames: int = 0,
     random_until_reward: bool = False,
     clip_actions: bool = False,
-) -> StepCollector | ParallelCollector:
-    """Collect from ``env`` itself, or from ``collector.num_envs`` copies in parallel.
+) -> StepCollector | NewEpisodes:
+    """Collect from ``env`` itself, or from ``collector.num_envs`` copies, by a backend.
 
     Args:
         env: the environment.
@@ -289,32 +44,40 @@ def make_collector(
 
     Keyword Args:
         init_random_frames: frames with random actions in the beginning.
-        random_until_reward: see :class:`StepCollector`; of one environment.
+        random_until_reward: see
+            :class:`~torchrl_recall.trainers.tasks.step_collector.StepCollector`.
         clip_actions: see :func:`~torchrl_recall.trainers.tasks.gym.make_env`; of the copies.
 
     Returns:
         An iterable of batches of shape ``[time]`` or ``[num_envs, time]``.
+
+    Raises:
+        ConfigError: the backend is not installed.
     """
+    backend, num_envs = config.collector.chosen_backend, config.collector.num_envs
     frames = {
         "frames_per_batch": config.collector.frames_per_batch,
         "total_frames": config.collector.total_frames,
         "init_random_frames": init_random_frames,
     }
-    if config.collector.num_envs == 1:
+    name, making, seed = config.env.name, config.env.making, config.seed
+    if backend in ("step", "vector"):
         policy = make_policy(actor, ExplorationType.RANDOM, compile=bool(config.compile))
-        return StepCollector(
-            env, policy, random_until_reward=random_until_reward, seed=config.seed, **frames
-        )
-    make_copy = partial(
-        make_env,
-        config.env.name,
-        device,
-        clip_actions=clip_actions,
-        **config.env.making,
+        if backend == "step":
+            return StepCollector(
+                env, policy, random_until_reward=random_until_reward, seed=seed, **frames
+            )
+        vector = make_vector(name, num_envs, making, clip_actions=clip_actions)
+        return VectorCollector(vector, env, policy, seed=seed, **frames)
+    if backend == "parallel":
+        make_copy = partial(make_env, name, device, clip_actions=clip_actions, **making)
+        with workers_ignore_signals():
+            copies = ParallelEnv(num_envs, make_copy)
+            collector = Collector(
+                copies, actor, track_traj_ids=False, auto_register_policy_transforms=False, **frames
+            )
+            return ParallelCollector(collector, seed)
+    make_one = partial(make_env, name, clip_actions=clip_actions, **making)
+    return WorkerCollector(
+        backend, make_one, actor, num_envs=num_envs, seed=seed, device=device, **frames
     )
-    with workers_ignore_signals():
-        copies = ParallelEnv(config.collector.num_envs, make_copy)
-        collector = Collector(
-            copies, actor, track_traj_ids=False, auto_register_policy_transforms=False, **frames
-        )
-        return ParallelCollector(collector, config.seed)

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
@@ -18,8 +16,9 @@ from torchrl.envs import ExplorationType
 
 from torchrl_recall.trainers.runs.parts import Evaluation
 from torchrl_recall.trainers.schema import DQNRecallConfig, OnPolicyRecallConfig, SACRecallConfig
-from torchrl_recall.trainers.tasks.collectors import make_policy
+from torchrl_recall.trainers.tasks.acting import make_policy
 from torchrl_recall.trainers.tasks.gym import make_env, to_task
+from torchrl_recall.trainers.tasks.vector_task import own_vector
 
 __all__ = ["MeanReturn"]
 
@@ -59,10 +58,12 @@ class MeanReturn(Evaluation):
         )
         self.env = self._make_env()
         self.to_task = to_task(self.env)
-        self.vector = None if clip_actions else _vector(config)
         self.target = config.eval.target_return
         self.seed, self.num_episodes = config.seed + _SEED_OFFSET, config.eval.num_episodes
         self.max_steps, self._warned = config.eval.max_steps, False
+        self.vector = None
+        if not clip_actions:
+            self.vector = own_vector(config.env.name, config.env.making, self.num_episodes)
         self.policy = make_policy(
             actor, ExplorationType.DETERMINISTIC, compile=bool(config.compile)
         )
@@ -146,19 +147,3 @@ class MeanReturn(Evaluation):
             )
             self._warned = True
         return True
-
-
-def _vector(config: SACRecallConfig | OnPolicyRecallConfig | DQNRecallConfig) -> VectorEnv | None:
-    """Make all episodes at once, if the task has a vector version with continuous actions."""
-    spec = gymnasium.registry.get(config.env.name)
-    making = config.env.making
-    if spec is None or spec.vector_entry_point is None:
-        return None
-    if making["entry_point"] is not None or making["observation_keys"] is not None:
-        return None
-    vector = gymnasium.make_vec(
-        config.env.name,
-        num_envs=config.eval.num_episodes,
-        vectorization_mode="vector_entry_point",
-    )
-    return vector if isinstance(vector.single_action_space, Box) else None

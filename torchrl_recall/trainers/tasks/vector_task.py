@@ -1,0 +1,60 @@
+"""Several environments of a Gymnasium task in this process, stepped together."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers.vector import ClipAction
+
+from torchrl_recall.trainers.tasks.gym import make_env
+
+__all__ = ["make_vector", "own_vector"]
+
+
+def own_vector(name: str, making: dict[str, Any], num_envs: int) -> VectorEnv | None:
+    """Make a task's own vector version; None if it has none, or none with continuous actions.
+
+    Args:
+        name: a Gymnasium id.
+        making: other arguments of :func:`~torchrl_recall.trainers.tasks.gym.make_env`. What they
+            change is not changed in a vector version.
+        num_envs: how many environments.
+    """
+    spec = gymnasium.registry.get(name)
+    if spec is None or spec.vector_entry_point is None:
+        return None
+    if making["entry_point"] is not None or making["observation_keys"] is not None:
+        return None
+    vector = gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point")
+    return vector if isinstance(vector.single_action_space, Box) else None
+
+
+def make_vector(
+    name: str, num_envs: int, making: dict[str, Any], *, clip_actions: bool = False
+) -> VectorEnv:
+    """Make several environments that are stepped together, and begin again in the same step.
+
+    The task's own vector version is taken if it begins again in the same step. Others lose a step
+    at each end of an episode, so that such a task, and one without, is made as often as needed.
+
+    Args:
+        name: of the task.
+        num_envs: how many environments.
+        making: other arguments of :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
+
+    Keyword Args:
+        clip_actions: whether the task clips actions beyond its bounds.
+    """
+    own = None if making.get("delay") is not None else own_vector(name, making, num_envs)
+    if own is not None and own.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP:
+        return ClipAction(own) if clip_actions else own
+    if own is not None:
+        own.close()
+    make = partial(make_env, name, clip_actions=clip_actions, **making)
+    return SyncVectorEnv(
+        [lambda: make().base_env._env] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP
+    )
