@@ -1,0 +1,29 @@
+"""The job that this process runs, as Hydra tells it."""
+
+from __future__ import annotations
+
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+__all__ = ["is_alone", "launcher", "overrides"]
+
+
+def launcher() -> str | None:
+    """Return the name of the launcher that runs this job of a sweep; None outside of a sweep."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return HydraConfig.get().runtime.choices["hydra/launcher"]
+
+
+def is_alone() -> bool:
+    """Say whether the command itself runs the job, not a worker that another process waits for."""
+    return launcher() in (None, "basic")
+
+
+def overrides() -> list[str]:
+    """Return the settings of the command line; of a sweep, the job's own."""
+    if launcher() is None:
+        return sys.argv[1:]
+    return list(HydraConfig.get().overrides.task)
