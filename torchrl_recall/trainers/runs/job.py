@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-__all__ = ["is_alone", "launcher", "overrides"]
+__all__ = ["is_alone", "launcher", "overrides", "words_of"]
 
 
 def launcher() -> str | None:
@@ -26,4 +28,11 @@ def overrides() -> list[str]:
     """Return the settings of the command line; of a sweep, the job's own."""
     if launcher() is None:
         return sys.argv[1:]
-    return list(HydraConfig.get().overrides.task)
+    return words_of(HydraConfig.get().overrides.task)
+
+
+def words_of(overrides: Any) -> list[str]:
+    """Return overrides as they were written; reading them one by one would interpolate in them."""
+    words = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(words, list)
+    return words

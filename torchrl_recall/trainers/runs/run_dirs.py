@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from torchrl_recall.trainers.runs import job
 from torchrl_recall.trainers.runs.resumption import may_change
 
 __all__ = ["named", "parse", "run_dir_of", "settle", "unnamed_settings"]
@@ -37,7 +38,7 @@ def run_dir_of(cfg: DictConfig, run_dir: str) -> str:
     """
     if not HydraConfig.initialized():
         return run_dir
-    given = parse(HydraConfig.get().overrides.task)
+    given = parse(job.words_of(HydraConfig.get().overrides.task))
     if any(override.key_or_group == "run_dir" for override in given):
         return run_dir
     already, choices = named(cfg), HydraConfig.get().runtime.choices
@@ -85,7 +86,7 @@ def named(cfg: DictConfig) -> set[str]:
 
 def parse(words: list[str]) -> list[Override]:
     """Parse overrides of a command line."""
-    return OverridesParser.create().parse_overrides(list(words))
+    return OverridesParser.create().parse_overrides(words)
 
 
 def settle(config: Any) -> Path:

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from torchrl_recall.trainers.runs import process
+from torchrl_recall.trainers.runs import job, process
 from torchrl_recall.trainers.runs.resumption import may_change
 from torchrl_recall.trainers.runs.run_dirs import named, parse
 from torchrl_recall.trainers.schema import ConfigError
@@ -45,7 +45,10 @@ class SweepCallback(Callback):
         """Refuse a sweep whose jobs would be in each other's way."""
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-        words = [*config.hydra.overrides.task, *(f"{key}={params[key]}" for key in params)]
+        words = [
+            *job.words_of(config.hydra.overrides.task),
+            *(f"{key}={params[key]}" for key in params),
+        ]
         try:
             check_sweep(config, words, launcher)
         except ConfigError as error:
@@ -90,9 +93,9 @@ def check_sweep(config: DictConfig, words: list[str], launcher: str) -> None:
                     f"{key} is swept, but names no folder, since a run may go on with another: "
                     f"the jobs would share one. Name them, as in run_dir='runs/${{{key}}}'."
                 )
-    elif swept and "run_dir" not in swept and "${" not in own.get_value_element_as_str():
+    elif swept and "run_dir" not in swept and "${" not in str(own.value()):
         raise ConfigError(
-            f"run_dir={own.get_value_element_as_str()} is the folder of every job. Leave it out, "
+            f"run_dir={own.value()} is the folder of every job. Leave it out, "
             f"or name what is swept, as in run_dir='runs/${{{swept[0]}}}'."
         )
     resume = given["resume"].value() if "resume" in given else config.resume
