@@ -63,7 +63,7 @@ def unnamed_settings(settings: dict[str, Any]) -> str:
         >>> unnamed_settings({"sac.gamma": 0.98, "optim.lr": 1e-3, "sac.num_cells": [64, 64]})
         '_optim.lr-0.001_sac.gamma-0.98_sac.num_cells-64+64'
         >>> unnamed_settings({"env.entry_point": "a:b"})  # names may not have a colon
-        '_env.entry_point-a-b_59b9fc4b'
+        '_env.entry_point-a-b_fa80635b'
         >>> unnamed_settings({})
         ''
     """
