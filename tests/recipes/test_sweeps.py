@@ -14,7 +14,7 @@ from recipe_fixtures import command, one_thread, sha256, shell, summary, tiny, t
 
 PREFIX = ["-m", "seed=0,1", "run_dir='runs/s${seed}'", "resume=auto"]
 SMALL = tiny("none", collector__total_frames=70)
-LONG = tiny("none", collector__total_frames=2_000, checkpoint__keep=2)
+LONG = tiny("none", collector__total_frames=800, checkpoint__keep=2)
 BY = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local"],
@@ -77,9 +77,9 @@ def test_a_sweep_with_a_job_that_fails_runs_the_other_and_goes_on(name, tmp_path
 
 def task_of_submitit(cwd: Path) -> int:
     """The process of the first job's task, a child of submitit's controller."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    lines = [line for line in listed.splitlines() if "core._submit" in line and str(cwd) in line]
-    return int(lines[0].split()[0])
+    controller = min(path.name for path in (cwd / "runs").glob(".sweeps/*/.submitit/[0-9]*"))
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", controller], capture_output=True)
+    return int(listed.stdout.split()[0])
 
 
 @pytest.mark.slow
@@ -104,8 +104,8 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_the_uninterrupted_one(tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("to_all", [True, False], ids=["Ctrl-C", "SIGTERM to the command"])
 def test_a_signal_to_a_joblib_sweep_saves_every_job(to_all, tmp_path):
-    words = [*BY["joblib"], *LONG, "seed=0,1,2"]
-    began = start(tmp_path, *words)
+    words = [*BY["joblib"], *LONG]
+    began = start(tmp_path, *words, "seed=0,1,2")
     wait_for(lambda: has_begun(tmp_path, "s0", "s1"), began)
     if to_all:
         os.killpg(began.pid, signal.SIGINT)
