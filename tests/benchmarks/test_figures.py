@@ -200,6 +200,25 @@ def test_a_figure_goes_on(tmp_path):
     assert {row["method"] for row in after} == {"none", "exact"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_every_launcher_gives_the_rows_of_the_thread_pool(launcher, tmp_path):
+    if launcher == "ray":
+        pytest.importorskip("ray", reason="the extra ray is not installed")
+    rows = {}
+    for name in ("threads", launcher):
+        done = figure("figure_2", tmp_path / name, *SMALL["figure_2"], f"launcher={name}", "jobs=2")
+        assert done.returncode == 0, done.stderr
+        rows[name] = (tmp_path / name / "results.csv").read_text()
+    assert rows["threads"] == rows[launcher]
+
+
+def test_an_unknown_launcher_is_named(tmp_path):
+    done = figure("figure_2", tmp_path / "out", *SMALL["figure_2"], "launcher=slurm")
+    assert done.returncode == 1
+    assert "launcher=slurm is unknown; there are threads, joblib" in done.stderr
+
+
 @pytest.mark.parametrize("word", ["sizs=[5]", "sizes=[4]", "methods=[exakt]"])
 def test_a_mistake_is_named(word, tmp_path):
     done = figure("figure_2", tmp_path / "out", "start=uniform", "methods=[none]", word)

@@ -170,6 +170,8 @@ def load_run(
     config.compile = False  # which changes no weights, and what is called a few times is faster
     if hasattr(config.collector, "num_envs"):
         config.collector.num_envs = 1  # nothing is collected
+    if hasattr(config.collector, "backend"):
+        config.collector.backend = None
     if episodes is not None and hasattr(config.eval, "num_episodes"):
         config.eval.num_episodes = episodes
     with torch.random.fork_rng():

@@ -16,9 +16,8 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from runs.evidence import Interval, folders, geometric_mean_ratio, options, save, write_rows
+from runs.launchers import OPTIONS, in_new_process, run_all
 
 __all__ = ["experiment"]
 
@@ -38,7 +38,7 @@ DEFAULTS = {
     "seeds": 20,
     "first_seed": 0,
     "collect": False,  # only from the runs there are
-    "jobs": os.cpu_count() or 1,  # methods of a task at a time
+    **OPTIONS,  # a job is a method in a task
 }
 # The host of a prototype that was tuned in such tasks, small and fast: its targets follow quickly,
 # its entropy coefficient is fixed, and it acts randomly until the first reward.
@@ -100,11 +100,8 @@ def experiment() -> None:
         run_dirs[task, method][seed] = run_dir
     if not config.collect:
         os.environ["OMP_NUM_THREADS"] = "1"
-        spawn = get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(config.jobs, max_tasks_per_child=1, mp_context=spawn) as pool:
-            started = [pool.submit(run_seeds, *key, dirs) for key, dirs in run_dirs.items()]
-        for future in started:
-            future.result()
+        calls = [partial(in_new_process, run_seeds, *key, dirs) for key, dirs in run_dirs.items()]
+        run_all(config, calls)
     results = {
         key: {s: read(d) for s, d in dirs.items() if (d / "summary.json").exists()}
         for key, dirs in run_dirs.items()

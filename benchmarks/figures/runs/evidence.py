@@ -8,8 +8,8 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from scipy.stats import bootstrap
+
+from runs.launchers import run_all
 
 __all__ = [
     "COLUMNS",
@@ -48,7 +50,8 @@ def options(defaults: Mapping[str, Any]) -> DictConfig:
 
 def command() -> str:
     """Return the command that makes the figure, without the folder of its files."""
-    words = [word for word in sys.argv[1:] if not word.startswith(("out=", "collect=", "jobs="))]
+    where = ("out=", "collect=", "jobs=", "launcher")
+    words = [word for word in sys.argv[1:] if not word.startswith(where)]
     return " ".join([f"python benchmarks/figures/{Path(sys.argv[0]).name}", *words])
 
 
@@ -76,7 +79,7 @@ def run_missing(
     """Run every seed, task and method in a folder of its own, some at a time, unless ``collect``.
 
     Args:
-        config: what :func:`folders` reads, ``jobs`` and ``collect``.
+        config: what :func:`folders` and :func:`run_all` read, and ``collect``.
         run: of task, method, seed, options and folder; leaves a finished folder as it is.
 
     Returns:
@@ -84,13 +87,11 @@ def run_missing(
     """
     wanted = folders(config)
     if not config.collect:
-        with ThreadPoolExecutor(config.jobs) as pool:
-            started = [
-                pool.submit(run, task, method, seed, config, run_dir)
-                for (seed, task, method), run_dir in wanted.items()
-            ]
-        for future in started:
-            future.result()  # raises what a thread raised
+        calls = [
+            partial(run, task, method, seed, config, run_dir)
+            for (seed, task, method), run_dir in wanted.items()
+        ]
+        run_all(config, calls)
     return wanted
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +30,7 @@ from runs.evidence import (
     save,
     write_rows,
 )
+from runs.launchers import OPTIONS, run_all, run_command
 
 ROOT = Path(__file__).parents[3]
 DEFAULTS = {
@@ -40,7 +39,7 @@ DEFAULTS = {
     "frames": 204_800,  # of each seed at most
     "stop_at_target": True,  # end a run once all its seeds are there
     "collect": False,  # only from the runs there are
-    "jobs": os.cpu_count() or 1,  # runs at a time
+    **OPTIONS,
 }
 
 
@@ -81,16 +80,14 @@ def run(task: str, method: str, seeds: Sequence[int], config: DictConfig, out: P
     if config.collect or (run_dir / "summary.json").exists():
         return run_dir
     command = [
-        sys.executable, str(ROOT / "recipes/a2c_recall.py"), f"recall={recall}",
+        str(ROOT / "recipes/a2c_recall.py"), f"recall={recall}",
         f"env.size={size}", f"env.start={start}", f"seeds=[{','.join(map(str, seeds))}]",
         f"collector.total_frames={config.frames}", *overrides,
         f"eval.stop_at_target={config.stop_at_target}", f"run_dir={run_dir}",
         "resume=auto",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_command(command)
     print(f"{task} {method}: {'done' if done.returncode == 0 else done.stderr[-2000:]}", flush=True)
-    if done.returncode:
-        sys.exit(done.returncode)
     return run_dir
 
 
@@ -120,10 +117,11 @@ def experiment(
     out.mkdir(parents=True, exist_ok=True)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = list(itertools.product(tasks_of(config), methods(config)))
-    with ThreadPoolExecutor(config.jobs) as pool:
-        runs = pool.map(lambda pair: run(pair[0], pair[1], seeds, config, out), wanted)
-        folders = dict(zip(wanted, runs, strict=True))
+    calls = [partial(run, task, method, seeds, config, out) for task, method in wanted]
+    folders = dict(zip(wanted, run_all(config, calls), strict=True))
     results = {k: read(path) for k, path in folders.items() if (path / "summary.json").exists()}
+    if len(results) < len(folders) and not config.collect:
+        sys.exit(1)  # those that failed have said why
     if not results:
         sys.exit(f"no run in {out} has finished yet, so there is nothing to show")
     write_rows(out / "results.csv", rows(config.figure, results))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -24,6 +22,7 @@ from omegaconf import DictConfig
 
 from runs.evidence import interval, options, run_missing, save, write_rows
 from runs.four_rooms import Runs, table
+from runs.launchers import OPTIONS, run_command
 from torchrl_recall.trainers.tasks.coverage_maps import draw_map
 
 __all__ = ["coverage_table", "curves", "experiment", "maps", "table"]
@@ -35,7 +34,7 @@ DEFAULTS = {
     "frames": 1_800_000,
     "target": 0.63,  # coverage, Sec. 6.3
     "collect": False,  # only from the runs there are
-    "jobs": os.cpu_count() or 1,  # runs at a time
+    **OPTIONS,
 }
 Results = dict[tuple[str, str], Runs]
 
@@ -46,11 +45,11 @@ def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) ->
         return
     recall, *overrides = method.split("+")
     command = [
-        sys.executable, str(ROOT / "recipes/goal_gan_recall.py"), f"env={task}",
+        str(ROOT / "recipes/goal_gan_recall.py"), f"env={task}",
         f"recall={recall}", *overrides, f"seed={seed}", f"collector.total_frames={config.frames}",
         f"eval.target={config.target}", f"run_dir={run_dir}", "resume=auto",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_command(command)
     print(f"{run_dir.name}: {'done' if not done.returncode else done.stderr[-2000:]}", flush=True)
 
 

@@ -11,8 +11,6 @@ command goes on where it stopped.
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -33,6 +31,7 @@ from runs.evidence import (
     save,
     write_rows,
 )
+from runs.launchers import OPTIONS, run_command
 
 __all__ = ["MUJOCO", "experiment"]
 
@@ -43,7 +42,7 @@ MUJOCO = {
     "frames": 200_704,
     "eval_interval": 10_000,
     "collect": False,  # only from the runs there are
-    "jobs": os.cpu_count() or 1,  # runs at a time
+    **OPTIONS,
 }
 PEERS = {"sb3": "stable_baselines3", "sbx": "sbx"}
 Curve = tuple[list[int], list[float]]
@@ -74,7 +73,7 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
         command += [f"recall={recall}", *overrides, f"seed={seed}"]
         command += [f"collector.total_frames={config.frames}", f"run_dir={run_dir}"]
         command += [f"eval.interval={config.eval_interval}", "resume=auto", "logger.backend=none"]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    done = run_command(command)
     if done.returncode:
         print(f"{run_dir.name} did not finish; its rows so far count. {done.stderr[-2000:]}")
     else:

@@ -7,25 +7,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
-from pydantic import BaseModel
 
+from torchrl_recall.trainers.runs import job, process
 from torchrl_recall.trainers.runs.checkpoints import CheckpointError
-from torchrl_recall.trainers.runs.run import Run
+from torchrl_recall.trainers.runs.resumption import command, finished
+from torchrl_recall.trainers.runs.run import Config, Run
+from torchrl_recall.trainers.runs.run_dirs import run_dir_of, settle
+from torchrl_recall.trainers.runs.sweeps import StoppedJob
 from torchrl_recall.trainers.schema import ConfigError, validate
 
 __all__ = ["launch"]
 
-ConfigT = TypeVar("ConfigT", bound=BaseModel)
+ConfigT = TypeVar("ConfigT", bound=Config)
+_stopped = 0  # the status of a job that a signal stopped in this process
 
 
 def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[ConfigT]) -> float | None:
     """Check the configuration and train; a user's mistakes end in a line each, without a traceback.
 
     In a sweep (``-m``) a mistake is raised instead, so that the other jobs run and the sweep ends
-    with a status that is not zero.
+    with a status that is not zero. With ``resume=auto`` a run that has ended is left as it is.
 
     Args:
         train: the recipe; returns its run.
@@ -37,16 +39,32 @@ def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[Config
 
     Raises:
         SystemExit: a signal stopped the run, or, outside of a sweep, the user made a mistake.
+        StoppedJob: a signal stopped the run in a worker, which starts no other.
     """
+    global _stopped
+    if _stopped:
+        raise StoppedJob(_stopped)
     try:
         with _memory_named():
-            run = train(validate(cfg, schema))
+            config = validate(cfg, schema)
+            config.run_dir = run_dir_of(cfg, config.run_dir)
+            if config.resume == "auto":
+                run_dir = settle(config)
+                if (summary := finished(config.model_dump(), run_dir)) is not None:
+                    process.say(f"finished before: {run_dir / 'summary.json'}")
+                    process.say(f"to go on: {command(run_dir, 2 * summary['frames'])}")
+                    return summary["final_eval_return"]
+            run = train(config)
     except (ConfigError, CheckpointError, FloatingPointError) as error:
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if job.launcher() is not None:
             raise
         sys.exit(f"{type(error).__name__}: {error}")
     if run.status:
-        sys.exit(run.status)
+        process.hand_on(run.status - 128)
+        if job.is_alone():
+            sys.exit(run.status)
+        _stopped = run.status
+        raise StoppedJob(run.status)
     return run.final_return
 
 

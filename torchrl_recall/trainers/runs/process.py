@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from torchrl_recall.trainers.schema.parts import ConfigError
 
 __all__ = [
     "StopSignal",
+    "hand_on",
     "lock",
     "quiet",
     "resolve_device",
@@ -137,31 +138,54 @@ class StopSignal:
     """Memory of the signals by which terminals and schedulers end a run, so that it saves first.
 
     A second Ctrl-C ends the process at once. Outside of the main thread, where Python takes no
-    signals, nothing is remembered.
+    signals, nothing is remembered. SIGTERM is left to submitit where it runs the process.
+
+    Keyword Args:
+        is_worker: leave a second Ctrl-C to the process that waits for this one.
+        then: what else to do with a signal.
     """
 
     NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # those that the system has
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, is_worker: bool = False, then: Callable[[int], None] | None = None
+    ) -> None:
         self.received: signal.Signals | None = None
+        self._is_worker, self._then = is_worker, then
         self._previous: dict = {}
         if threading.current_thread() is threading.main_thread():
             for name in self.NAMES:
                 number = getattr(signal, name, None)
-                is_ignored = number is not None and signal.getsignal(number) is signal.SIG_IGN
-                if is_ignored and name == "SIGHUP":
+                if number is None:
+                    continue
+                handler = signal.getsignal(number)
+                if name == "SIGHUP" and handler is signal.SIG_IGN:
                     continue  # under nohup a run outlives its terminal
-                if number is not None:
-                    self._previous[number] = signal.signal(number, self._remember)
+                if name == "SIGTERM" and _is_of_submitit(handler):
+                    continue  # it comes with the signal that asks to save, or just before the end
+                self._previous[number] = signal.signal(number, self._remember)
 
     def restore(self) -> None:
         """Give the signals back to whoever handled them before."""
         _restore(self._previous)
 
     def _remember(self, number: int, frame) -> None:
-        if self.received is signal.SIGINT and number == signal.SIGINT:
+        again = self.received is signal.SIGINT and number == signal.SIGINT
+        if again and not self._is_worker:
             raise KeyboardInterrupt("a second Ctrl-C ends the run without a checkpoint")
-        self.received = signal.Signals(number)
+        self.received = self.received or signal.Signals(number)
+        if self._then is not None:
+            self._then(number)
+
+
+def hand_on(number: int) -> None:
+    """Give a signal to submitit, if that handles it: it requeues the job and ends the process."""
+    if _is_of_submitit(signal.getsignal(number)):
+        signal.raise_signal(number)
+
+
+def _is_of_submitit(handler: object) -> bool:
+    return type(getattr(handler, "__self__", None)).__module__.startswith("submitit.")
 
 
 @contextmanager

@@ -1,18 +1,22 @@
-"""Check what a resumed run may change, and name the command that resumes it."""
+"""Check what a resumed run may change, see whether it has ended, and name the command to go on."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from torchrl_recall.trainers.runs import job
 from torchrl_recall.trainers.schema import ConfigError
 
-__all__ = ["check_config", "command", "flat"]
+__all__ = ["check_config", "command", "finished", "flat", "may_change"]
 
 # Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
 # follows total_frames by default, so a prolonged run anneals over the longer span.
@@ -44,13 +48,47 @@ def check_config(config: dict, saved: dict, run_dir: Path) -> None:
     differ = [
         f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
         for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE)
+        if ours.get(key) != theirs.get(key) and not may_change(key)
     ]
     if differ:
         raise ConfigError(
             f"the run in {run_dir} has another configuration ({'; '.join(differ)}). "
             "Resume with the saved values, or choose another run_dir."
         )
+
+
+def may_change(key: str) -> bool:
+    """Say whether a key may differ when a run is resumed."""
+    return key.startswith(_MAY_CHANGE)
+
+
+def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that has nothing left to do, without making its parts.
+
+    Args:
+        config: what is asked for.
+        run_dir: the run's folder.
+
+    Returns:
+        The summary; None if there is something to do, or the folder is damaged.
+
+    Raises:
+        ConfigError: the folder holds a finished run of another configuration.
+    """
+    try:
+        summary = json.loads((run_dir / "summary.json").read_text())
+        saved = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+        if summary["frames"] < config["collector"]["total_frames"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException, YAMLError):
+        return None
+    asked = OmegaConf.to_container(OmegaConf.create(config))
+    assert isinstance(asked, dict)
+    assert isinstance(saved, dict)
+    if asked.get("compile", False) is None:  # the run decides it as it was
+        asked["compile"] = saved.get("compile")
+    check_config(asked, saved, run_dir)
+    return summary
 
 
 def command(run_dir: Path, total_frames: int) -> str:
@@ -61,10 +99,7 @@ def command(run_dir: Path, total_frames: int) -> str:
         total_frames: when it is to end.
     """
     given = ("resume=", "run_dir=", "collector.total_frames=")
-    overrides = sys.argv[1:]
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        overrides = list(HydraConfig.get().overrides.task)  # the job's own, not the sweep's
-    kept = (word for word in overrides if not word.lstrip("+").startswith(given))
+    kept = (word for word in job.overrides() if not word.lstrip("+").startswith(given))
     words = [_python(), sys.argv[0], *kept]
     words += [f"collector.total_frames={total_frames}", f"run_dir={_quoted(str(run_dir))}"]
     return shlex.join([*words, "resume=auto"])

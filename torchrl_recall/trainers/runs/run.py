@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,11 +15,12 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from yaml import YAMLError
 
-from torchrl_recall.trainers.runs import checkpoints, process
+from torchrl_recall.trainers.runs import checkpoints, job, process
 from torchrl_recall.trainers.runs.log import RunLog, choose_backend
 from torchrl_recall.trainers.runs.parts import Parts
 from torchrl_recall.trainers.runs.profile import Profile
 from torchrl_recall.trainers.runs.resumption import check_config, command, flat
+from torchrl_recall.trainers.runs.run_dirs import settle
 from torchrl_recall.trainers.schema import (
     A2CRecallConfig,
     ConfigError,
@@ -66,9 +66,8 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
-        if ":" in (name := getattr(config.env, "name", "")):  # module:Task-v0 names no folder
-            config.run_dir = config.run_dir.replace(name, name.replace(":", "_"))
-        self.config, self.run_dir = config, Path(config.run_dir)
+        self.config, self.run_dir = config, settle(config)
+        config.run_dir = str(self.run_dir)
         self.num_seeds = len(config.seeds) if isinstance(config, A2CRecallConfig) else 1
         self.device = torch.device("cpu")
         self.frames = self._previous_frames = self.status = 0
@@ -117,7 +116,7 @@ class Run:
         with ExitStack() as stack:  # undone if anything below fails, else kept until __exit__
             stack.callback(parts.collector.shutdown)
             stack.enter_context(process.lock(self.run_dir))
-            self._signal = process.StopSignal()
+            self._signal = process.StopSignal(is_worker=not job.is_alone())
             stack.callback(self._signal.restore)
             wall_seconds = self._restore()
             try:

@@ -1,0 +1,115 @@
+"""A sweep: what is refused before its first job, its signals, and jobs that did not finish."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from torchrl_recall.trainers.runs import job, process
+from torchrl_recall.trainers.runs.resumption import may_change
+from torchrl_recall.trainers.runs.run_dirs import named, parse
+from torchrl_recall.trainers.schema import ConfigError
+
+__all__ = ["StoppedJob", "SweepCallback", "check_sweep"]
+
+
+class StoppedJob(Exception):
+    """A signal stopped a job in a worker, which saved first.
+
+    Args:
+        status: 128 + n for signal n.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class SweepCallback(Callback):
+    """Hydra's callback of every recipe, made by the command; workers get a copy with their job.
+
+    Where joblib's workers run the jobs, a signal goes on to them, so that every job saves.
+    """
+
+    def __init__(self) -> None:
+        self.program = sys.argv[0]
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a sweep whose jobs would be in each other's way."""
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+        words = [
+            *job.words_of(config.hydra.overrides.task),
+            *(f"{key}={params[key]}" for key in params),
+        ]
+        try:
+            check_sweep(config, words, launcher)
+        except ConfigError as error:
+            sys.exit(f"ConfigError: {error}")
+        if launcher == "joblib":
+            process.StopSignal(then=_tell_workers)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Let a worker know the command's name, by which its job tells how to go on."""
+        sys.argv[0] = self.program
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Say at once what failed; Hydra would do so after the last job, and of one alone."""
+        if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.FAILED:
+            return
+        try:
+            _ = job_return.return_value  # Hydra says which
+        except StoppedJob as stopped:
+            job_return.return_value = SystemExit(stopped.status)  # of the sweep
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+def check_sweep(config: DictConfig, words: list[str], launcher: str) -> None:
+    """Refuse a sweep of which two jobs would share a folder, or that could not be requeued.
+
+    Args:
+        config: what Hydra composed, without the overrides of the sweep.
+        words: these overrides.
+        launcher: Hydra's name of it.
+
+    Raises:
+        ConfigError: naming the cure.
+    """
+    given = {override.key_or_group: override for override in parse(words)}
+    swept = [key for key, override in given.items() if override.is_sweep_override()]
+    if (own := given.get("run_dir")) is None:
+        already = named(config)
+        for key in swept:
+            if may_change(key) and key not in already:
+                raise ConfigError(
+                    f"{key} is swept, but names no folder, since a run may go on with another: "
+                    f"the jobs would share one. Name them, as in run_dir='runs/${{{key}}}'."
+                )
+    elif swept and "run_dir" not in swept and "${" not in str(own.value()):
+        raise ConfigError(
+            f"run_dir={own.value()} is the folder of every job. Leave it out, "
+            f"or name what is swept, as in run_dir='runs/${{{swept[0]}}}'."
+        )
+    resume = given["resume"].value() if "resume" in given else config.resume
+    if launcher.startswith("submitit") and resume != "auto":
+        raise ConfigError(
+            f"hydra/launcher={launcher} starts a job again that was preempted or timed out, which "
+            "only a run that is resumed survives. Add resume=auto."
+        )
+
+
+def _tell_workers(number: int) -> None:
+    workers = multiprocessing.active_children()
+    if not workers:  # nothing has begun
+        sys.exit(128 + number)
+    for worker in workers:
+        if worker.pid is not None:
+            os.kill(worker.pid, number)
