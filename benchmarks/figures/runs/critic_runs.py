@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from runs.evidence import Interval, folders, geometric_mean_ratio, options, save, write_rows
+from runs.evidence import folders, options, save
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import Interval, geometric_mean_ratio
 
 __all__ = ["experiment"]
 

@@ -12,11 +12,11 @@ from hydra.types import RunMode
 
 from torchrl_recall.trainers.schema import ConfigError
 
-__all__ = ["check_config", "command", "flat"]
+__all__ = ["MAY_CHANGE", "check_config", "command", "flat"]
 
 # Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
 # follows total_frames by default, so a prolonged run anneals over the longer span.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "resume",
     "run_dir",
     "compile_from_frames",
@@ -44,7 +44,7 @@ def check_config(config: dict, saved: dict, run_dir: Path) -> None:
     differ = [
         f"{key}: {theirs.get(key)!r} was saved, {ours.get(key)!r} is asked for"
         for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE)
+        if ours.get(key) != theirs.get(key) and not key.startswith(MAY_CHANGE)
     ]
     if differ:
         raise ConfigError(
