@@ -80,12 +80,31 @@ def test_tasks_are_summed_up_where_methods_were_run_in_all():
     assert text.count("| paper |") == 1
 
 
+def test_methods_of_several_tasks_have_names_that_hold_in_all():
+    """A setting that is varied in one task is the same method's in the other."""
+    methods = group_runs(
+        [run(task="a", sac__n_step=n) for n in (1, 3)] + [run(task="b", sac__n_step=3)]
+    )
+    text = table(methods, "m")
+    assert cells(text, "b", "none")[0] == "1"
+    assert cells(text, "none+sac.n_step=3", "2", "2")[-1] == "baseline"
+    assert "| none+sac.n_step=1 | 2 |" not in text
+
+
 def test_ratios_over_tasks_are_geometric_means():
     methods = group_runs(
         [r for t, x in (("a", 2.0), ("b", 8.0)) for r in seeds("none", (1.0,), task=t)
          + seeds("backtracking", (x,), task=t)]
     )  # fmt: skip
     assert cells(table(methods, "m"), "backtracking", "2", "2")[1] == "4.00 [4.00, 4.00]"
+    aimed = [
+        run(recall, task=task, knows_target=True, frames_to_target=frames)
+        for task, recall, frames in [
+            ("a", "none", 20), ("a", "paper", 10), ("b", "none", 16), ("b", "paper", 2),
+        ]
+    ]  # fmt: skip
+    text = table(group_runs(aimed), "m")
+    assert cells(text, "paper", "2", "2")[-1] == "4.00 [4.00, 4.00]"
 
 
 def test_seeds_without_a_common_evaluation_show_no_number():

@@ -22,6 +22,7 @@ _IGNORED = (
     "seed", "host", "log_interval", "recall.name", "recall.method", "table_", "env.trace_length",
     "lr_of_host", "random_frames_of_host", "paying_frames_of_host",
 )  # fmt: skip
+_Keys = tuple[list[str], list[str]]  # of the host, and of traces
 _TASK = ("env.",)
 _TRACES = ("recall.", "backtracking.", "prioritized_replay.")  # what a group of recall sets
 
@@ -37,6 +38,7 @@ class Method:
     Attributes:
         task: its name, with the settings in which tasks of this name differ.
         name: host where there are several, group of ``recall``, settings in which runs differ.
+        across: its name among all tasks, with the settings in which runs of any task differ.
         recall: the group.
         kind: host and its settings, which a method shares with its baseline.
         runs: by seed.
@@ -44,6 +46,7 @@ class Method:
 
     task: str
     name: str
+    across: str
     recall: str
     kind: tuple[str, str]
     runs: Mapping[int, Run]
@@ -60,11 +63,14 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
     """
     has_hosts = len({run.host for run in runs}) > 1
     methods: dict[tuple[str, str], Method] = {}
-    for run, task, settings, traces in _labelled(runs):
-        name = (f"{run.host}:" if has_hosts else "") + run.recall + settings + traces
-        method = methods.get((task, name)) or Method(
-            task, name, run.recall, (run.host, settings), {}
+    for run, task, keys, anywhere in _labelled(runs):
+        host = f"{run.host}:" if has_hosts else ""
+        name, across = (
+            host + run.recall + _label(run, of_host) + _label(run, of_traces)
+            for of_host, of_traces in (keys, anywhere)
         )
+        kind = (run.host, _label(run, keys[0]))
+        method = methods.get((task, name)) or Method(task, name, across, run.recall, kind, {})
         if (other := method.runs.get(run.seed)) and not _identical(run, other):
             raise DuplicateError(_duplicate(method, run, other))
         methods[task, name] = replace(method, runs={run.seed: run} | dict(method.runs))
@@ -109,8 +115,9 @@ def curve(method: Method, methods: Iterable[Method]) -> tuple[list[int], NDArray
     return align(list(method.runs.values()), beside)
 
 
-def _labelled(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, str]]:
-    """Yield runs with their task and with the settings of host and traces that tell them apart."""
+def _labelled(runs: Sequence[Run]) -> Iterator[tuple[Run, str, _Keys, _Keys]]:
+    """Yield runs with their task, with the keys that tell them apart there, and those anywhere."""
+    found: list[tuple[Run, str, _Keys]] = []
     for same_name in _parts(runs, lambda run: run.task):
         task_keys = _telling([same_name], _TASK)
         for of_task in _parts(same_name, partial(_task_and_host, keys=task_keys)):
@@ -118,10 +125,15 @@ def _labelled(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, str]]:
             for of_recall in _parts(of_task, lambda run: run.recall):
                 parts = _parts(of_recall, partial(_label, keys=host_keys))
                 # Nobody reads the settings of traces where there are none.
-                keys = [] if of_recall[0].recall == "none" else _telling(parts, _TRACES)
+                traces = [] if of_recall[0].recall == "none" else _telling(parts, _TRACES)
                 for run in of_recall:
-                    task = run.task + _label(run, task_keys)
-                    yield run, task, _label(run, host_keys), _label(run, keys)
+                    found.append((run, run.task + _label(run, task_keys), (host_keys, traces)))
+    for run, task, keys in found:
+        of_host = dict.fromkeys(key for _, _, others in found for key in others[0])
+        of_traces = dict.fromkeys(
+            key for other, _, others in found if other.recall == run.recall for key in others[1]
+        )
+        yield run, task, keys, (list(of_host), list(of_traces))
 
 
 def _parts(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:

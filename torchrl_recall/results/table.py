@@ -27,7 +27,7 @@ Intervals are bootstrap 95 % intervals over seeds; fewer than three seeds give t
 goes up to the last evaluation that all of its seeds have reached, a comparison up to the last that
 both have. A run that ended at its target keeps its last value. IQM is the interquartile mean. × is
 the geometric mean of paired ratios of means over training, P the probability that a run has a
-larger one."""
+larger one. × fewer is the paired ratio of frames to the target, of the baseline's to a method's."""
 SCORES = "A score is the mean over training, 0 for the lowest and 1 for the highest run of a task."
 
 
@@ -71,7 +71,7 @@ def table(methods: Sequence[Method], metric: str, baseline: str | None = None) -
         if with_target:
             cells += _to_target(method, base)
         lines.append(_line(cells))
-    lines += _over_tasks(methods, bases)
+    lines += _over_tasks(methods, bases, with_target)
     return "\n".join([*lines, "", READ])
 
 
@@ -140,33 +140,38 @@ def _needed(method: Method) -> dict[int, float]:
     }
 
 
-def _over_tasks(methods: Sequence[Method], bases: Sequence[Method | None]) -> list[str]:
+def _over_tasks(
+    methods: Sequence[Method], bases: Sequence[Method | None], with_target: bool
+) -> list[str]:
     """Return lines of methods that were run in all of several tasks."""
     tasks = list(dict.fromkeys(method.task for method in methods))
     scores = {task: _normalized([m for m in methods if m.task == task]) for task in tasks}
-    names = list(dict.fromkeys(method.name for method in methods))
+    names = list(dict.fromkeys(method.across for method in methods))
     names = [name for name in names if all(scores[task].get(name) for task in tasks)]
     if len(tasks) == 1 or not names:
         return []
-    lines = _head(
-        ["method", "tasks", "runs", "IQM of scores [95 %]", "× baseline [95 %]", "P(better) [95 %]"]
-    )
+    head = ["method", "tasks", "runs", "IQM of scores [95 %]", "× baseline [95 %]"]
+    head += ["P(better) [95 %]", *(["× fewer [95 %]"] if with_target else [])]
+    lines = _head(head)
     for name in names:
         values = [list(scores[task][name].values()) for task in tasks]
         cells = [name, str(len(tasks)), str(sum(map(len, values)))]
         cells += [str(stratified_interval(values))]
         pairs = [
             (method, base) for method, base in zip(methods, bases, strict=True)
-            if method.name == name and base is not None
+            if method.across == name and base is not None
         ]  # fmt: skip
-        is_baseline = any(base.name == name for _, base in pairs)
+        is_baseline = any(base is method for method, base in pairs)
         if len(pairs) < len(tasks) or is_baseline:
-            cells += ["", "baseline" if is_baseline else ""]
+            cells += ["", "baseline" if is_baseline else "", *([""] if with_target else [])]
         else:
             means = [_means(pair) for pair in pairs]
             ours, theirs = [m[0] for m in means], [m[1] for m in means]
             both = ([list(each.values()) for each in of] for of in (ours, theirs))
             cells += [_text(_ratio(ours, theirs)), str(probability_of_improvement(*both))]
+            if with_target:
+                fewer = [[_needed(pair[place]) for pair in pairs] for place in (1, 0)]
+                cells.append(_text(_ratio(*fewer)))
         lines.append(_line(cells))
     return ["", *lines, "", SCORES]
 
@@ -177,7 +182,7 @@ def _normalized(methods: Sequence[Method]) -> dict[str, Means]:
     known = [value for each in means for value in each.values()]
     low, width = min(known, default=0.0), float(np.ptp(known)) if known else 0.0
     return {
-        method.name: {seed: (x - low) / width if width else 0.5 for seed, x in each.items()}
+        method.across: {seed: (x - low) / width if width else 0.5 for seed, x in each.items()}
         for method, each in zip(methods, means, strict=True)
     }
 
