@@ -1,4 +1,5 @@
-# `make run` learns Hopper with recall traces; `make test` passes the tests. Each makes its own environment.
+# `make run` learns Hopper with recall traces, and four rooms with and without them; `make test` passes the
+# tests. Each makes its own environment.
 VENV ?= .venv
 BIN := $(VENV)/bin
 # The newest of python3.11 to python3.14 that has wheels, unless it is named.
@@ -11,6 +12,16 @@ export OMP_NUM_THREADS ?= 1
 run: $(VENV)/.test
 	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=10_000 \
 		eval.interval=2_000 run_dir=runs/hopper resume=auto
+	for recall in none backtracking; do \
+		$(BIN)/python recipes/a2c_recall.py env.size=15 env.start=uniform recall=$$recall \
+			'seeds=[0,1,2,3,4]' collector.total_frames=20_480 eval.stop_at_target=true \
+			run_dir=runs/first_minute/$$recall resume=auto || exit; \
+	done
+	$(BIN)/python -m torchrl_recall.collect runs/first_minute/none runs/first_minute/backtracking \
+		out=runs/first_minute
+	@echo "Above: actor-critic in the four rooms, alone and with recall traces. To compare them on another task:"
+	@echo "  $(BIN)/python recipes/sac_recall.py -m env.name=Hopper-v5 recall=none,backtracking seed=0,1,2"
+	@echo "  $(BIN)/python -m torchrl_recall.collect runs/Hopper-v5_*"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -7,8 +7,10 @@ python benchmarks/figures/figure_18.py seeds=20 first_seed=0 out=runs/figure_18 
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from runs.evidence import Interval, save
+from runs.evidence import save
 from runs.four_rooms import experiment, ratio, table
+
+from torchrl_recall.results.statistics import Interval
 
 
 def name(num_updates: int, trace_length: int) -> str:

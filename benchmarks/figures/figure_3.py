@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
-from runs.evidence import interval, save, write_rows
+from runs.evidence import save
 from runs.four_rooms import experiment, rows
 from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import interval
 from torchrl_recall.seeds import SeedStreams
 from torchrl_recall.trainers.hosts.a2c import A2C
 from torchrl_recall.trainers.runs.checkpoints import load_latest

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from runs.evidence import interval, options, run_missing, save, write_rows
+from runs.evidence import options, run_missing, save
 from runs.goal_runs import DEFAULTS, run
 from tensordict import TensorDict
 from torch import Tensor
@@ -29,6 +29,8 @@ from torch import Tensor
 from recipes.goal_gan_recall import build
 from torchrl_recall import GoalGANStates, Recall
 from torchrl_recall.envs import GoalEnv, PointMassEnv
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import interval
 from torchrl_recall.trainers.runs import checkpoints, process
 from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
 from torchrl_recall.trainers.schema.validation import validate

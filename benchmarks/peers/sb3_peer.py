@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
+
+from torchrl_recall.trainers.runs.process import write_whole
 
 
 def make_peer(
@@ -118,6 +122,16 @@ def main() -> None:
         print(f"{done} exists, nothing to do")
         return
     args.run_dir.mkdir(parents=True, exist_ok=True)
+    recall = {"stable_baselines3": "sb3", "sbx": "sbx"}[args.library]
+    config = {  # what `python -m torchrl_recall.collect` reads
+        "seed": args.seed,
+        "host": args.algorithm,
+        "env": {"name": args.env},
+        "collector": {"total_frames": args.frames},
+        "recall": {"name": recall},
+        "eval": {"interval": args.eval_interval, "num_episodes": args.eval_episodes},
+    }
+    write_whole(args.run_dir / "config.yaml", OmegaConf.to_yaml(config))
 
     torch.set_num_threads(1)
     if args.algorithm == "sac":
@@ -147,6 +161,7 @@ def main() -> None:
             file.flush()
             print(args.env, args.seed, model.num_timesteps, mean, flush=True)
     partial.rename(done)
+    write_whole(args.run_dir / "summary.json", json.dumps({"frames": model.num_timesteps}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,86 +1,17 @@
-"""Statistics behind the figures, and each figure's command in small."""
+"""Each figure's command in small."""
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from recipe_fixtures import one_thread
 
+from torchrl_recall.results.rows import read_rows
+
 FIGURES = Path(__file__).resolve().parents[2] / "benchmarks" / "figures"
-sys.path.insert(0, str(FIGURES))
-
-from runs.evidence import (  # noqa: E402
-    COLUMNS,
-    Interval,
-    interval,
-    paired_ratio,
-    quartiles,
-    read_rows,
-    write_rows,
-)
-
-
-def test_ratios_are_paired_geometric_means():
-    found = paired_ratio({0: 100, 1: 800}, {0: 50, 1: 100}, limit=1000)
-    assert found.value == pytest.approx(math.sqrt(2 * 8))
-    assert (found.low, found.high) == pytest.approx((2, 8))  # too few to resample
-
-
-def test_a_constant_ratio_has_no_spread():
-    found = paired_ratio(dict.fromkeys(range(9), 300), dict.fromkeys(range(9), 100), limit=1000)
-    assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
-
-
-def test_only_seeds_of_both_count():
-    assert paired_ratio({0: 100, 1: 7}, {0: 50, 2: 9}, limit=1000).value == pytest.approx(2)
-    with pytest.raises(ValueError, match="no seed is in both"):
-        paired_ratio({0: 100}, {1: 50}, limit=1000)
-
-
-def test_a_seed_that_failed_counts_as_the_limit():
-    assert paired_ratio({0: None}, {0: 100}, limit=1000).value == pytest.approx(10)
-    assert paired_ratio({0: 100}, {0: None}, limit=1000).value == pytest.approx(0.1)
-    assert paired_ratio({0: None}, {0: None}, limit=1000).value == pytest.approx(1)
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(200):
-        found = interval(list(rng.normal(3.0, 1.0, size=40)))
-        assert found.low < found.value < found.high
-        inside += found.low <= 3.0 <= found.high
-    assert 0.89 < inside / 200 < 0.99
-
-
-def test_intervals_are_the_same_each_time():
-    values = list(np.random.default_rng(1).normal(size=20))
-    assert interval(values) == interval(values)
-
-
-def test_intervals_read_well():
-    assert str(Interval(3.14159, 2.5, 4.0)) == "3.14 [2.50, 4.00]"
-    assert str(Interval(3141.59, 2500, 4000)) == "3142 [2500, 4000]"
-
-
-def test_quartiles_know_failures():
-    assert quartiles([1, 2, 3, 4, 5]) == (2, 3, 4)
-    assert quartiles([1, 2, 3, None, None]) == (2, 3, math.inf)
-    assert quartiles([1, None, None, None, None]) == (math.inf, math.inf, math.inf)
-
-
-def test_rows_are_long_form(tmp_path):
-    write_rows(tmp_path / "r.csv", [("2", "5_uniform", "none", 0, 64, "frames_to_target", None)])
-    (row,) = read_rows(tmp_path / "r.csv")
-    assert tuple(row) == COLUMNS == (
-        "figure", "task", "method", "seed", "frames", "metric", "value",
-    )  # fmt: skip
-    assert row["value"] == ""
 
 
 def figure(name: str, out: Path, *words: str) -> subprocess.CompletedProcess:

@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from runs.evidence import Interval, folders, geometric_mean_ratio, options, save, write_rows
+from runs.evidence import folders, options, save
 from runs.launchers import OPTIONS, in_new_process, run_all
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import Interval, geometric_mean_ratio
 
 __all__ = ["experiment"]
 

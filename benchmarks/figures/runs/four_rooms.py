@@ -21,16 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from runs.evidence import (
-    Interval,
-    interval,
-    options,
-    paired_ratio,
-    quartiles,
-    save,
-    write_rows,
-)
+from runs.evidence import options, save
 from runs.launchers import OPTIONS, run_all, run_command
+from torchrl_recall.results.picture import draw_band
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import Interval, paired_ratio, quartiles
 
 ROOT = Path(__file__).parents[3]
 DEFAULTS = {
@@ -167,12 +162,7 @@ def table(results: Results, baseline: str, limit: float) -> str:
 def curve(axes: Axes, runs: Runs, label: str, color: str) -> None:
     """Draw the mean over seeds of the share of the optimal return, with its 95 % interval."""
     every = max(1, len(runs.frames) // 60)
-    frames, returns = runs.frames[::every], runs.returns[::every]
-    bands = [interval(row) for row in returns]
-    axes.plot(frames, [band.value for band in bands], color=color, label=label)
-    axes.fill_between(
-        frames, [b.low for b in bands], [b.high for b in bands], color=color, alpha=0.2
-    )
+    draw_band(axes, runs.frames[::every], runs.returns[::every].T, color=color, label=label)
 
 
 def curves(config: DictConfig, results: Results, caption: str) -> None:

@@ -20,9 +20,12 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from runs.evidence import interval, options, run_missing, save, write_rows
+from runs.evidence import options, run_missing, save
 from runs.four_rooms import Runs, table
 from runs.launchers import OPTIONS, run_command
+from torchrl_recall.results.picture import draw_band
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import interval
 from torchrl_recall.trainers.tasks.coverage_maps import draw_map
 
 __all__ = ["coverage_table", "curves", "experiment", "maps", "table"]
@@ -124,10 +127,7 @@ def curves(config: DictConfig, results: Results, caption: str) -> None:
         for number, method in enumerate(methods):
             if (runs := results.get((task, method))) is None:
                 continue
-            bands = [interval(list(values)) for values in runs.returns]
-            axes.plot(runs.frames, [b.value for b in bands], color=f"C{number}", label=method)
-            edges = [b.low for b in bands], [b.high for b in bands]
-            axes.fill_between(runs.frames, *edges, color=f"C{number}", alpha=0.2)
+            draw_band(axes, runs.frames, runs.returns.T, color=f"C{number}", label=method)
         axes.axhline(config.target, color="grey", linewidth=0.7)
         axes.set(title=task, xlabel="environment steps", ylabel="coverage", ylim=(0, 1.02))
         axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)

@@ -19,19 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from runs.evidence import (
-    Interval,
-    geometric_mean_ratio,
-    interval,
-    options,
-    run_missing,
-    save,
-    write_rows,
-)
+from runs.evidence import options, run_missing, save
 from runs.launchers import OPTIONS, run_command
+from torchrl_recall.results.picture import draw_curves
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import Interval, geometric_mean_ratio, interval
 
 __all__ = ["MUJOCO", "experiment"]
 
@@ -136,27 +130,13 @@ def table(curves: Curves) -> str:
 
 def draw(curves: Curves, path: Path, caption: str) -> None:
     """Draw one panel for each task: the mean, its interval and every seed."""
-    tasks = list(dict.fromkeys(task for task, _ in curves))
-    figure = Figure(figsize=(5 * len(tasks), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    methods = list(dict.fromkeys(method for _, method in curves))
-    for axes, task in zip(panels, tasks, strict=True):
-        for (name, method), seeds in curves.items():
-            if name != task:
-                continue
-            color = f"C{methods.index(method)}"
-            frames = next(iter(seeds.values()))[0]
-            returns = np.array([r for _, r in seeds.values()])
-            bands = [interval(list(column)) for column in returns.T]
-            axes.plot(frames, returns.mean(0), color=color, label=method)
-            edges = [b.low for b in bands], [b.high for b in bands]
-            axes.fill_between(frames, *edges, color=color, alpha=0.2)
-            axes.plot(frames, returns.T, color=color, alpha=0.25, linewidth=0.7)
-        axes.set(title=task, xlabel="environment steps", ylabel="return, deterministic policy")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e3:g}k")
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    save(figure, path, caption, width=80 * len(tasks))
+    of_methods = {
+        key: (next(iter(seeds.values()))[0], np.array([returns for _, returns in seeds.values()]))
+        for key, seeds in curves.items()
+    }
+    figure = draw_curves(of_methods, ylabel="return, deterministic policy")
+    tasks = len({task for task, _ in curves})
+    save(figure, path, caption, width=80 * min(4, tasks))
 
 
 def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:

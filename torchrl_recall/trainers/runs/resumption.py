@@ -16,11 +16,11 @@ from yaml import YAMLError
 from torchrl_recall.trainers.runs import job
 from torchrl_recall.trainers.schema import ConfigError
 
-__all__ = ["check_config", "command", "finished", "flat", "may_change"]
+__all__ = ["MAY_CHANGE", "check_config", "command", "finished", "flat", "may_change"]
 
 # Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
 # follows total_frames by default, so a prolonged run anneals over the longer span.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "resume",
     "run_dir",
     "compile_from_frames",
@@ -59,7 +59,7 @@ def check_config(config: dict, saved: dict, run_dir: Path) -> None:
 
 def may_change(key: str) -> bool:
     """Say whether a key may differ when a run is resumed."""
-    return key.startswith(_MAY_CHANGE)
+    return key.startswith(MAY_CHANGE)
 
 
 def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -14,6 +15,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import ExplorationType
 
+from torchrl_recall.results.statistics import frames_to_target
 from torchrl_recall.trainers.runs.parts import Evaluation
 from torchrl_recall.trainers.schema import DQNRecallConfig, OnPolicyRecallConfig, SACRecallConfig
 from torchrl_recall.trainers.tasks.acting import make_policy
@@ -121,9 +123,8 @@ class MeanReturn(Evaluation):
         """Return frames at the first of two evaluations in a row that reached the target."""
         if self.target is None:
             return None
-        reached = [float(result.double().mean()) >= self.target for result in self.results]
-        pairs = zip(self.frames, reached, reached[1:], strict=False)
-        return next((frames for frames, now, then in pairs if now and then), None)
+        means = [float(result.double().mean()) for result in self.results]
+        return frames_to_target(self.frames, means, self.target)
 
     @property
     def reached_target(self) -> bool:

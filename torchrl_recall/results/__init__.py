@@ -1,0 +1,1 @@
+"""Results of any run folders: rows, statistics, a table and a picture."""

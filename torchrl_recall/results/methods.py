@@ -1,0 +1,205 @@
+"""Name methods by the settings in which runs differ, and find what each is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from torchrl_recall.results.folders import Run, align
+from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
+
+__all__ = ["DuplicateError", "Method", "baseline_of", "curve", "group_runs"]
+
+# Prefixes of keys that neither influence a run nor say more than another key does.
+_IGNORED = (
+    *(key for key in MAY_CHANGE if key != "recall.anneal_frames"),
+    "seed", "host", "log_interval", "recall.name", "recall.method", "table_", "env.trace_length",
+    "lr_of_host", "random_frames_of_host", "paying_frames_of_host",
+)  # fmt: skip
+_Keys = tuple[list[str], list[str]]  # of the host, and of traces
+_TASK = ("env.",)
+_TRACES = ("recall.", "backtracking.", "prioritized_replay.")  # what a group of recall sets
+
+
+class DuplicateError(ValueError):
+    """Two folders hold different runs of one task, method and seed."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs of a method in a task.
+
+    Attributes:
+        task: its name, with the settings in which tasks of this name differ.
+        name: host where there are several, group of ``recall``, settings in which runs differ.
+        across: its name among all tasks, with the settings in which runs of any task differ.
+        recall: the group.
+        kind: host and its settings, which a method shares with its baseline.
+        runs: by seed.
+    """
+
+    task: str
+    name: str
+    across: str
+    recall: str
+    kind: tuple[str, str]
+    runs: Mapping[int, Run]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Method]:
+    """Put seeds of the same task and method together.
+
+    Args:
+        runs: in any order. Of identical runs one is taken.
+
+    Raises:
+        DuplicateError: two runs of one task, method and seed are not identical.
+    """
+    has_hosts = len({run.host for run in runs}) > 1
+    methods: dict[tuple[str, str], Method] = {}
+    for run, task, keys, anywhere in _labelled(runs):
+        host = f"{run.host}:" if has_hosts else ""
+        name, across = (
+            host + run.recall + _label(run, of_host) + _label(run, of_traces)
+            for of_host, of_traces in (keys, anywhere)
+        )
+        kind = (run.host, _label(run, keys[0]))
+        method = methods.get((task, name)) or Method(task, name, across, run.recall, kind, {})
+        if (other := method.runs.get(run.seed)) and not _identical(run, other):
+            raise DuplicateError(_duplicate(method, run, other))
+        methods[task, name] = replace(method, runs={run.seed: run} | dict(method.runs))
+    return [
+        replace(method, runs=dict(sorted(method.runs.items())))
+        for _, method in sorted(
+            methods.items(), key=lambda item: (item[0][0], item[1].recall != "none", item[0][1])
+        )
+    ]
+
+
+def baseline_of(method: Method, methods: Iterable[Method], name: str | None) -> Method | None:
+    """Find what a method is compared with in its task.
+
+    Args:
+        method: to be compared.
+        methods: all there are.
+        name: of the baseline; None: the host without recall, with the same settings.
+
+    Returns:
+        The baseline; None where there is none.
+    """
+    others = [other for other in methods if other.task == method.task]
+    if name is not None:
+        return next((other for other in others if other.name == name), None)
+    plain = [m for m in others if m.recall == "none" and m.kind[0] == method.kind[0]]
+    same = [other for other in plain if other.kind == method.kind]
+    return next(iter(same or (plain if len(plain) == 1 else [])), None)
+
+
+def curve(method: Method, methods: Iterable[Method]) -> tuple[list[int], NDArray]:
+    """Return the evaluations that all seeds of a method have.
+
+    Args:
+        method: in a task.
+        methods: of all tasks; where seeds ended at their target, they go on as long as the others.
+
+    Returns:
+        Frames, and the metric, shape ``[seeds, evaluations]``.
+    """
+    beside = [run for other in methods if other.task == method.task for run in other.runs.values()]
+    return align(list(method.runs.values()), beside)
+
+
+def _labelled(runs: Sequence[Run]) -> Iterator[tuple[Run, str, _Keys, _Keys]]:
+    """Yield runs with their task, with the keys that tell them apart there, and those anywhere."""
+    found: list[tuple[Run, str, _Keys]] = []
+    for same_name in _parts(runs, lambda run: run.task):
+        task_keys = _telling([same_name], _TASK)
+        for of_task in _parts(same_name, partial(_task_and_host, keys=task_keys)):
+            host_keys = _telling([of_task], None)
+            for of_recall in _parts(of_task, lambda run: run.recall):
+                parts = _parts(of_recall, partial(_label, keys=host_keys))
+                # Nobody reads the settings of traces where there are none.
+                traces = [] if of_recall[0].recall == "none" else _telling(parts, _TRACES)
+                for run in of_recall:
+                    found.append((run, run.task + _label(run, task_keys), (host_keys, traces)))
+    for run, task, keys in found:
+        of_host = dict.fromkeys(key for _, _, others in found for key in others[0])
+        of_traces = dict.fromkeys(
+            key for other, _, others in found if other.recall == run.recall for key in others[1]
+        )
+        yield run, task, keys, (list(of_host), list(of_traces))
+
+
+def _parts(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
+    """Split runs by a key."""
+    parts: dict[Hashable, list[Run]] = defaultdict(list)
+    for run in runs:
+        parts[key(run)].append(run)
+    return list(parts.values())
+
+
+def _telling(parts: list[list[Run]], prefixes: tuple[str, ...] | None) -> list[str]:
+    """Choose the keys that tell apart runs of the same part, each only if those before do not.
+
+    A key that a run does not have, as one of another version, tells nothing.
+
+    Args:
+        parts: runs that are the same so far.
+        prefixes: of the keys; None: of all that belong neither to tasks nor to traces.
+    """
+    known = dict.fromkeys(key for part in parts for run in part for key in run.settings)
+    chosen = []
+    for key in known:
+        is_special = key.startswith((*_TASK, *_TRACES))
+        fits = not is_special if prefixes is None else key.startswith(prefixes)
+        if not fits or key.startswith(_IGNORED):
+            continue
+        finer = []
+        for part in parts:
+            values = {_word(run.settings[key]) for run in part if key in run.settings}
+            differs = len(values) > 1
+            finer += _parts(part, partial(_label, keys=[key])) if differs else [part]
+        if len(finer) > len(parts):
+            chosen.append(key)
+            parts = finer
+    return chosen
+
+
+def _label(run: Run, keys: Iterable[str]) -> str:
+    known = (key for key in keys if key in run.settings)
+    return "".join(f"+{key}={_word(run.settings[key])}" for key in known)
+
+
+def _task_and_host(run: Run, keys: Iterable[str]) -> tuple[str, str]:
+    return _label(run, keys), run.host
+
+
+def _word(value: Any) -> str:
+    """Return a value as an override has it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _identical(run: Run, other: Run) -> bool:
+    places = ("run_dir", "resume")
+    ours, theirs = (
+        {key: value for key, value in each.settings.items() if key not in places}
+        for each in (run, other)
+    )
+    return ours == theirs and run.evaluations == other.evaluations
+
+
+def _duplicate(method: Method, run: Run, other: Run) -> str:
+    keys = {**run.settings, **other.settings}
+    differ = [key for key in keys if run.settings.get(key) != other.settings.get(key)]
+    return (
+        f"{other.folder} and {run.folder} both hold seed {run.seed} of {method.name} in "
+        f"{method.task}, and are not the same run (they differ in "
+        f"{', '.join(key for key in differ if key != 'run_dir') or 'their evaluations'}). "
+        "Name only one of them."
+    )

@@ -1,0 +1,42 @@
+"""Rows in long form: one file format for the results of all runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torchrl_recall.trainers.runs.process import write_whole
+
+__all__ = ["COLUMNS", "read_rows", "write_rows"]
+
+COLUMNS = ("figure", "task", "method", "seed", "frames", "metric", "value")
+
+
+def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
+    """Write rows of :data:`COLUMNS`; None becomes an empty value.
+
+    Args:
+        path: of the CSV.
+        rows: values in the order of the columns.
+
+    Examples:
+        >>> import tempfile, pathlib
+        >>> from torchrl_recall.results.rows import read_rows, write_rows
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "results.csv"
+        >>> write_rows(path, [("7", "Hopper-v5", "none", 0, 5_000, "eval_return", 153.4)])
+        >>> read_rows(path)[0]["value"]
+        '153.4'
+    """
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read what :func:`write_rows` wrote."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

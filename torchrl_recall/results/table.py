@@ -1,0 +1,199 @@
+"""Format what methods show as Markdown: means, intervals and comparisons with a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from torchrl_recall.results.folders import align
+from torchrl_recall.results.methods import Method, baseline_of, curve
+from torchrl_recall.results.statistics import (
+    Interval,
+    geometric_mean_ratio,
+    interquartile_mean,
+    interval,
+    probability_of_improvement,
+    quartiles,
+    stratified_interval,
+)
+
+__all__ = ["rows", "table"]
+
+Means = Mapping[int, float]  # over training, by seed
+
+READ = """\
+Intervals are bootstrap 95 % intervals over seeds; fewer than three seeds give their range. A row
+goes up to the last evaluation that all of its seeds have reached, a comparison up to the last that
+both have. A run that ended at its target keeps its last value. IQM is the interquartile mean. × is
+the geometric mean of paired ratios of means over training, P the probability that a run has a
+larger one. × fewer is the paired ratio of frames to the target, of the baseline's to a method's."""
+SCORES = "A score is the mean over training, 0 for the lowest and 1 for the highest run of a task."
+
+
+def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]:
+    """Yield rows in long form: every evaluation, and frames to the target where there is one.
+
+    Args:
+        methods: of all tasks.
+        metric: name of what was evaluated.
+        figure: name of the collection.
+    """
+    for method in methods:
+        for seed, run in method.runs.items():
+            first = figure, method.task, method.name, seed
+            for frames, value in run.evaluations.items():
+                yield *first, frames, metric, value
+            if run.knows_target:
+                yield *first, run.last_frames, "frames_to_target", run.frames_to_target
+
+
+def table(methods: Sequence[Method], metric: str, baseline: str | None = None) -> str:
+    """Format methods in each task, and over all tasks where there are several.
+
+    Args:
+        methods: of all tasks.
+        metric: name of what was evaluated.
+        baseline: name of the method that others are compared with; None: the host without recall.
+    """
+    bases = [baseline_of(method, methods, baseline) for method in methods]
+    with_target = any(run.knows_target for method in methods for run in method.runs.values())
+    head = [
+        "task", "method", "seeds", "steps", f"last {metric} [95 %]", "IQM of last [95 %]",
+        "mean over training [95 %]", "× baseline [95 %]", "P(better) [95 %]",
+    ]  # fmt: skip
+    if with_target:
+        head += ["reached target", "frames to target, median [quartiles]", "× fewer [95 %]"]
+    lines = _head(head)
+    for method, base in zip(methods, bases, strict=True):
+        cells = [method.task, method.name, str(len(method.runs)), *_own(method, methods)]
+        cells += _compared(method, base)
+        if with_target:
+            cells += _to_target(method, base)
+        lines.append(_line(cells))
+    lines += _over_tasks(methods, bases, with_target)
+    return "\n".join([*lines, "", READ])
+
+
+def _own(method: Method, methods: Iterable[Method]) -> list[str]:
+    """Return cells of steps, last values and means over training."""
+    frames, values = curve(method, methods)
+    if not frames:  # seeds were evaluated at different times
+        return ["0", "", "", ""]
+    last, means = list(values[:, -1]), list(values.mean(1))
+    found = [interval(last), interval(last, interquartile_mean), interval(means)]
+    return [f"{frames[-1]:,}", *map(str, found)]
+
+
+def _compared(method: Method, base: Method | None) -> list[str]:
+    """Return cells of the ratio to the baseline and of the probability of improvement."""
+    if base is None or base.name == method.name:
+        return ["", "" if base is None else "baseline"]
+    ours, theirs = _means([method, base])
+    ratio = _ratio([ours], [theirs])
+    improvement = probability_of_improvement([list(ours.values())], [list(theirs.values())])
+    return [_text(ratio), str(improvement)] if ours else ["", ""]
+
+
+def _means(methods: Sequence[Method]) -> list[Means]:
+    """Compute means over the evaluations that all runs of some methods have, by seed."""
+    runs = [run for method in methods for run in method.runs.values()]
+    frames, values = align(runs)
+    if not frames:
+        return [{} for _ in methods]
+    means = iter(values.mean(1).tolist())
+    return [{seed: next(means) for seed in method.runs} for method in methods]
+
+
+def _ratio(ours: Sequence[Means], theirs: Sequence[Means]) -> Interval | None:
+    """Compute the paired ratio over some tasks; None where a mean is not positive."""
+    seeds = sorted(set.intersection(*(set(each) for each in (*ours, *theirs))))
+    if not seeds or min(each[seed] for each in (*ours, *theirs) for seed in seeds) <= 0:
+        return None
+    return geometric_mean_ratio(
+        *([float(np.exp(np.mean([np.log(each[s]) for each in of]))) for s in seeds]
+          for of in (ours, theirs))
+    )  # fmt: skip
+
+
+def _to_target(method: Method, base: Method | None) -> list[str]:
+    """Return cells of seeds at the target, frames to it, and the paired ratio of these."""
+    needed = _needed(method)
+    if not needed:
+        return ["", "", ""]
+    found = [run.frames_to_target for run in method.runs.values() if run.seed in needed]
+    low, median, high = quartiles(found)
+    reached = sum(frames is not None for frames in found)
+    ratio = None
+    if base is not None and base.name != method.name:
+        ratio = _ratio([_needed(base)], [needed])
+    text = f"{median:,.0f} [{low:,.0f}, {high:,.0f}]"
+    return [f"{reached} of {len(found)}", text, _text(ratio)]
+
+
+def _needed(method: Method) -> dict[int, float]:
+    """Return frames to the target by seed; of a run that ended without it, those that it had."""
+    return {
+        seed: float(run.frames_to_target or run.last_frames)
+        for seed, run in method.runs.items()
+        if run.knows_target and (run.is_finished or run.frames_to_target)
+    }
+
+
+def _over_tasks(
+    methods: Sequence[Method], bases: Sequence[Method | None], with_target: bool
+) -> list[str]:
+    """Return lines of methods that were run in all of several tasks."""
+    tasks = list(dict.fromkeys(method.task for method in methods))
+    scores = {task: _normalized([m for m in methods if m.task == task]) for task in tasks}
+    names = list(dict.fromkeys(method.across for method in methods))
+    names = [name for name in names if all(scores[task].get(name) for task in tasks)]
+    if len(tasks) == 1 or not names:
+        return []
+    head = ["method", "tasks", "runs", "IQM of scores [95 %]", "× baseline [95 %]"]
+    head += ["P(better) [95 %]", *(["× fewer [95 %]"] if with_target else [])]
+    lines = _head(head)
+    for name in names:
+        values = [list(scores[task][name].values()) for task in tasks]
+        cells = [name, str(len(tasks)), str(sum(map(len, values)))]
+        cells += [str(stratified_interval(values))]
+        pairs = [
+            (method, base) for method, base in zip(methods, bases, strict=True)
+            if method.across == name and base is not None
+        ]  # fmt: skip
+        is_baseline = any(base is method for method, base in pairs)
+        if len(pairs) < len(tasks) or is_baseline:
+            cells += ["", "baseline" if is_baseline else "", *([""] if with_target else [])]
+        else:
+            means = [_means(pair) for pair in pairs]
+            ours, theirs = [m[0] for m in means], [m[1] for m in means]
+            both = ([list(each.values()) for each in of] for of in (ours, theirs))
+            cells += [_text(_ratio(ours, theirs)), str(probability_of_improvement(*both))]
+            if with_target:
+                fewer = [[_needed(pair[place]) for pair in pairs] for place in (1, 0)]
+                cells.append(_text(_ratio(*fewer)))
+        lines.append(_line(cells))
+    return ["", *lines, "", SCORES]
+
+
+def _normalized(methods: Sequence[Method]) -> dict[str, Means]:
+    """Scale the means of a task to between 0 and 1."""
+    means = _means(methods)
+    known = [value for each in means for value in each.values()]
+    low, width = min(known, default=0.0), float(np.ptp(known)) if known else 0.0
+    return {
+        method.across: {seed: (x - low) / width if width else 0.5 for seed, x in each.items()}
+        for method, each in zip(methods, means, strict=True)
+    }
+
+
+def _text(found: Interval | None) -> str:
+    return "" if found is None else str(found)
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_line(cells), "|" + "---|" * len(cells)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
