@@ -50,7 +50,8 @@ def render(results: Path) -> str:
     Args:
         results: folder of rows, and of pages with the commands that made them.
     """
-    written = commands([*results.glob("*.md"), *results.parent.glob("*.md")])
+    pages = [*results.glob("*.md"), results.parent / "performance.md"]
+    written = commands(pages)
     lines = [INTRODUCTION]
     for path in sorted(results.glob("*.csv")):
         groups = read_groups(path)

@@ -59,7 +59,7 @@ def test_it_is_public():
 def test_it_learns_where_an_action_leads_and_what_that_gives():
     data = walk(2000)
     specs = Unbounded((3,)), Bounded(-1, 1, (2,))
-    dyna = make(RewardModel(*specs), num_model_updates=600, model_lr=3e-3, num_states=500)
+    dyna = make(RewardModel(*specs), num_model_updates=250, model_lr=5e-3, num_states=500)
     dyna.extend(data)
     dyna.step(buffer_of(data))
     rows = dyna.transitions(2000)

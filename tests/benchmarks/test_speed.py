@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SPEED = Path(__file__).resolve().parents[2] / "benchmarks" / "speed.py"
 
 
@@ -31,6 +33,7 @@ def test_a_part_is_measured_in_turns(tmp_path):
     assert all(f"| {name} | " in done.stdout for name in names)
 
 
+@pytest.mark.slow
 def test_goals_are_measured(tmp_path):
     done = speed(tmp_path, "parts=[goals]", "rounds=1", "out=out")
     assert done.returncode == 0, done.stderr

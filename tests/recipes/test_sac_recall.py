@@ -45,11 +45,13 @@ def test_every_variant_runs_end_to_end(recall, tmp_path):
     assert summary(run)["frames"] == 160
     last = metrics(run)[-1]
     assert all(math.isfinite(float(value)) for value in last.values())
-    assert ("recall/loss_imitation" in last) == (recall not in ("none", "backtracking"))
+    imitates = recall not in ("none", "backtracking", "forward_dyna")
+    assert ("recall/loss_imitation" in last) == imitates
     assert ("backtracking/loss_backward_policy" in last) == (recall in ("imitation", "paper"))
     trains = recall in ("backtracking", "imitation", "paper")
     assert ("backtracking/loss_state_predictor" in last) == trains
-    assert ("reward_model/loss_reward" in last) == (recall == "backtracking")
+    assert ("reward_model/loss_reward" in last) == (recall in ("backtracking", "forward_dyna"))
+    assert ("forward_model/loss_state_predictor" in last) == (recall == "forward_dyna")
 
 
 def test_the_script_runs_in_a_real_shell_and_prints_a_table(tmp_path):

@@ -45,7 +45,7 @@ def has_begun(cwd: Path, *names: str) -> bool:
     return all(any((cwd / "runs" / name / "checkpoints").glob("0*")) for name in names)
 
 
-@pytest.mark.parametrize("name", BY)
+@pytest.mark.parametrize("name", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_a_sweep_with_a_job_that_fails_runs_the_other_and_goes_on(name, tmp_path):
     """One test for each launcher, since workers take some seconds to start."""
     blocked = tmp_path / "runs" / "s0"

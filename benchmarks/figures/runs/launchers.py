@@ -57,10 +57,8 @@ def run_all(config: DictConfig, calls: Sequence[Callable[[], T]]) -> list[T]:
         return _run_by_ray(config.jobs, calls)
     if config.launcher in ("submitit_local", "submitit_slurm"):
         return _run_by_submitit(config, calls)
-    known = ("threads", *EXTRAS)
-    sys.exit(
-        f"launcher={config.launcher} is unknown; there are {known}, submitit as _local, _slurm"
-    )
+    known = "threads, joblib, submitit_local, submitit_slurm and ray"
+    sys.exit(f"launcher={config.launcher} is unknown; there are {known}.")
 
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
