@@ -29,7 +29,8 @@ INTRODUCTION = """\
 
 Every task, method and host that has rows in this folder, made by `python benchmarks/table.py`; what
 they show is on the pages beside it. A method is a group of `recall` with overrides of the recipe's
-configuration. Returns are those of the last evaluation that all seeds have: mean and bootstrap 95 %
+configuration. Returns are those of the last evaluation that all seeds have, or of each seed's own
+end where runs end at a target (steps are then those of the longest): mean and bootstrap 95 %
 interval. In the four rooms a return is a share of the optimum, in goal tasks coverage or success.
 Frames to the target are medians with quartiles, infinite where seeds that did not get there decide
 them.

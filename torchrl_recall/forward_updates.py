@@ -8,6 +8,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
+from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
@@ -82,7 +83,7 @@ class ForwardUpdates(Stateful):
 
     def update_statistics(self, data: TensorDictBase) -> None:
         """Fold new transitions into the model's statistics; give each once."""
-        self.model.update_statistics(self._reverse(data))
+        self.model.update_statistics(self._reverse(valid_steps(data)))
 
     def __call__(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         """Train for a round on all experience; return the detached mean of the loss."""

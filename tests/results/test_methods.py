@@ -90,8 +90,9 @@ def test_the_baseline_is_the_same_host_with_the_same_settings_and_without_recall
         ("Hopper-v5", "ppo:backtracking"): "ppo:none",
         ("Ant-v5", "sac:backtracking"): None,
     }
-    named = baseline_of(methods[0], methods, "sac:none+sac.n_step=3")
-    assert named is None or named.task == methods[0].task
+    ours = next(m for m in methods if m.name == "sac:backtracking+sac.n_step=1")
+    named = baseline_of(ours, methods, "sac:none+sac.n_step=3")
+    assert (named.task, named.name) == ("Hopper-v5", "sac:none+sac.n_step=3")
 
 
 def test_two_different_runs_of_one_seed_are_refused():

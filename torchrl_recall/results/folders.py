@@ -179,6 +179,11 @@ def _runs(
             seed: frames_to_target(found, list(found.values()), target)
             for seed, found in evaluations.items()
         }
+        if holds and not all(reached.values()):
+            raise FolderError(
+                f"ended at its own target before it could reach target={target}; train it without "
+                "one"
+            )
     return [
         Run(
             folder=folder,

@@ -18,8 +18,9 @@ __all__ = ["DuplicateError", "Method", "baseline_of", "curve", "group_runs"]
 
 # Prefixes of keys that neither influence a run nor say more than another key does.
 _IGNORED = (
-    *(key for key in MAY_CHANGE if key != "recall.anneal_frames"),
-    "seed", "host", "log_interval", "recall.name", "recall.method", "table_", "env.trace_length",
+    *(key for key in MAY_CHANGE if key not in ("recall.anneal_frames", "eval")),
+    "eval.interval", "eval.num_episodes", "device", "torch_threads",
+    "seed", "host", "log_interval", "recall.name", "table_", "env.trace_length",
     "lr_of_host", "random_frames_of_host", "paying_frames_of_host",
 )  # fmt: skip
 _Keys = tuple[list[str], list[str]]  # of the host, and of traces

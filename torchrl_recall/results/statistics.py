@@ -202,10 +202,24 @@ def geometric_mean_ratio(above: Sequence[float], below: Sequence[float]) -> Inte
 
 
 def quartiles(values: Iterable[float | None]) -> tuple[float, float, float]:
-    """Compute quartiles and median; infinite where seeds that failed decide them."""
-    known = [np.inf if value is None else value for value in values]
-    low, median, high = np.quantile(known, [0.25, 0.5, 0.75], method="nearest")
-    return float(low), float(median), float(high)
+    """Compute quartiles and median; infinite where seeds that failed decide them.
+
+    Between two values it is their mean, as usual of medians.
+
+    Examples:
+        >>> from torchrl_recall.results.statistics import quartiles
+        >>> quartiles([1, 2, 3, None])
+        (1.5, 2.5, inf)
+    """
+    known = sorted(np.inf if value is None else float(value) for value in values)
+
+    def quantile(share: float) -> float:
+        place = share * len(known)
+        if place != int(place):
+            return known[int(place)]
+        return (known[int(place) - 1] + known[int(place)]) / 2
+
+    return quantile(0.25), quantile(0.5), quantile(0.75)
 
 
 def frames_to_target(frames: Iterable[int], values: Sequence[float], target: float) -> int | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from torchrl_recall.results.folders import align
+from torchrl_recall.results.folders import Run, align
 from torchrl_recall.results.methods import Method, baseline_of, curve
 from torchrl_recall.results.statistics import (
     Interval,
@@ -44,7 +45,7 @@ def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]
             first = figure, method.task, method.name, seed
             for frames, value in run.evaluations.items():
                 yield *first, frames, metric, value
-            if run.knows_target:
+            if run.knows_target and (run.is_finished or run.frames_to_target):
                 yield *first, run.last_frames, "frames_to_target", run.frames_to_target
 
 
@@ -118,26 +119,42 @@ def _ratio(ours: Sequence[Means], theirs: Sequence[Means]) -> Interval | None:
 
 def _to_target(method: Method, base: Method | None) -> list[str]:
     """Return cells of seeds at the target, frames to it, and the paired ratio of these."""
-    needed = _needed(method)
-    if not needed:
+    found = [run.frames_to_target for run in _known(method).values()]
+    if not found:
         return ["", "", ""]
-    found = [run.frames_to_target for run in method.runs.values() if run.seed in needed]
     low, median, high = quartiles(found)
     reached = sum(frames is not None for frames in found)
     ratio = None
     if base is not None and base.name != method.name:
-        ratio = _ratio([_needed(base)], [needed])
+        ours, theirs = _needed(method, base)
+        ratio = _ratio([theirs], [ours])
     text = f"{median:,.0f} [{low:,.0f}, {high:,.0f}]"
     return [f"{reached} of {len(found)}", text, _text(ratio)]
 
 
-def _needed(method: Method) -> dict[int, float]:
-    """Return frames to the target by seed; of a run that ended without it, those that it had."""
+def _known(method: Method) -> dict[int, Run]:
+    """Return runs of which it is known whether they reached the target, by seed."""
     return {
-        seed: float(run.frames_to_target or run.last_frames)
+        seed: run
         for seed, run in method.runs.items()
         if run.knows_target and (run.is_finished or run.frames_to_target)
     }
+
+
+def _needed(method: Method, base: Method) -> tuple[Means, Means]:
+    """Return frames to the target of both, by the seeds of both.
+
+    Of a pair in which one ended without it, both count up to there, so that a ratio is never
+    farther from one than the true one.
+    """
+    ours, theirs = _known(method), _known(base)
+    needed: tuple[dict[int, float], dict[int, float]] = {}, {}
+    for seed in sorted(set(ours) & set(theirs)):
+        pair = ours[seed], theirs[seed]
+        limit = min((r.last_frames for r in pair if not r.frames_to_target), default=math.inf)
+        for of, run in zip(needed, pair, strict=True):
+            of[seed] = float(min(run.frames_to_target or limit, limit))
+    return needed
 
 
 def _over_tasks(
@@ -170,8 +187,8 @@ def _over_tasks(
             both = ([list(each.values()) for each in of] for of in (ours, theirs))
             cells += [_text(_ratio(ours, theirs)), str(probability_of_improvement(*both))]
             if with_target:
-                fewer = [[_needed(pair[place]) for pair in pairs] for place in (1, 0)]
-                cells.append(_text(_ratio(*fewer)))
+                needed = [_needed(*pair) for pair in pairs]
+                cells.append(_text(_ratio([n[1] for n in needed], [n[0] for n in needed])))
         lines.append(_line(cells))
     return ["", *lines, "", SCORES]
 

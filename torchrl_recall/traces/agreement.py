@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -24,8 +25,10 @@ class QuantileFilter(TensorDictModuleBase):
 
     .. math:: e_t \le Q_q(\{e : \text{real transitions}\})
 
-    It walks back from the end state. The quantile is of real transitions on which nothing has been
-    trained yet: :class:`~torchrl_recall.Recall` shows each to :meth:`observe` before its round.
+    It walks back from the end state. The quantile is of the newest real transitions, each measured
+    before anything was trained on it: :class:`~torchrl_recall.Recall` shows them to :meth:`observe`
+    before their round. While models learn fast, they are better by now than they were then, so that
+    more is kept than the quantile says.
 
     Args:
         model: that the error is of.
@@ -48,7 +51,7 @@ class QuantileFilter(TensorDictModuleBase):
         model: BacktrackingModel,
         *,
         quantile: float = 0.95,
-        window: int = 1_000,
+        window: int = 200,
         mask_key: NestedKey = "mask",
     ) -> None:
         super().__init__()
@@ -88,12 +91,18 @@ class QuantileFilter(TensorDictModuleBase):
         Args:
             data: ``observation``, ``action`` and ``("next", "observation")``, any batch shape.
         """
-        rows = valid_steps(data).reshape(-1)[-self.window :].select(*self.in_keys)
+        data = valid_steps(data)
+        if data.ndim > 1:  # the newest of each stream, not all of the last one
+            data = data[..., -self._per_stream(data) :]
+        rows = data.reshape(-1)[-self.window :].select(*self.in_keys)
         if not len(rows):
             return
         index = (self.count + torch.arange(len(rows))) % self.window
         self.errors[index.to(self.errors.device)] = self.error(rows).to(self.errors.dtype)
         self.count += len(rows)
+
+    def _per_stream(self, data: TensorDictBase) -> int:
+        return math.ceil(self.window / data.shape[:-1].numel())
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -199,7 +208,7 @@ class Disagreement(QuantileFilter):
         model: BacktrackingModel,
         *,
         quantile: float = 0.95,
-        window: int = 1_000,
+        window: int = 200,
         mask_key: NestedKey = "mask",
     ) -> None:
         if getattr(model, "num_models", 1) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import textwrap
@@ -36,8 +37,8 @@ def export_run(run_dir: str | Path, folder: str | Path | None = None) -> Path:
         The folder.
 
     Raises:
-        ConfigError: the folder exists, the run has no policy, or the disk is full.
-        CheckpointError: no checkpoint of the run can be trusted.
+        ConfigError: the folder exists, or the run has no policy, or a spec is of no known kind.
+        CheckpointError: no checkpoint of the run can be trusted, or the disk is full.
     """
     folder = Path(run_dir) / "pretrained" if folder is None else Path(folder)
     if folder.exists():
@@ -58,10 +59,11 @@ def export_run(run_dir: str | Path, folder: str | Path | None = None) -> Path:
             sync(path)
         os.replace(temporary, folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{folder} could not be written: {error}. Make room, or name another folder."
         ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -85,6 +87,7 @@ def _about(run: TrainedRun) -> dict[str, Any]:
     """Return what was run and how it ended, as the checkpoint knows it."""
     evaluation, config = run.parts.evaluation, run.config
     results = evaluation.results
+    final = float(results[-1].double().mean()) if results else math.nan
     return {
         "task": run.parts.name,
         "host": getattr(config, "host", type(config).__name__.removesuffix("RecallConfig").lower()),
@@ -92,7 +95,7 @@ def _about(run: TrainedRun) -> dict[str, Any]:
         "seed": config.seed,
         "frames": run.frames,
         "evaluated_at": evaluation.frames[-1] if evaluation.frames else None,
-        "final_return": float(results[-1].double().mean()) if results else None,
+        "final_return": final if math.isfinite(final) else None,
         "versions": dict(run.state["versions"]),
     }
 

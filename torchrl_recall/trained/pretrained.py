@@ -95,7 +95,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
         form = config["format"]
-        known = form != FORMAT or config.keys() == _KEYS
+        known = form != FORMAT or (config.keys() == _KEYS and isinstance(config["sha256"], dict))
         files = {CONFIG, README, POLICY, *([MODEL] if config.get("backtracking_model") else [])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). {_CURE}") from error

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torchrl.data import Bounded, Composite, OneHot, TensorSpec, Unbounded
 
+from torchrl_recall.trainers.schema.group import ConfigError
+
 __all__ = ["Specs", "from_json", "to_json"]
 
 _DTYPES = {
@@ -49,14 +51,19 @@ def to_json(spec: TensorSpec) -> dict[str, Any]:
         True
     """
     dtype = str(spec.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES or len(spec.shape) != 1:
+        raise ConfigError(
+            f"a {type(spec).__name__} of shape {tuple(spec.shape)} and {spec.dtype} cannot be "
+            f"exported; vectors of {', '.join(_DTYPES)} can. Transform the task's entries."
+        )
     if isinstance(spec, OneHot):
         return {"kind": "one_hot", "n": int(spec.space.n), "dtype": dtype}
     if isinstance(spec, Bounded):
         bounds = {end: _numbers(getattr(spec.space, end)) for end in ("low", "high")}
         return {"kind": "bounded", **bounds, "dtype": dtype}
-    if isinstance(spec, Unbounded) and len(spec.shape) == 1:
+    if isinstance(spec, Unbounded):
         return {"kind": "unbounded", "size": spec.shape[-1], "dtype": dtype}
-    raise TypeError(f"a {type(spec).__name__} of shape {tuple(spec.shape)} cannot be exported.")
+    raise ConfigError(f"a {type(spec).__name__} cannot be exported; vectors and categories can.")
 
 
 def from_json(node: dict[str, Any]) -> TensorSpec:

@@ -98,6 +98,7 @@ def build_recall(
     }
     if recall.method == "self_imitation":
         return SelfImitation(imitation_loss, filters=gate, **rounds)
+    _check_judges(config)
     model = make_model(
         num_cells=backtracking.num_cells,
         action_scale=backtracking.action_scale,
@@ -133,11 +134,6 @@ def build_recall(
         "state_fraction": backtracking.state_fraction,
     }
     if recall.method == "forward_model":
-        if recall.agreement is not None or recall.disagreement is not None:
-            raise ConfigError(
-                "recall.agreement and recall.disagreement judge a backward model's traces; leave "
-                "them out with recall.method=forward_model."
-            )
         num_states = recall.num_high_value_states
         return ForwardModelImitation(model, imitation_loss, critic, num_states=num_states, **rounds)
     judges = _judges(model, make_model, config)
@@ -207,16 +203,37 @@ def build_end_states(
     return UniformStates(num)
 
 
+def _check_judges(config: Any) -> None:
+    """Refuse settings of ensembles and of agreement that would do nothing."""
+    recall, backtracking = config.recall, config.backtracking
+    judged = recall.agreement is not None or recall.disagreement is not None
+    if judged and recall.method != "recall":
+        raise ConfigError(
+            "recall.agreement and recall.disagreement judge a backward model's traces; leave them "
+            f"out with recall.method={recall.method}."
+        )
+    if recall.disagreement is not None and backtracking.num_models < 2:
+        raise ConfigError(
+            f"recall.disagreement={recall.disagreement} is of the members of an ensemble; take "
+            "backtracking.num_models=5, or recall.disagreement=null."
+        )
+    if backtracking.bootstrap and backtracking.num_models < 2:
+        raise ConfigError(
+            "backtracking.bootstrap=true is of the members of an ensemble; take "
+            "backtracking.num_models=5, or backtracking.bootstrap=false."
+        )
+    if recall.agreement is not None and not backtracking.num_updates:
+        raise ConfigError(
+            f"recall.agreement={recall.agreement} asks a forward model that "
+            "backtracking.num_updates=0 leaves untrained; leave one of them out."
+        )
+
+
 def _judges(
     model: BacktrackingModel, make_model: Callable[..., BacktrackingModel], config: Any
 ) -> list[TensorDictModuleBase]:
     """Cut traces where models are less sure than of real transitions."""
     recall, judges = config.recall, list[TensorDictModuleBase]()
-    if recall.disagreement is not None and config.backtracking.num_models < 2:
-        raise ConfigError(
-            f"recall.disagreement={recall.disagreement} is of the members of an ensemble; take "
-            "backtracking.num_models=5, or recall.disagreement=null."
-        )
     if recall.agreement is not None:
         forward_model = make_model(num_cells=config.backtracking.num_cells)
         device = next((p.device for p in model.parameters()), None)

@@ -125,7 +125,10 @@ def _run_by_ray(jobs: int, calls: Sequence[Callable[[], T]]) -> list[T]:
     import ray
 
     if started_here := not ray.is_initialized():
-        ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
+        here: dict[str, Any] = (
+            {} if "RAY_ADDRESS" in os.environ else {"num_cpus": jobs, "include_dashboard": False}
+        )
+        ray.init(log_to_driver=False, **here)
     try:
         call_it: Any = ray.remote(lambda call: call())
         return ray.get([call_it.remote(call) for call in calls])

@@ -97,3 +97,19 @@ def test_other_settings_never_read_the_same(one, other):
     assert len(names) == 2
     assert all(len(name) < 120 for name in names)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-+.") for name in names)
+
+
+def test_another_annealing_is_another_run(tmp_path):
+    """A finished run's result is not given for one that anneals otherwise."""
+    words = tiny("imitation", collector__total_frames=120, checkpoint__keep=2)
+    run = tmp_path / "run"
+    assert train(run, [*words, "recall.anneal_frames=100"]) == 0
+    config = configure([*words, "recall.anneal_frames=100"]).model_dump()
+    saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    config["run_dir"], config["compile"] = saved["run_dir"], saved["compile"]
+    assert finished(config, run)["frames"] == 120
+    config["recall"]["anneal_frames"] = 200
+    assert finished(config, run) is None
+    assert names_a_folder("recall.anneal_frames")
+    assert names_a_folder("eval.target_return")
+    assert not names_a_folder("eval.interval")

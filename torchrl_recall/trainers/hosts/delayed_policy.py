@@ -170,9 +170,14 @@ class TD3(DelayedPolicy):
 class _Noise(nn.Module):
     """Gaussian noise on actions while exploring."""
 
+    low: Tensor
+    high: Tensor
+    scale: Tensor
+
     def __init__(self, spec: TensorSpec, scale: Tensor) -> None:
         super().__init__()
-        self.low, self.high, self.scale = spec.space.low, spec.space.high, scale
+        for name, value in (("low", spec.space.low), ("high", spec.space.high), ("scale", scale)):
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, action: Tensor) -> Tensor:
         if exploration_type() is not ExplorationType.RANDOM:

@@ -53,18 +53,21 @@ def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[Config
                 if (summary := finished(config.model_dump(), run_dir)) is not None:
                     process.say(f"finished before: {run_dir / 'summary.json'}")
                     process.say(f"to go on: {command(run_dir, 2 * summary['frames'])}")
-                    return summary["final_eval_return"]
+                    return summary.get("final_eval_return")
             run = train(config)
     except (ConfigError, CheckpointError, FloatingPointError) as error:
         if job.launcher() is not None:
             raise
         sys.exit(f"{type(error).__name__}: {error}")
-    if run.status:
-        process.hand_on(run.status - 128)
+    status = run.status
+    if job.launcher() is not None:  # a signal that came when the run had ended is for the sweep
+        status = status or run.signalled
+    if status:
+        process.hand_on(status - 128)
         if job.is_alone():
-            sys.exit(run.status)
-        _stopped = run.status
-        raise StoppedJob(run.status)
+            sys.exit(status)
+        _stopped = status
+        raise StoppedJob(status)
     return run.final_return
 
 

@@ -195,11 +195,12 @@ def workers_ignore_signals() -> Iterator[None]:
         yield
         return
     numbers = [n for name in StopSignal.NAMES[1:] if (n := getattr(signal, name, None)) is not None]
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    # Processes inherit the mask; what comes here meanwhile is taken when they have started.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        _restore(previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _restore(handlers: dict) -> None:

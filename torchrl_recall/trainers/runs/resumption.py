@@ -33,6 +33,10 @@ MAY_CHANGE = (
 )
 
 
+# Those among them that make another run of one that has ended.
+_ENDS_OTHERWISE = ("recall.anneal_frames", "eval.target_return", "eval.target")
+
+
 def check_config(config: dict, saved: dict, run_dir: Path) -> None:
     """Refuse to go on with a run of another configuration.
 
@@ -78,13 +82,16 @@ def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads((run_dir / "summary.json").read_text())
         saved = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-        if summary["frames"] < config["collector"]["total_frames"]:
+        at_target = isinstance(summary.get("frames_to_target"), int)
+        if summary["frames"] < config["collector"]["total_frames"] and not at_target:
             return None
     except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException, YAMLError):
         return None
     asked = OmegaConf.to_container(OmegaConf.create(config))
     assert isinstance(asked, dict)
     assert isinstance(saved, dict)
+    if any(flat(asked).get(key) != flat(saved).get(key) for key in _ENDS_OTHERWISE):
+        return None
     if asked.get("compile", False) is None:  # the run decides it as it was
         asked["compile"] = saved.get("compile")
     check_config(asked, saved, run_dir)

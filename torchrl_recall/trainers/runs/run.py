@@ -184,6 +184,11 @@ class Run:
         """Say whether a signal asks the run to stop."""
         return self._signal.received is not None
 
+    @property
+    def signalled(self) -> int:
+        """Return 128 + n if signal n came, also after the last batch; else zero."""
+        return 128 + self._signal.received if self._signal.received else 0
+
     def _next(self, batches: Iterator[TensorDictBase]) -> TensorDictBase | None:
         """Collect the next batch; None at the end, and where a signal killed what collects."""
         self._state_is_good = True

@@ -14,10 +14,17 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_recall.trainers.runs import job
-from torchrl_recall.trainers.runs.resumption import may_change
+from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
 
-__all__ = ["named", "parse", "run_dir_of", "settle", "unnamed_settings"]
+__all__ = ["named", "names_a_folder", "parse", "run_dir_of", "settle", "unnamed_settings"]
 
+# What a run that is to go on may change, but for what makes another run from its start on.
+_UNNAMED = (
+    *(key for key in MAY_CHANGE if key not in ("recall.anneal_frames", "eval")),
+    "eval.interval",
+    "eval.num_episodes",
+    "eval.max_steps",
+)
 _MOST = 100  # characters of settings in a folder's name; what is cut off is told by a hash
 
 
@@ -48,9 +55,14 @@ def run_dir_of(cfg: DictConfig, run_dir: str) -> str:
             name = f"{key}.name"
             if name not in already or OmegaConf.select(cfg, name) != choices[key]:
                 settings[key] = choices[key]
-        elif key not in already and not may_change(key):
+        elif key not in already and names_a_folder(key):
             settings[key] = _plain(OmegaConf.select(cfg, key))
     return run_dir + unnamed_settings(settings)
+
+
+def names_a_folder(key: str) -> bool:
+    """Say whether a setting is part of the folder's name."""
+    return not key.startswith(_UNNAMED)
 
 
 def unnamed_settings(settings: dict[str, Any]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,8 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_recall.trainers.runs import job, process
-from torchrl_recall.trainers.runs.resumption import may_change
-from torchrl_recall.trainers.runs.run_dirs import named, parse
+from torchrl_recall.trainers.runs.run_dirs import named, names_a_folder, parse
 from torchrl_recall.trainers.schema import ConfigError
 
 __all__ = ["StoppedJob", "SweepCallback", "check_sweep"]
@@ -88,16 +89,21 @@ def check_sweep(config: DictConfig, words: list[str], launcher: str) -> None:
     if (own := given.get("run_dir")) is None:
         already = named(config)
         for key in swept:
-            if may_change(key) and key not in already:
+            if not names_a_folder(key) and key not in already:
                 raise ConfigError(
                     f"{key} is swept, but names no folder, since a run may go on with another: "
                     f"the jobs would share one. Name them, as in run_dir='runs/${{{key}}}'."
                 )
-    elif swept and "run_dir" not in swept and "${" not in str(own.value()):
-        raise ConfigError(
-            f"run_dir={own.value()} is the folder of every job. Leave it out, "
-            f"or name what is swept, as in run_dir='runs/${{{swept[0]}}}'."
-        )
+    else:
+        text = "" if own.is_sweep_override() else str(own.value())
+        others = [key for key in swept if key != "run_dir"]
+        missing = [k for k in others if not {f"${{{k}}}", f"${{{k}.name}}"} & _interpolated(text)]
+        if missing and "${hydra:job" not in text:
+            cure = "_".join(f"${{{key}}}" for key in others)
+            raise ConfigError(
+                f"run_dir does not name {', '.join(missing)}, so that jobs would share a folder. "
+                f"Leave it out, or name what is swept, as in run_dir='runs/{cure}'."
+            )
     resume = given["resume"].value() if "resume" in given else config.resume
     if launcher.startswith("submitit") and resume != "auto":
         raise ConfigError(
@@ -106,10 +112,15 @@ def check_sweep(config: DictConfig, words: list[str], launcher: str) -> None:
         )
 
 
+def _interpolated(text: str) -> set[str]:
+    return set(re.findall(r"\$\{[\w.]+\}", text))
+
+
 def _tell_workers(number: int) -> None:
     workers = multiprocessing.active_children()
     if not workers:  # nothing has begun
         sys.exit(128 + number)
     for worker in workers:
         if worker.pid is not None:
-            os.kill(worker.pid, number)
+            with suppress(ProcessLookupError):  # it has just gone
+                os.kill(worker.pid, number)

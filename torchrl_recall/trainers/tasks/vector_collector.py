@@ -90,7 +90,7 @@ class VectorCollector(NewEpisodes):
             "is_init": self._is_init,
             "next": {
                 "observation": following,
-                "reward": torch.from_numpy(np.asarray(reward)).float().unsqueeze(-1),
+                "reward": torch.from_numpy(np.array(reward, np.float32)).unsqueeze(-1),
                 "terminated": torch.from_numpy(terminated.copy()).unsqueeze(-1),
                 "done": torch.from_numpy(done).unsqueeze(-1),
             },

@@ -54,7 +54,13 @@ def make_vector(
         return ClipAction(own) if clip_actions else own
     if own is not None:
         own.close()
-    make = partial(make_env, name, clip_actions=clip_actions, **making)
-    return SyncVectorEnv(
-        [lambda: make().base_env._env] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP
-    )
+    make = partial(_make_task, name, clip_actions=clip_actions, **making)
+    return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def _make_task(name: str, **making: Any) -> gymnasium.Env:
+    """Make the task as :func:`~torchrl_recall.trainers.tasks.gym.make_env` does."""
+    env = make_env(name, **making)
+    task = env.base_env._env
+    task.made_for = env  # which would close the task when it is collected
+    return task

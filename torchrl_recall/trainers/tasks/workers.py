@@ -36,7 +36,7 @@ class ParallelCollector(NewEpisodes):
     def __init__(self, collector: Collector, seed: int) -> None:
         self.collector = collector
         self.seed = seed
-        collector.set_seed(seed)
+        collector.set_seed(env_seeds(seed, 0, 1)[0])
         collector.reset()  # environments are reset when they are made, before they have a seed
 
     def __iter__(self) -> Iterator[TensorDictBase]:
@@ -50,7 +50,7 @@ class ParallelCollector(NewEpisodes):
     def begin(self, frames: int) -> None:
         """Begin new episodes after some frames."""
         self.collector.load_state_dict({"frames": frames, "iter": 0}, strict=False)
-        self.collector.set_seed(self.seed + frames)  # or the first episodes would come again
+        self.collector.set_seed(env_seeds(self.seed, frames, 1)[0])  # or episodes would come again
         self.collector.reset()
 
     def shutdown(self) -> None:
