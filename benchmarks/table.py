@@ -51,7 +51,7 @@ def render(results: Path) -> str:
     Args:
         results: folder of rows, and of pages with the commands that made them.
     """
-    pages = [*results.glob("*.md"), results.parent / "performance.md"]
+    pages = [*results.glob("*.md"), *results.parent.glob("performance.md")]
     written = commands(pages)
     lines = [INTRODUCTION]
     for path in sorted(results.glob("*.csv")):

@@ -126,11 +126,12 @@ def test_a_signal_to_a_joblib_sweep_saves_every_job(to_all, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["seed=0,1", "run_dir=runs/x"], r"run_dir=runs/x is the folder of every job"),
+        (["seed=0,1", "run_dir=runs/x"], "run_dir does not name seed"),
+        (["seed=0,1", "env.name=Hopper-v5,Ant-v5", "run_dir='runs/${seed}'"], "name env.name"),
         (["collector.total_frames=60,70"], "collector.total_frames is swept, but names no folder"),
         (["seed=0,1", "hydra/launcher=submitit_local"], "Add resume=auto"),
     ],
-    ids=["one folder", "no folder's name", "requeued"],
+    ids=["one folder", "two in one", "no folder's name", "requeued"],
 )
 def test_a_sweep_whose_jobs_would_be_in_the_way_is_refused(words, message, tmp_path):
     done = shell(command("-m", *words), tmp_path)

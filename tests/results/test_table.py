@@ -123,7 +123,7 @@ def test_rows_hold_every_evaluation_and_the_frames_to_the_target():
 
 
 def test_a_pair_counts_up_to_where_one_of_it_ended():
-    """`none` ended without the target after 20 frames, `backtracking` after 40: nothing is known."""
+    """One ended without the target after 20 frames, the other after 40: nothing is known."""
     told = {"knows_target": True, "is_finished": True}
     short = [replace(each, **told) for each in seeds("none", (1.0, 2.0))]
     long = [replace(each, **told) for each in seeds("backtracking", (1.0, 2.0, 2.0, 2.0))]
@@ -135,6 +135,6 @@ def test_a_pair_counts_up_to_where_one_of_it_ended():
 
 
 def test_runs_of_other_targets_are_other_methods():
-    one, two = seeds("none", (1.0, 2.0)), seeds("none", (1.0, 2.0))
-    told = replace(two[0], settings=two[0].settings | {"eval.target_return": 0.5})
-    assert len(group_runs([one[0], told])) == 2
+    low, high = (seeds("none", (1.0, 2.0), eval__target_return=x) for x in (0.5, 0.9))
+    names = [method.name for method in group_runs(low + high)]
+    assert names == ["none+eval.target_return=0.5", "none+eval.target_return=0.9"]

@@ -142,7 +142,7 @@ def test_bad_input_is_named(forward_model):
 # In recall and in the recipe
 
 
-ENSEMBLE = {"backtracking__num_models": 3, "recall__disagreement": 0.8}
+ENSEMBLE = {"backtracking__num_models": 3, "recall__disagreement": 0.5}
 ALL = ENSEMBLE | {"recall__agreement": 0.9, "backtracking__bootstrap": "true"}
 
 

@@ -6,9 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
-from recipe_fixtures import RECIPES
+from recipe_fixtures import RECIPES, configure, tiny, train
 
-from torchrl_recall.trainers.runs.run_dirs import run_dir_of, unnamed_settings
+from torchrl_recall.trainers.runs.resumption import finished
+from torchrl_recall.trainers.runs.run_dirs import names_a_folder, run_dir_of, unnamed_settings
 
 DEFAULTS = {
     "sac/sac_recall": "runs/Hopper-v5_backtracking_seed0",
