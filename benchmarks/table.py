@@ -40,7 +40,7 @@ Rows = dict[str, dict[int, dict[int, float | None]]]  # by metric, seed and fram
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Write the page."""
     write_whole(RESULTS / "table.md", render(RESULTS))
     print(RESULTS / "table.md")
 

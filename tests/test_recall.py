@@ -702,3 +702,7 @@ class TestForACritic:
     def test_a_reward_for_imitation_is_refused(self, make):
         with pytest.raises(ValueError, match="imitation needs none"):
             make(reward=lambda rows: rows)
+
+    def test_filters_of_transitions_for_imitation_are_refused(self, make):
+        with pytest.raises(ValueError, match="transition_filters= is for a critic"):
+            make(transition_filters=[LoopErasure(0.1)])

@@ -39,7 +39,7 @@ Options are key=value:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """Options of the command line."""
 
     paths: list[Path]
     out: Path = Path("runs/collected")

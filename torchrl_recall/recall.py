@@ -206,6 +206,11 @@ class Recall(Stateful):
                 else []
             )
         _check_use(use, imitation_loss, high_value_states, reward, actions)
+        if use == "policy" and transition_filters:
+            raise ValueError(
+                "transition_filters= is for a critic; imitated traces are cut by filters=. Give "
+                "use='critic', or 'both'."
+            )
         imitate = None
         on_write = [lambda data: model.update_statistics(valid_steps(data))]
         if imitation_loss is not None and use != "critic":
@@ -228,7 +233,7 @@ class Recall(Stateful):
         if isinstance(reward, RewardModel):
             on_write.append(lambda data: reward.update_statistics(valid_steps(data)))
             train_reward = RewardUpdates(reward, **steps_of_models)
-        cutting = (*filters, *transition_filters)
+        cutting = (*([] if imitate is None else filters), *transition_filters)
         judges = {id(each): each for each in cutting if isinstance(each, QuantileFilter)}
         for judge in judges.values():  # real transitions are observed before models learn from them
             if isinstance(judge, Agreement):

@@ -204,7 +204,7 @@ def test_missing_libraries_are_named_before_anything_is_written(runs, capsys, mo
 
 
 def test_a_run_that_ended_at_its_target_counts_on(runs, capsys):
-    """What a run leaves whose evaluations reached ``eval.target_return`` at 80 steps."""
+    """Make the folder of a run that reached its target at 80 steps."""
     folder = runs / "sweep/none_0"
     lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
     (folder / "metrics.csv").write_text("".join(lines[:2]))

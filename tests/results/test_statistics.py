@@ -99,7 +99,7 @@ def test_constant_data_have_no_spread(seeds):
 
 
 def test_the_probability_of_improvement_counts_pairs():
-    """Of (1, 2), (1, 3), (4, 2), (4, 3) two are better; of equal ones half."""
+    """Two of the pairs (1, 2), (1, 3), (4, 2), (4, 3) are better; equal ones count half."""
     assert probability_of_improvement([[1, 4]], [[2, 3]]) == Interval(0.5, 0.0, 1.0)
     assert probability_of_improvement([[5, 4, 2]], [[4, 3]]).value == pytest.approx(3.5 / 6)
     found = probability_of_improvement([[1, 2, 3, 4]], [[0, 2, 3, 9]])

@@ -155,9 +155,8 @@ class BacktrackingModel(TensorDictModuleBase):
             action_scale: ``"unit"``, the paper's fixed variance of one (of the standardised
                 action), or ``"learned"`` for each dimension.
             clamp_actions: see the class.
-            num_models: members of an ensemble. Each sample is that of one of them, drawn anew for
-                each row and step; :class:`~torchrl_recall.Disagreement` cuts traces where they
-                part.
+            num_models: members of an ensemble. Each row of each step is sampled from a member
+                drawn at random. :class:`~torchrl_recall.Disagreement` cuts traces where they part.
 
         Returns:
             A model on the default device.

@@ -79,7 +79,9 @@ def interval(values: Sequence[float], statistic: Callable[..., NDArray] = np.mea
 def stratified_interval(
     strata: Sequence[Sequence[float]], statistic: Callable[..., NDArray] = interquartile_mean
 ) -> Interval:
-    """Compute a statistic of the runs of several tasks, whose seeds are drawn anew task by task.
+    """Compute a statistic of several tasks with its stratified bootstrap 95 % interval.
+
+    Seeds of each task are resampled by themselves.
 
     Args:
         strata: for each task the values of its seeds.
@@ -113,7 +115,7 @@ def probability_of_improvement(
     .. math:: P(X > Y) = \frac{1}{M} \sum_m \frac{1}{N K} \sum_{i,j} S(x_{m,i}, y_{m,j})
 
     where *S* is 1 if *x* is larger, ½ if both are equal and 0 if it is smaller (Agarwal et al.,
-    2021, Sec. 4.3). Seeds are drawn anew task by task.
+    2021, Sec. 4.3). Seeds of each task are resampled by themselves.
 
     Args:
         ours: for each of the *M* tasks the values of its *N* seeds, of the method.

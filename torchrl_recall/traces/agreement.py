@@ -9,7 +9,6 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.top_trajectories import valid_steps
@@ -220,8 +219,7 @@ class Disagreement(QuantileFilter):
 
     def error(self, tensordict: TensorDictBase) -> Tensor:
         """Return how far the members are apart."""
-        with set_exploration_type(ExplorationType.RANDOM):
-            dist = self.model.state_predictor_dist(tensordict)
+        dist = self.model.state_predictor_dist(tensordict)
         assert isinstance(dist, EnsembleDistribution)
         if self.model.deltas is not None:
             return dist.members.mean.std(-2).square().mean(-1).sqrt()

@@ -1,1 +1,1 @@
-"""What comes after training: a run's policy and model loaded, played, drawn and exported."""
+"""Use of a trained run: its policy and model are loaded, played, drawn and exported."""

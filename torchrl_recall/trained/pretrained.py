@@ -25,7 +25,7 @@ _CURE = "Export the run again: python -m torchrl_recall.export RUN FOLDER."
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a run has learned.
+    """Policy and model that a run has learned.
 
     Attributes:
         policy: reads observations and writes ``action``.

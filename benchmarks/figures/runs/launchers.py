@@ -1,4 +1,4 @@
-"""Where the jobs of a figure run: threads, joblib, submitit or Ray, each with its own engine.
+"""Launchers of a figure's jobs: threads, joblib, submitit or Ray.
 
 ``launcher=submitit_slurm launcher_options.timeout_min=600 launcher_options.slurm_partition=gpu``
 hands options of submitit's executor on; the log of each job is in ``out/submitit``.
