@@ -81,6 +81,33 @@ def test_errors_are_those_of_the_newest(forward_model):
     torch.testing.assert_close(agreement.threshold, agreement.errors.median(), rtol=0.05, atol=0.05)
 
 
+def test_each_stream_gives_its_newest(forward_model):
+    """Of four streams of ten steps and a window of eight, the last two steps of each."""
+    data = steps(40, seed=1).reshape(4, 10)
+    agreement = Agreement(forward_model, window=8)
+    agreement.observe(data)
+    expected = agreement.error(data[:, -2:].reshape(-1)).detach()
+    torch.testing.assert_close(agreement.errors, expected)
+
+
+def test_padding_reaches_neither_errors_nor_statistics():
+    data = steps(20).reshape(2, 10)
+    mask = torch.arange(10).expand(2, 10) < torch.tensor([[10], [4]])
+    padded = data.clone()
+    for key in ("observation", "action", ("next", "observation")):
+        padded[key] = padded[key] * mask.unsqueeze(-1)
+    padded["collector", "mask"] = mask
+    models = [BacktrackingModel.from_specs(*SPECS) for _ in range(2)]
+    for model, seen in zip(models, (padded, data[mask]), strict=True):
+        ForwardUpdates(model).update_statistics(seen)
+    found, expected = (model.observations for model in models)
+    assert found.count == expected.count == 14
+    torch.testing.assert_close(found.mean, expected.mean)
+    agreement = Agreement(models[0])
+    agreement.observe(padded)
+    assert int(agreement.count) == 14
+
+
 def test_disagreement_by_hand():
     """Two members that say +1 and -1 of both dimensions part by a standard deviation of sqrt 2."""
     model = BacktrackingModel.from_specs(*SPECS, num_models=2, num_cells=[])

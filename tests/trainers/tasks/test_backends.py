@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import on_policy_fixtures
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 from hydra import compose, initialize_config_dir
 from labelled_task import LENGTHS
 from recipe_fixtures import (
@@ -36,6 +38,7 @@ from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.schema import ConfigError, DQNRecallConfig, validate
 from torchrl_recall.trainers.tasks.collectors import make_collector
 from torchrl_recall.trainers.tasks.gym import make_env
+from torchrl_recall.trainers.tasks.vector_task import make_vector
 
 CPU = torch.device("cpu")
 TASK = "labelled_task:Labelled-v0"
@@ -339,3 +342,14 @@ def test_a_vector_of_the_users_own_task_is_made_with_all_its_settings():
     assert isinstance(make_vector("CartPole-v1", 2, discrete), SyncVectorEnv)
     for vector in (own, delayed, by_function):
         vector.close()
+
+
+def test_tasks_of_a_vector_are_not_closed_under_way(monkeypatch):
+    """TorchRL's environment closes its task when it is collected."""
+    closed = []
+    monkeypatch.setattr(PendulumEnv, "close", lambda self: closed.append(self))
+    vector = make_vector("Pendulum-v1", 2, {"entry_point": None, "observation_keys": None})
+    gc.collect()
+    assert not closed
+    vector.close()
+    assert len(closed) == 2
