@@ -37,6 +37,7 @@ from torchrl_recall.traces.high_value_states import (
     GoalStates,
     HighValueStates,
 )
+from torchrl_recall.traces.measured_length import MeasuredLength
 from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
 from torchrl_recall.traces.transitions import TraceTransitions, join_rows
 from torchrl_recall.trained.load import load_backtracking_model, load_policy
@@ -70,6 +71,7 @@ __all__ = [
     "HindsightGoal",
     "ImitationLoss",
     "LoopErasure",
+    "MeasuredLength",
     "NearVisited",
     "NoRecall",
     "Recall",

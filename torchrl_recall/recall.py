@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from torchrl_recall.traces.agreement import Agreement, QuantileFilter
 from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import CriticStates, GoalStates, HighValueStates
+from torchrl_recall.traces.measured_length import MeasuredLength
 from torchrl_recall.traces.transitions import FreshTransitions, TraceTransitions
 
 __all__ = ["Recall"]
@@ -83,7 +85,8 @@ class Recall(Stateful):
             learns from (line 8); a share below one needs a critic.
         critic: ranks states for ``state_fraction``.
         state_batch_size: transitions from which end states are chosen.
-        trace_length: steps of each trace (line 11).
+        trace_length: steps of each trace (line 11), or a :class:`~torchrl_recall.MeasuredLength`,
+            which is shown what is collected.
         num_traces: N, traces that end in each high-value state.
         actions: of traces, see :class:`~torchrl_recall.RecallTraceGenerator`. With uniform ones no
             backward policy is trained, and the state predictor learns from the first round on.
@@ -184,7 +187,7 @@ class Recall(Stateful):
         state_fraction: float = 1.0,
         critic: TensorDictModuleBase | None = None,
         state_batch_size: int = 1024,
-        trace_length: int = 20,
+        trace_length: int | MeasuredLength = 20,
         num_traces: int = 1,
         actions: Literal["backward_policy", "uniform"] = "backward_policy",
         reward: Callable[[TensorDictBase], TensorDictBase] | None = None,
@@ -245,6 +248,9 @@ class Recall(Stateful):
                 train_forward = ForwardUpdates(judge.model, **steps_of_models)
                 on_write.append(train_forward.update_statistics)
             on_write.append(judge.observe)
+        measured = trace_length if isinstance(trace_length, MeasuredLength) else None
+        if measured is not None:
+            on_write.append(measured.observe)
         train_model = ModelUpdates(
             BacktrackingLoss(model, bootstrap=bootstrap),
             state_predictor_data=state_predictor_data,
@@ -288,6 +294,7 @@ class Recall(Stateful):
             train_forward=train_forward,
             transition_filters=transition_filters,
             judges=list(judges.values()),
+            measured_length=measured,
             state_batch_size=state_batch_size,
         )
 
@@ -351,6 +358,7 @@ class Recall(Stateful):
         train_forward: ForwardUpdates | None = None,
         transition_filters: Sequence[TensorDictModuleBase] = (),
         judges: Sequence[QuantileFilter] = (),
+        measured_length: MeasuredLength | None = None,
         **parts: Any,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size)
@@ -360,6 +368,7 @@ class Recall(Stateful):
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
         self.train_forward, self.transition_filters = train_forward, list(transition_filters)
         self.judges = nn.ModuleList(judges)  # filters whose state is saved
+        self.measured_length = measured_length
         for name, part in parts.items():
             setattr(self, name, part)
         # Dynamics can be learned before anything is known to be good.
@@ -403,6 +412,8 @@ class Recall(Stateful):
             end_states = self.high_value_states(candidates)  # l.10
             if len(end_states):
                 traces = self.generate(end_states)  # l.11
+                if self.measured_length is not None:
+                    metrics["recall/trace_length"] = torch.tensor(float(traces.shape[1]))
                 if self.to_transitions is not None:
                     metrics |= self._replace_transitions(traces.copy(), end_states)
                 if self.imitate is not None and share:
@@ -449,6 +460,7 @@ class Recall(Stateful):
             **({} if self.train_reward is None else {"train_reward": self.train_reward}),
             **({} if self.train_forward is None else {"train_forward": self.train_forward}),
             **({"judges": self.judges} if len(self.judges) else {}),
+            **({} if self.measured_length is None else {"length": self.measured_length}),
         }
 
 

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
-__all__ = ["NoDeepCopy", "Part", "Stateful", "Steps"]
+from tensordict import TensorDict, TensorDictBase
+
+__all__ = ["NoDeepCopy", "Part", "Stateful", "Steps", "from_containers", "to_containers"]
 
 
 class Part(Protocol):
@@ -90,3 +92,33 @@ class Stateful(NoDeepCopy, ABC):
             )
         for name, part in parts.items():
             part.load_state_dict(state[name])
+
+
+def to_containers(data: TensorDictBase) -> dict:
+    """Turn a tensordict into tensors and plain containers, which every checkpoint can hold.
+
+    Args:
+        data: any batch shape.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.stateful import from_containers, to_containers
+        >>> state = to_containers(TensorDict({"next": {"reward": torch.zeros(3)}}, [3]))
+        >>> state["shape"], from_containers(state)["next", "reward"]
+        ([3], tensor([0., 0., 0.]))
+    """
+    items = [(key, value.clone()) for key, value in data.items(True, True)]
+    return {"items": items, "shape": list(data.shape)}
+
+
+def from_containers(state: dict) -> TensorDict:
+    """Undo :func:`to_containers`.
+
+    Args:
+        state: what it returned.
+    """
+    data = TensorDict({}, batch_size=state["shape"])
+    for key, value in state["items"]:
+        data.set(tuple(key) if isinstance(key, list) else key, value.clone())
+    return data

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl_recall.checks import next_key, unraveled
+from torchrl_recall.stateful import from_containers, to_containers
 
 __all__ = ["TrajectoryStreams"]
 
@@ -279,7 +280,7 @@ class TrajectoryStreams:
         """Return the open trajectories as tensors and plain containers."""
         window = self._window() if self._parts else None
         return {
-            "rows": None if window is None else _plain(window),
+            "rows": None if window is None else to_containers(window),
             "starts": self._starts.clone(),
             "lost": self._lost.clone(),
             "after_done": self._after_done.clone(),
@@ -287,17 +288,17 @@ class TrajectoryStreams:
             "done_ids": [list(key) for key in sorted(self._done_ids)],
             "renamed": [list(key) for key in sorted(self._renamed)],
             "last_in_row": [list(key) for key in self._last_in_row.values()],
-            "by_id": [[list(key), _plain(torch.cat(p))] for key, p in self._by_id.items()],
+            "by_id": [[list(key), to_containers(torch.cat(p))] for key, p in self._by_id.items()],
             "num_dropped": self.num_dropped,
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
-        self._parts = [] if state["rows"] is None else [_tensordict(state["rows"])]
+        self._parts = [] if state["rows"] is None else [from_containers(state["rows"])]
         self._starts, self._lost = state["starts"].clone(), state["lost"].clone()
         self._after_done = state["after_done"].clone()
         self._ids_of_rows = state["ids_of_rows"]
-        self._by_id = {_key(key): [_tensordict(plain)] for key, plain in state["by_id"]}
+        self._by_id = {_key(key): [from_containers(plain)] for key, plain in state["by_id"]}
         self._done_ids = {_key(key) for key in state["done_ids"]}
         self._renamed = {_key(key) for key in state["renamed"]}
         self._last_in_row = {key[0]: _key(key) for key in state["last_in_row"]}
@@ -306,17 +307,3 @@ class TrajectoryStreams:
 
 def _key(pair: list[int]) -> tuple[int, int]:
     return pair[0], pair[1]
-
-
-def _plain(data: TensorDictBase) -> dict:
-    """Turn a tensordict into containers that a buffer's own ``dumps`` can write."""
-    items = [(key, value.clone()) for key, value in data.items(True, True)]
-    return {"items": items, "shape": list(data.shape)}
-
-
-def _tensordict(plain: dict) -> TensorDict:
-    """Undo :func:`_plain`."""
-    data = TensorDict({}, batch_size=plain["shape"])
-    for key, value in plain["items"]:
-        data.set(tuple(key) if isinstance(key, list) else key, value.clone())
-    return data

@@ -16,6 +16,7 @@ from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
 from torchrl_recall.modules.policies import check_bounded, uniform_actions
 from torchrl_recall.optim.compilation import compile_function, with_fallback
+from torchrl_recall.traces.measured_length import MeasuredLength
 
 __all__ = ["RecallTraceGenerator"]
 
@@ -46,7 +47,8 @@ class RecallTraceGenerator(nn.Module):
         model: the backtracking model, or any :class:`~torchrl_recall.BackwardModel`.
 
     Keyword Args:
-        trace_length: steps of each trace. Tables 1 and 2 use 10 to 50; long traces drift.
+        trace_length: steps of each trace. Tables 1 and 2 use 10 to 50; long traces drift. A
+            :class:`~torchrl_recall.MeasuredLength` finds it from real trajectories.
         num_traces: traces to each end state, N in Alg. 1.
         actions: where actions come from: the ``"backward_policy"``, or ``"uniform"`` draws of the
             action space. Traces that are imitated need the first. For those that are fed to a
@@ -83,16 +85,19 @@ class RecallTraceGenerator(nn.Module):
         self,
         model: BackwardModel,
         *,
-        trace_length: int = 20,
+        trace_length: int | MeasuredLength = 20,
         num_traces: int = 1,
         actions: Literal["backward_policy", "uniform"] = "backward_policy",
         compile: bool = False,
     ) -> None:
         super().__init__()
-        at_least(1, trace_length=trace_length, num_traces=num_traces)
-        if trace_length > _LONGEST:
+        longest = (
+            trace_length.max_length if isinstance(trace_length, MeasuredLength) else trace_length
+        )
+        at_least(1, trace_length=longest, num_traces=num_traces)
+        if longest > _LONGEST:
             raise ValueError(
-                f"trace_length must be at most {_LONGEST:,}, got {trace_length:,}: a learned model "
+                f"trace_length must be at most {_LONGEST:,}, got {longest:,}: a learned model "
                 "leaves the data within tens of steps, and the paper uses 10 to 50."
             )
         check_backward_model(model)
@@ -126,15 +131,16 @@ class RecallTraceGenerator(nn.Module):
         """
         model = self.model
         step = self._step = self._step or self._make_step()
+        length = int(self.trace_length)
         states = [self._repeated(end_states)]
         actions: list[Tensor] = []
         with set_exploration_type(ExplorationType.RANDOM):
-            for _ in range(self.trace_length):
+            for _ in range(length):
                 action, state = step(states[-1])
                 actions.append(action)
                 states.append(state)
         path = torch.stack(states[::-1], 1)  # forward time: s_{T-L}, ..., s_T
-        traces = TensorDict({}, batch_size=(*path.shape[:1], self.trace_length))
+        traces = TensorDict({}, batch_size=(*path.shape[:1], length))
         traces.set(model.observation_key, path[:, :-1])
         traces.set(model.action_key, torch.stack(actions[::-1], 1))
         return traces.set(model.next_observation_key, path[:, 1:].clone())
@@ -153,7 +159,7 @@ class RecallTraceGenerator(nn.Module):
         env = BacktrackingEnv(model)
         with set_exploration_type(ExplorationType.RANDOM):
             rollout = env.rollout(
-                self.trace_length,
+                int(self.trace_length),
                 self._act if self.actions == "uniform" else env.backward_policy,
                 tensordict=env.reset(first, set_state=True),
                 auto_reset=False,

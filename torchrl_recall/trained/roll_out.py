@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from tensordict import TensorDictBase
@@ -66,7 +67,8 @@ def roll_out(
                 "traces end in such states. Go on with it by resume=auto and more "
                 "collector.total_frames."
             )
-        length = run.config.recall.trace_length if trace_length is None else trace_length
+        own = cast(RecallTraceGenerator, recall.generate).trace_length
+        length = int(own) if trace_length is None else trace_length
         generate = RecallTraceGenerator(model, trace_length=length, num_traces=num_traces)
         return run, generate(end_states)
 

@@ -19,6 +19,7 @@ from torchrl_recall.recall import Recall
 from torchrl_recall.traces.agreement import Agreement, Disagreement
 from torchrl_recall.traces.filters import LoopErasure, WithinSupport
 from torchrl_recall.traces.high_value_states import CriticStates, HighValueStates
+from torchrl_recall.traces.measured_length import MeasuredLength
 from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, UniformStates
 from torchrl_recall.trainers.entry_points import load_function
 from torchrl_recall.trainers.recall_like import RecallLike
@@ -109,6 +110,7 @@ def build_recall(
         reward = make_reward()
         assert isinstance(recall, SACTracesConfig)
         assert reward is not None  # the schema refuses reward=sparse
+        assert isinstance(recall.trace_length, int)
         return ForwardDyna(
             model,
             reward,
@@ -124,7 +126,7 @@ def build_recall(
         )
     rounds |= {
         "filters": [*relabel, *_filters(model, recall), *gate],
-        "trace_length": recall.trace_length,
+        "trace_length": _trace_length(model, config),
         "num_traces": recall.num_traces,
         "num_model_updates": backtracking.num_updates,
         "model_batch_size": backtracking.batch_size,
@@ -204,8 +206,13 @@ def build_end_states(
 
 
 def _check_judges(config: Any) -> None:
-    """Refuse settings of ensembles and of agreement that would do nothing."""
+    """Refuse settings of ensembles, agreement and lengths that would do nothing."""
     recall, backtracking = config.recall, config.backtracking
+    if recall.trace_length == "auto" and recall.method != "recall":
+        raise ConfigError(
+            "recall.trace_length=auto measures a backtracking model along real trajectories; with "
+            f"recall.method={recall.method}, give a number."
+        )
     judged = recall.agreement is not None or recall.disagreement is not None
     if judged and recall.method != "recall":
         raise ConfigError(
@@ -241,6 +248,16 @@ def _judges(
     if recall.disagreement is not None:
         judges.append(Disagreement(model, quantile=recall.disagreement))
     return judges
+
+
+def _trace_length(model: BacktrackingModel, config: Any) -> int | MeasuredLength:
+    """Return the length of traces, or what measures it."""
+    recall = config.recall
+    if recall.trace_length != "auto":
+        return recall.trace_length
+    return MeasuredLength(
+        model, max_length=config.env.trace_length, max_error=recall.max_landing_error
+    )
 
 
 def _filters(model: BacktrackingModel, recall: RecallConfig) -> list[TensorDictModuleBase]:

@@ -241,7 +241,8 @@ class RecallConfig(Group):
     max_kl: Positive | None
     num_high_value_states: Count
     num_traces: Count
-    trace_length: TraceLength
+    trace_length: TraceLength | Literal["auto"]
+    max_landing_error: Positive
     state_batch_size: Count
     max_deviation: Positive | None
     loop_erasure: AtLeastZero | None
