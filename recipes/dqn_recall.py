@@ -29,11 +29,15 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
 
     from torchrl_recall import (
         AdvantageGate,
-        BacktrackingModel,
         ImitationLoss,
         StateValues,
     )
-    from torchrl_recall.trainers.build_recall import build_end_states, build_recall, build_reward
+    from torchrl_recall.trainers.build_recall import (
+        build_end_states,
+        build_recall,
+        build_reward,
+        model_class,
+    )
     from torchrl_recall.trainers.hosts.dqn import DQN
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.collectors import make_collector
@@ -52,7 +56,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
     specs = model_specs(env)
     recall = build_recall(  # or the control that `recall=` names
         config,
-        partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
+        partial(model_class(config.backtracking).from_specs, *specs),  # Eq. 1
         ImitationLoss(host.policy),  # Eq. 3
         high_value_states=states,
         critic=critic,

@@ -27,14 +27,13 @@ def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
     from torchrl.data import LazyTensorStorage, ReplayBuffer
 
     from torchrl_recall import (
-        BacktrackingModel,
         GoalGANStates,
         HindsightGoal,
         ImitationLoss,
         NearVisited,
     )
     from torchrl_recall.optim.batches import Draws
-    from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.build_recall import build_recall, model_class
     from torchrl_recall.trainers.hosts.hindsight_sac import HindsightSAC
     from torchrl_recall.trainers.hosts.on_policy import TRPO
     from torchrl_recall.trainers.tasks.coverage import Coverage, coverage_goals
@@ -65,7 +64,7 @@ def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     recall = build_recall(  # or the control that `recall=` names
         config,
-        partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
+        partial(model_class(config.backtracking).from_specs, *specs),  # Eq. 1
         ImitationLoss(host.actor),  # Eq. 3, towards the goal that a trace reaches
         high_value_states=states,
         critic=host.critic,

@@ -30,13 +30,17 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
 
     from torchrl_recall import (
         AdvantageGate,
-        BacktrackingModel,
         ImitationLoss,
         StateValues,
     )
     from torchrl_recall.data.multi_step import MultiStep
     from torchrl_recall.data.returns_to_go import ReturnsToGo
-    from torchrl_recall.trainers.build_recall import build_end_states, build_recall, build_reward
+    from torchrl_recall.trainers.build_recall import (
+        build_end_states,
+        build_recall,
+        build_reward,
+        model_class,
+    )
     from torchrl_recall.trainers.hosts.crossq import CrossQ
     from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
     from torchrl_recall.trainers.hosts.sac import SAC
@@ -57,7 +61,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     recall = build_recall(  # or the control that `recall=` names
         config,
-        partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
+        partial(model_class(config.backtracking).from_specs, *specs),  # Eq. 1
         ImitationLoss(host.policy),  # Eq. 3
         high_value_states=states,
         critic=critic,

@@ -31,8 +31,8 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
 
     from torchrl.data import LazyTensorStorage, ReplayBuffer
 
-    from torchrl_recall import BacktrackingModel, ImitationLoss, RewardStates
-    from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall import ImitationLoss, RewardStates
+    from torchrl_recall.trainers.build_recall import build_recall, model_class
     from torchrl_recall.trainers.hosts.on_policy import PPO, TRPO
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.schema import PPORecallConfig
@@ -56,7 +56,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     recall = build_recall(  # or the control that `recall=` names
         config,
-        partial(BacktrackingModel.from_specs, *specs),  # Eq. 1
+        partial(model_class(config.backtracking).from_specs, *specs),  # Eq. 1
         ImitationLoss(host.actor),  # Eq. 3
         high_value_states=RewardStates(config.recall.num_high_value_states),  # E.1
         critic=host.critic,

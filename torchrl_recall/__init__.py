@@ -13,11 +13,13 @@ from torchrl_recall.goals.hindsight import HindsightGoal
 from torchrl_recall.goals.states import GoalGANStates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.state_values import SACCritic, StateValues
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.objectives.joint import JointLoss
 from torchrl_recall.objectives.reward import RewardModelLoss
 from torchrl_recall.objectives.trpo import TRPOLoss
 from torchrl_recall.optim.gradient_step import make_update
@@ -70,6 +72,8 @@ __all__ = [
     "HighValueStates",
     "HindsightGoal",
     "ImitationLoss",
+    "JointLoss",
+    "JointModel",
     "LoopErasure",
     "MeasuredLength",
     "NearVisited",

@@ -12,14 +12,17 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.checks import at_least
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
+from torchrl_recall.objectives.joint import JointLoss
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.batches import BatchSource, Draws, mean_losses
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.traces.high_value_states import best_indices
 
-__all__ = ["ModelUpdates"]
+__all__ = ["ModelUpdates", "make_model_loss"]
 
 
 class ModelUpdates(Stateful):
@@ -175,8 +178,8 @@ class ModelUpdates(Stateful):
         """Compute Eq. 2, each factor on its own data."""
         if not self.learns_policy:  # the only batch is the state predictor's
             data = top if self.prepare is None else self.prepare(top)
-            loss = self.draws.total(self.loss.state_predictor_loss(data))
-            return TensorDict({"loss_state_predictor": loss})
+            losses = self.loss.dynamics_losses(data)
+            return TensorDict({name: self.draws.total(loss) for name, loss in losses.items()})
         weight = top.get("weight", None)
         if self.prepare is not None:
             top = self.prepare(top)
@@ -184,9 +187,24 @@ class ModelUpdates(Stateful):
         total, loss = self.draws.total, self.loss
         losses = {"loss_backward_policy": total(loss.backward_policy_loss(top), weight)}
         if everything is not None:
-            losses["loss_state_predictor"] = total(loss.state_predictor_loss(everything))
+            of_dynamics = loss.dynamics_losses(everything)
+            losses |= {name: total(value) for name, value in of_dynamics.items()}
         return TensorDict(losses)
 
     def stateful_parts(self) -> Mapping[str, Part]:
         """Name the optimiser; the model belongs to whoever generates traces with it."""
         return {"optimizer": self.optimizer}
+
+
+def make_model_loss(model: BacktrackingModel, *, bootstrap: bool = False) -> BacktrackingLoss:
+    """Make the objective of a model: Eq. 2, or that of a joint model.
+
+    Args:
+        model: the model to train.
+
+    Keyword Args:
+        bootstrap: see :class:`~torchrl_recall.BacktrackingLoss`.
+    """
+    if isinstance(model, JointModel):
+        return JointLoss(model)
+    return BacktrackingLoss(model, bootstrap=bootstrap)

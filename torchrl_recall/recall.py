@@ -15,11 +15,11 @@ from torchrl_recall.checks import at_least
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
-from torchrl_recall.model_updates import ModelUpdates
+from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
-from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
@@ -57,7 +57,7 @@ class Recall(Stateful):
     run of many seeds in one process does.
 
     Args:
-        model: the backtracking model (Eq. 1).
+        model: the backtracking model (Eq. 1), or a :class:`~torchrl_recall.JointModel`.
         imitation_loss: Eq. 3, holding the host's policy; None where traces are not imitated.
         high_value_states: chooses the states that traces end in (line 10). A critic needs those
             that know what reaching them gave, such as :class:`~torchrl_recall.ReturnStates`.
@@ -239,7 +239,7 @@ class Recall(Stateful):
         cutting = (*([] if imitate is None else filters), *transition_filters)
         judges = {id(each): each for each in cutting if isinstance(each, QuantileFilter)}
         for judge in judges.values():  # real transitions are observed before models learn from them
-            if isinstance(judge, Agreement):
+            if isinstance(judge, Agreement) and not isinstance(judge.model, JointModel):
                 if train_forward is not None:
                     raise ValueError(
                         "two Agreement filters have a forward model each, of which one would be "
@@ -252,7 +252,7 @@ class Recall(Stateful):
         if measured is not None:
             on_write.append(measured.observe)
         train_model = ModelUpdates(
-            BacktrackingLoss(model, bootstrap=bootstrap),
+            make_model_loss(model, bootstrap=bootstrap),
             state_predictor_data=state_predictor_data,
             learns_policy=actions == "backward_policy",
             state_fraction=state_fraction,

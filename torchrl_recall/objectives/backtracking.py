@@ -124,7 +124,7 @@ class BacktrackingLoss(LossModule):
         """
         losses = {
             "loss_backward_policy": self.backward_policy_loss(tensordict),
-            "loss_state_predictor": self.state_predictor_loss(tensordict),
+            **self.dynamics_losses(tensordict),
         }
         shape = tensordict.batch_size if self.reduction == "none" else torch.Size([])
         return TensorDict(losses, batch_size=shape)
@@ -140,6 +140,10 @@ class BacktrackingLoss(LossModule):
         with self._functional_model() as model:
             log_prob = model.state_predictor_log_prob(self._data(tensordict), each_member=True)
         return self._reduce_loss(-self._over_members(log_prob, tensordict), tensordict)
+
+    def dynamics_losses(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
+        """Compute the terms that hold everywhere, by name: all but the backward policy's."""
+        return {"loss_state_predictor": self.state_predictor_loss(tensordict)}
 
     def _over_members(self, log_prob: Tensor, tensordict: TensorDictBase) -> Tensor:
         """Average over the members of an ensemble, of whose batches rows may be part repeatedly."""

@@ -6,12 +6,14 @@ from contextlib import AbstractContextManager
 
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
+from torch import Tensor
 from torch.nn import functional as F
 from torchrl.objectives import LossModule
 
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 
-__all__ = ["RewardModelLoss"]
+__all__ = ["RewardModelLoss", "outcome_errors"]
 
 
 class RewardModelLoss(LossModule):
@@ -76,16 +78,31 @@ class RewardModelLoss(LossModule):
             ``loss_reward`` and ``loss_termination``, scalars.
         """
         with self._functional():
-            reward, logit = self.reward_model.predict(tensordict)
-            target = self.reward_model.rewards.features(self.reward_model.reward_of(tensordict))
-        return TensorDict(
-            {
-                "loss_reward": F.mse_loss(reward, target),
-                "loss_termination": F.binary_cross_entropy_with_logits(
-                    logit, tensordict["next", "terminated"].to(logit.dtype).reshape(logit.shape)
-                ),
-            }
-        )
+            reward, termination = outcome_errors(self.reward_model, tensordict)
+        return TensorDict({"loss_reward": reward.mean(), "loss_termination": termination.mean()})
 
     def _functional(self) -> AbstractContextManager:
         return self.reward_model_params.to_module(self.reward_model, preserve_module_state=False)
+
+
+def outcome_errors(
+    model: RewardModel | JointModel, tensordict: TensorDictBase
+) -> tuple[Tensor, Tensor]:
+    """Compute the errors of each transition's reward and end.
+
+    Args:
+        model: predicts them.
+        tensordict: real transitions, any batch shape.
+
+    Returns:
+        The squared error of the standardised reward, and the cross entropy of the end; each of the
+        batch's shape.
+    """
+    reward, logit = model.predict(tensordict)
+    target = model.rewards.features(model.reward_of(tensordict))
+    ended = tensordict["next", "terminated"].to(logit.dtype).reshape(logit.shape)
+    errors = (
+        F.mse_loss(reward, target, reduction="none"),
+        F.binary_cross_entropy_with_logits(logit, ended, reduction="none"),
+    )
+    return errors[0].squeeze(-1), errors[1].squeeze(-1)

@@ -14,6 +14,7 @@ from torchrl_recall.checks import at_least
 from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.ensemble import EnsembleDistribution
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.traces.filters import check_traces, narrow, unbroken
 
 __all__ = ["Agreement", "Disagreement", "QuantileFilter"]
@@ -125,8 +126,9 @@ class Agreement(QuantileFilter):
     offline model-based imagination*, NeurIPS 2022.
 
     Args:
-        model: a forward model: q(s_t | a_t, s_{t+1}) by its names, where s_{t+1} is where a step
-            begins. See :class:`~torchrl_recall.forward_updates.ForwardUpdates`.
+        model: a :class:`~torchrl_recall.JointModel`, or a forward model: q(s_t | a_t, s_{t+1}) by
+            its names, where s_{t+1} is where a step begins. See
+            :class:`~torchrl_recall.forward_updates.ForwardUpdates`.
 
     Keyword Args:
         quantile: q, the share of real transitions that would be kept, in (0, 1].
@@ -157,6 +159,8 @@ class Agreement(QuantileFilter):
 
     def error(self, tensordict: TensorDictBase) -> Tensor:
         """Return the forward model's negative log-likelihood."""
+        if isinstance(self.model, JointModel):
+            return -self.model.forward_log_prob(tensordict)
         observation, action, following = (tensordict.get(key) for key in self.in_keys)
         reversed_step = tensordict.empty()
         reversed_step.set(self.in_keys[0], following).set(self.in_keys[1], action)

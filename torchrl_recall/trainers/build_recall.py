@@ -12,6 +12,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_recall.controls import ForwardDyna, ForwardModelImitation, NoRecall, SelfImitation
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.objectives.imitation import ImitationLoss
@@ -30,10 +31,10 @@ from torchrl_recall.trainers.schema import (
     OnPolicyRecallConfig,
     SACRecallConfig,
 )
-from torchrl_recall.trainers.schema.parts import RecallConfig
+from torchrl_recall.trainers.schema.parts import BacktrackingConfig, RecallConfig
 from torchrl_recall.trainers.schema.sac import SACTracesConfig
 
-__all__ = ["build_end_states", "build_recall", "build_reward"]
+__all__ = ["build_end_states", "build_recall", "build_reward", "model_class"]
 
 Reward = Callable[[TensorDictBase], TensorDictBase]
 
@@ -142,9 +143,21 @@ def build_recall(
     rounds["filters"] = [*relabel, *_filters(model, recall), *judges, *gate]
     rounds["bootstrap"] = backtracking.bootstrap
     if isinstance(recall, SACTracesConfig):
-        rounds |= {"use": recall.use, "actions": recall.actions, "reward": make_reward()}
+        reward = make_reward()
+        if isinstance(model, JointModel) and isinstance(reward, RewardModel):
+            reward = model.predict_outcome
+        rounds |= {"use": recall.use, "actions": recall.actions, "reward": reward}
         rounds["transition_filters"] = judges if recall.feeds_critic else []
     return Recall(model, imitation_loss, high_value_states, critic=critic, **rounds)
+
+
+def model_class(backtracking: BacktrackingConfig) -> type[BacktrackingModel]:
+    """Return the class of the model (Eq. 1), with or without forward heads.
+
+    Args:
+        backtracking: ``joint``.
+    """
+    return JointModel if backtracking.joint else BacktrackingModel
 
 
 def build_reward(
@@ -224,6 +237,12 @@ def _check_judges(config: Any) -> None:
             f"recall.disagreement={recall.disagreement} is of the members of an ensemble; take "
             "backtracking.num_models=5, or recall.disagreement=null."
         )
+    if backtracking.joint and (recall.method != "recall" or backtracking.num_models > 1):
+        raise ConfigError(
+            "backtracking.joint=true trains one backtracking model with forward heads; leave it "
+            f"out with recall.method={recall.method}, backtracking.num_models="
+            f"{backtracking.num_models}."
+        )
     if backtracking.bootstrap and backtracking.num_models < 2:
         raise ConfigError(
             "backtracking.bootstrap=true is of the members of an ensemble; take "
@@ -242,9 +261,11 @@ def _judges(
     """Cut traces where models are less sure than of real transitions."""
     recall, judges = config.recall, list[TensorDictModuleBase]()
     if recall.agreement is not None:
-        forward_model = make_model(num_cells=config.backtracking.num_cells)
-        device = next((p.device for p in model.parameters()), None)
-        judges.append(Agreement(forward_model.to(device), quantile=recall.agreement))
+        forward_model = model
+        if not isinstance(model, JointModel):
+            forward_model = make_model(num_cells=config.backtracking.num_cells)
+            forward_model.to(next((p.device for p in model.parameters()), None))
+        judges.append(Agreement(forward_model, quantile=recall.agreement))
     if recall.disagreement is not None:
         judges.append(Disagreement(model, quantile=recall.disagreement))
     return judges

@@ -256,6 +256,7 @@ class BacktrackingConfig(Group):
 
     num_models: Count
     bootstrap: bool
+    joint: bool
     num_updates: CountOrZero
     batch_size: Count
     lr: Positive
