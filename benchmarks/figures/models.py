@@ -1,0 +1,215 @@
+"""Models of one data set at equal compute: separate ones, on one trunk, an ensemble, a wider one.
+
+    python benchmarks/figures/models.py seeds=5 tasks=[Pendulum-v1,Hopper-v5,HalfCheetah-v5] \
+        frames=20000 updates=4000
+
+SAC alone collects the data. A fifth of it, in blocks of 500 steps, is held out. Each kind trains a
+backtracking model, a forward model and a reward model for as many seconds as ``separate`` takes for
+``updates`` steps of each. ``models.csv`` and a table go to ``out``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs.evidence import options, run_missing
+from runs.launchers import in_new_process, run_all
+from runs.mujoco_runs import MUJOCO, run
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+
+from torchrl_recall import BacktrackingModel, JointModel, MeasuredLength, RewardModel
+from torchrl_recall.envs.backtracking_env import reverse_time
+from torchrl_recall.forward_updates import ForwardUpdates
+from torchrl_recall.model_updates import ModelUpdates, make_model_loss
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import interval
+from torchrl_recall.reward_updates import RewardUpdates
+from torchrl_recall.trained.load import load_run
+from torchrl_recall.trainers.runs import process
+
+BLOCK = 500  # steps
+KINDS: dict[str, dict[str, Any]] = {
+    "separate": {},
+    "joint": {},
+    "ensemble of 5": {"num_models": 5},
+    "256 cells": {"num_cells": [256, 256]},
+}
+METRICS = (
+    "steps", "log q(a|s')", "log q(s|a,s')", "log p(s'|s,a)", "reward error",
+    "landing error, 1 step", "landing error, 5 steps", "landing error, 20 steps",
+)  # fmt: skip
+Quality = dict[tuple[str, str, str], list[float]]  # of each seed, by task, kind and metric
+
+
+@dataclass
+class Experience:
+    """A data set as the updates see it: everything, which counts as good here.
+
+    Attributes:
+        buffer: of all transitions.
+    """
+
+    buffer: ReplayBuffer
+
+    def transitions(self) -> TensorDictBase:
+        """Return all transitions."""
+        return self.buffer.storage[: len(self.buffer)]
+
+
+@dataclass
+class Models:
+    """What is trained, and how a step of everything is taken.
+
+    Attributes:
+        backward: the backtracking model.
+        step: trains all for a step.
+        forward_log_prob: of transitions.
+        reward: writes the reward of transitions.
+    """
+
+    backward: BacktrackingModel
+    step: Callable[[], None]
+    forward_log_prob: Callable[[TensorDictBase], torch.Tensor]
+    reward: Callable[[TensorDictBase], TensorDictBase]
+
+
+def build(kind: str, specs: tuple, data: TensorDictBase) -> Models:
+    """Build the models of a kind, with statistics of the data."""
+    settings = {"action_scale": "learned", **KINDS[kind]}
+    model_type = JointModel if kind == "joint" else BacktrackingModel
+    backward = model_type.from_specs(*specs, **settings)
+    backward.update_statistics(data)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(len(data)))
+    buffer.extend(data)
+    one_step: dict[str, Any] = {"num_updates": 1, "batch_size": 256, "lr": 1e-3}
+    experience = Experience(buffer)
+    train = ModelUpdates(make_model_loss(backward), **one_step)
+    if isinstance(backward, JointModel):
+        return Models(
+            backward,
+            lambda: _all(partial(train, experience, buffer)),
+            backward.forward_log_prob,
+            backward.predict_outcome,
+        )
+    cells = settings.get("num_cells", [128, 128])
+    forward = BacktrackingModel.from_specs(*specs, num_cells=cells)
+    reward = RewardModel(*specs, num_cells=cells)
+    train_forward, train_reward = (
+        ForwardUpdates(forward, **one_step), RewardUpdates(reward, **one_step)
+    )  # fmt: skip
+    train_forward.update_statistics(data)
+    reward.update_statistics(data)
+    key = forward.observation_key
+    return Models(
+        backward,
+        lambda: _all(
+            partial(train, experience, buffer),
+            partial(train_forward, buffer),
+            partial(train_reward, buffer),
+        ),
+        lambda rows: forward.state_predictor_log_prob(reverse_time(rows, observation_key=key)),
+        reward,
+    )
+
+
+def _all(*steps: Callable[[], Any]) -> None:
+    for step in steps:
+        step()
+
+
+def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, float]]:
+    """Train every kind on the data of a run; return kind, metric and value."""
+    torch.set_num_threads(1)
+    trained = load_run(run_dir, restore=("replay_buffer",))
+    buffer = trained.parts.experience
+    data = buffer.storage[: len(buffer)]
+    keys = ["observation", "action", *(("next", k) for k in ("observation", "reward", "done", "terminated"))]  # noqa: E501  # fmt: skip
+    data = data.select(*keys)[: len(data) // BLOCK * BLOCK].reshape(-1, BLOCK)
+    held = torch.arange(len(data)) % 5 == 4
+    learned, held_out = data[~held].reshape(-1), data[held]
+    specs = (
+        trained.parts.env.observation_spec_unbatched["observation"],
+        trained.parts.env.action_spec_unbatched,
+    )
+    found, seconds = [], None
+    for kind in KINDS:
+        torch.manual_seed(seed)
+        models = build(kind, specs, learned)
+        for _ in range(20):  # what the first steps cost does not count
+            models.step()
+        steps, begun = 20, time.process_time()
+        while steps < updates if seconds is None else time.process_time() - begun < seconds:
+            models.step()
+            steps += 1
+        seconds = seconds or time.process_time() - begun
+        values = [steps, *held_out_quality(models, held_out)]
+        found += [(kind, metric, value) for metric, value in zip(METRICS, values, strict=True)]
+    return found
+
+
+@torch.no_grad()
+def held_out_quality(models: Models, held_out: TensorDictBase) -> Iterator[float]:
+    """Yield the metrics of held-out data ``[blocks, time]``."""
+    rows, model = held_out.reshape(-1), models.backward
+    for log_prob in (model.backward_policy_log_prob, model.state_predictor_log_prob, models.forward_log_prob):  # noqa: E501  # fmt: skip
+        yield float(log_prob(rows).mean())
+    reward = rows["next", "reward"]
+    guess = models.reward(rows.clone())["next", "reward"]
+    yield float((guess - reward).square().mean() / reward.var().clamp(min=1e-8))
+    length = MeasuredLength(model, max_length=20, num_pieces=2000)
+    length.observe(TensorDict.from_dict(held_out.to_dict(), batch_size=held_out.shape))
+    for k in (1, 5, 20):
+        yield float(length.relative_errors[k - 1])
+
+
+def table(quality: Quality) -> str:
+    """Format a row for each task and kind as Markdown."""
+    lines = ["| task | models | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
+    for task, kind in dict.fromkeys((task, kind) for task, kind, _ in quality):
+        cells = [str(interval(quality[task, kind, metric])) for metric in METRICS[1:]]
+        steps = sum(quality[task, kind, METRICS[0]]) / len(quality[task, kind, METRICS[0]])
+        lines.append(f"| {task} | {kind} | {steps:,.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    process.quiet()
+    config = options(
+        {
+            **MUJOCO,
+            "figure": "models",
+            "out": "runs/models",
+            "tasks": ["Pendulum-v1", "Hopper-v5", "HalfCheetah-v5"],
+            "methods": ["none"],
+            "frames": 20_000,
+            "updates": 4_000,
+        }
+    )
+    done = {
+        key: run_dir
+        for key, run_dir in run_missing(config, partial(run, "sac")).items()
+        if (run_dir / "summary.json").exists()
+    }
+    if not done:
+        sys.exit(f"no run in {config.out} has finished yet, so there is nothing to train on")
+    calls = [
+        partial(in_new_process, measure, run_dir, seed, config.updates)
+        for (seed, _, _), run_dir in done.items()
+    ]
+    quality: Quality = defaultdict(list)
+    rows = []
+    for (seed, task, _), found in zip(done, run_all(config, calls), strict=True):
+        for kind, metric, value in found:
+            quality[task, kind, metric].append(value)
+            rows.append(("models", task, kind, seed, config.frames, metric, value))
+    write_rows(Path(config.out) / "models.csv", rows)
+    print(table(quality))
