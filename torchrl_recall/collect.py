@@ -32,7 +32,8 @@ RUN is a run's folder, or a folder of runs such as a sweep's or a figure's.
 Options are key=value:
   out=DIR          where results.csv, table.md and figure.png go (runs/collected)
   metric=NAME      column of metrics.csv (eval_return)
-  baseline=NAME    method that others are compared with (the host with recall=none)
+  baseline=NAME    method that others are compared with, or a group of recall beside the same
+                   host (recall=none)
   target=NUMBER    count frames to two evaluations in a row that reach it (the runs' own target)
 """
 
@@ -99,7 +100,8 @@ def _collect(options: Options) -> None:
         cure = "name folders that recipes wrote: python -m torchrl_recall.collect runs/*"
         sys.exit("\n".join([*notes, f"there is no run to collect; {cure}"]))
     methods = group_runs(runs)
-    if options.baseline and options.baseline not in {method.name for method in methods}:
+    known = {name for method in methods for name in (method.name, method.recall)}
+    if options.baseline and options.baseline not in known:
         names = sorted({method.name for method in methods})
         sys.exit(f"baseline={options.baseline} is no method here; there are {', '.join(names)}")
     notes += [

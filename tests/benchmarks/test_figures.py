@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from recipe_fixtures import one_thread
 
 from torchrl_recall.results.rows import read_rows
@@ -77,6 +78,93 @@ def test_mujoco_figures_are_made(name, methods, tmp_path):
     ], done.stdout
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
     assert all(f"| {method} |" in done.stdout for method in methods)
+
+
+TINY_SAC = [
+    "sac.num_cells=[8,8]", "collector.init_random_frames=40", "replay_buffer.batch_size=8",
+    "recall.state_batch_size=8", "recall.num_high_value_states=2", "backtracking.num_updates=1",
+    "eval.num_episodes=1",
+]  # fmt: skip
+
+
+def sac_figure(name: str, out: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(FIGURES / f"{name}.py"), f"out={out}", "frames=150", "jobs=1"]
+    return subprocess.run(
+        [*command, "seeds=1", "eval_interval=75", *words],
+        cwd=out.parent, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_untrained_models_length_is_chosen_on_seeds_that_are_not_shown(tmp_path):
+    tiny, out = "+".join(TINY_SAC), tmp_path / "out"
+    words = ["tasks=[Pendulum-v1]", f"methods=['none+{tiny}']", f"untrained='random_model+{tiny}'"]
+    words += ["lengths=[1,2]", "tuning_seeds=1", "first_seed=7"]
+    done = sac_figure("figure_15", out, *words)
+    assert done.returncode == 0, done.stderr
+    means = {}
+    for row in read_rows(out / "tuning/results.csv"):
+        assert row["seed"] == "100"
+        means.setdefault(row["method"], []).append(float(row["value"]))
+    best = max(means, key=lambda method: sum(means[method]))
+    rows = read_rows(out / "results.csv")
+    assert {(row["method"], row["seed"]) for row in rows} == {(f"none+{tiny}", "7"), (best, "7")}
+    assert f"chosen on seeds [100]: {best[-1]} in Pendulum-v1" in (out / "table.md").read_text()
+    assert sac_figure("figure_15", out, *words, "collect=true").stdout.endswith(done.stdout[-200:])
+
+
+def test_seeds_that_choose_are_not_shown(tmp_path):
+    done = sac_figure("figure_15", tmp_path / "out", "first_seed=101")
+    assert done.returncode == 1
+    assert "seeds [101] would choose and be shown; change first_tuning_seed" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_updates_are_counted_per_five_of_sac(tmp_path):
+    """The defaults name the paper's numbers and lengths, at the recipe's own interval."""
+    done = sac_figure("figure_19", tmp_path / "out", "collect=true")
+    assert done.returncode == 1
+    assert "no run has been evaluated yet" in done.stderr
+    settings = OmegaConf.load(FIGURES.parents[1] / "recipes/config/sac/recall/imitation.yaml")
+    source = (FIGURES / "figure_19.py").read_text()
+    assert f"INTERVAL = {settings.recall.interval} " in source
+
+
+def test_delayed_rewards_are_the_tasks_own_setting(tmp_path):
+    tiny, out = "+".join(TINY_SAC), tmp_path / "out"
+    task = "Pendulum-v1+env.delay=20"
+    methods = [f"none+{tiny}", f"none+{tiny}+sac.n_step=3"]
+    quoted = ",".join(f"'{method}'" for method in methods)
+    done = sac_figure("delayed", out, f"tasks=['{task}']", f"methods=[{quoted}]")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(out / "results.csv")
+    assert {(row["task"], row["method"]) for row in rows} == {(task, m) for m in methods}
+    configs = [OmegaConf.load(path) for path in out.glob("*/config.yaml")]
+    assert [config.env.delay for config in configs] == [20, 20]
+    assert f"| {task} | {methods[1]} | 1 | 150 |" in done.stdout
+    peer = sac_figure("delayed", out, f"tasks=['{task}']", "methods=[sb3]")
+    assert "sb3 takes no settings of a task; leave env.delay=20 out" in peer.stderr
+
+
+def test_divergence_is_watched_round_by_round(tmp_path):
+    """Traces of an untrained model that nothing cuts leave the data, farther at every step."""
+    settings = [*TINY_SAC, "backtracking.clamp_actions=false", "recall.max_deviation=null"]
+    settings += ["recall.interval=20", "recall.advantage_gate=false"]
+    method = "+".join(["random_model", *settings])
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES / "divergence.py"), "tasks=[Pendulum-v1]", "seeds=1",
+            f"methods=['{method}']", f"out={tmp_path / 'out'}", "frames=440", "compile=false",
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out/results.csv")
+    value = {row["metric"]: row["value"] for row in rows}
+    assert float(value["loss_imitation"]) >= float(value["first loss_imitation"])
+    assert float(value["state, 20 steps back"]) > float(value["state, 1 steps back"]) > 0
+    assert value["diverged_at"] == ""
+    assert (tmp_path / "out/figure.png").stat().st_size > 10_000
 
 
 def test_coverage_figures_are_made(tmp_path):

@@ -6,7 +6,13 @@ import pytest
 from results_fixtures import run
 
 from torchrl_recall.results.folders import Run, align
-from torchrl_recall.results.methods import DuplicateError, baseline_of, curve, group_runs
+from torchrl_recall.results.methods import (
+    DuplicateError,
+    baseline_of,
+    curve,
+    group_rows,
+    group_runs,
+)
 
 
 def names(*runs: Run) -> list[tuple[str, str, list[int]]]:
@@ -93,6 +99,25 @@ def test_the_baseline_is_the_same_host_with_the_same_settings_and_without_recall
     ours = next(m for m in methods if m.name == "sac:backtracking+sac.n_step=1")
     named = baseline_of(ours, methods, "sac:none+sac.n_step=3")
     assert (named.task, named.name) == ("Hopper-v5", "sac:none+sac.n_step=3")
+
+
+def test_a_group_of_recall_is_a_baseline_beside_the_same_host():
+    methods = group_runs(
+        [run(r, host=host) for r in ("none", "self_imitation", "paper") for host in ("ppo", "sac")]
+    )
+    for host in ("ppo", "sac"):
+        ours = next(m for m in methods if m.name == f"{host}:paper")
+        assert baseline_of(ours, methods, "self_imitation").name == f"{host}:self_imitation"
+    assert baseline_of(ours, methods, "ppo:none").name == "ppo:none"
+
+
+def test_names_of_rows_are_read_as_figures_write_them():
+    row = {"task": "a", "seed": "1", "frames": "10", "metric": "m", "value": "2.0"}
+    names = ("none", "ppo:paper+gae.lmbda=1+recall.trace_length=5", "ppo:none+gae.lmbda=1")
+    none, paper, ppo = methods = group_rows([row | {"method": name} for name in names], "m")
+    assert (paper.recall, paper.kind) == ("paper", ("ppo", "+gae.lmbda=1"))
+    assert baseline_of(paper, methods, None) is ppo
+    assert (none.kind, none.runs[1].evaluations) == (("", ""), {10: 2.0})
 
 
 def test_two_different_runs_of_one_seed_are_refused():

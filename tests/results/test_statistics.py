@@ -16,6 +16,7 @@ from torchrl_recall.results.statistics import (
     paired_ratio,
     probability_of_improvement,
     quartiles,
+    stratified_difference,
     stratified_interval,
 )
 
@@ -136,3 +137,16 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ModuleNotFoundError, match=r"torchrl-recall\[plots\]"):
         interval([1.0, 2.0, 3.0])
+
+
+def test_a_difference_of_two_methods_by_hand():
+    """Of 1 to 4 and of 0 to 3 the middle halves are 2, 3 and 1, 2."""
+    found = stratified_difference([[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [2.0, 3.0]])
+    assert found.value == pytest.approx(1.0)
+    same = stratified_difference([[1.0] * 4, [5.0] * 4], [[1.0] * 4, [5.0] * 4])
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    rng = np.random.default_rng(0)
+    above, below = rng.normal(1.0, 0.1, (2, 8)), rng.normal(0.0, 0.1, (2, 8))
+    apart = stratified_difference(list(above), list(below))
+    assert 0.8 < apart.low < apart.value < apart.high < 1.2
+    assert stratified_difference(list(below), list(above)).value == pytest.approx(-apart.value)

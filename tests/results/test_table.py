@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from results_fixtures import cells, run
 
-from torchrl_recall.results.methods import group_runs
+from torchrl_recall.results.methods import group_rows, group_runs
 from torchrl_recall.results.table import SCORES, rows, table
 
 
@@ -75,8 +75,9 @@ def test_tasks_are_summed_up_where_methods_were_run_in_all():
         + seeds("paper", (-2.5,))
     )
     text = table(methods, "eval_return")
-    assert cells(text, "none", "2", "2") == ["0.00 [0.00, 0.00]", "", "baseline"]
-    assert cells(text, "backtracking", "2", "2") == ["1.00 [1.00, 1.00]", "", "1.00 [1.00, 1.00]"]
+    assert cells(text, "none", "2", "2") == ["0.00 [0.00, 0.00]", "", "", "baseline"]
+    one = "1.00 [1.00, 1.00]"
+    assert cells(text, "backtracking", "2", "2") == [one, one, "", one]
     assert text.count("| paper |") == 1
 
 
@@ -96,7 +97,7 @@ def test_ratios_over_tasks_are_geometric_means():
         [r for t, x in (("a", 2.0), ("b", 8.0)) for r in seeds("none", (1.0,), task=t)
          + seeds("backtracking", (x,), task=t)]
     )  # fmt: skip
-    assert cells(table(methods, "m"), "backtracking", "2", "2")[1] == "4.00 [4.00, 4.00]"
+    assert cells(table(methods, "m"), "backtracking", "2", "2")[2] == "4.00 [4.00, 4.00]"
     aimed = [
         run(recall, task=task, knows_target=True, frames_to_target=frames)
         for task, recall, frames in [
@@ -138,3 +139,30 @@ def test_runs_of_other_targets_are_other_methods():
     low, high = (seeds("none", (1.0, 2.0), eval__target_return=x) for x in (0.5, 0.9))
     names = [method.name for method in group_runs(low + high)]
     assert names == ["none+eval.target_return=0.5", "none+eval.target_return=0.9"]
+
+
+def test_several_baselines_each_have_their_columns():
+    """Self-imitation beside the same host, by hand: 6 / 3."""
+    runs = [
+        r for task in ("a", "b") for host, x in (("ppo", 1.0), ("sac", 10.0))
+        for r in seeds("none", (x,), task=task, host=host)
+        + seeds("self_imitation", (3 * x,), task=task, host=host)
+        + seeds("backtracking", (6 * x,), task=task, host=host)
+    ]  # fmt: skip
+    text = table(group_runs(runs), "m", None, "self_imitation")
+    six, two, one = (f"{x}.00 [{x}.00, {x}.00]" for x in (6, 2, 1))
+    assert cells(text, "a", "ppo:backtracking")[-4:] == [six, one, two, one]
+    assert cells(text, "a", "ppo:self_imitation")[-2:] == ["", "baseline"]
+    assert cells(text, "a", "ppo:none")[-4:-2] == ["", "baseline"]
+    apart = cells(text, "ppo:backtracking", "2", "2")[4]
+    assert apart == "0.05 [0.05, 0.05]"  # (6 - 3) / (60 - 1)
+
+
+def test_rows_and_folders_give_the_same_table():
+    methods = group_runs(
+        [r for t in ("a", "b") for r in seeds("none", (1.0, 2.0), task=t)
+         + seeds("backtracking", (2.0, 5.0), task=t)]
+    )  # fmt: skip
+    names = ("figure", "task", "method", "seed", "frames", "metric", "value")
+    as_written = [dict(zip(names, map(str, row), strict=True)) for row in rows(methods, "m", "7")]
+    assert table(group_rows(as_written, "m"), "m") == table(methods, "m")

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torchrl_recall.results.folders import Run, align
 from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
 
-__all__ = ["DuplicateError", "Method", "baseline_of", "curve", "group_runs"]
+__all__ = ["DuplicateError", "Method", "baseline_of", "curve", "group_rows", "group_runs"]
 
 # Prefixes of keys that neither influence a run nor say more than another key does.
 _IGNORED = (
@@ -83,23 +84,69 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
     ]
 
 
+def group_rows(rows: Iterable[Mapping[str, str]], metric: str) -> list[Method]:
+    """Put rows in long form together as methods, in the order in which they appear.
+
+    A method's name is read as figures write it: ``ppo:backtracking+gae.lmbda=0.9`` is the group
+    ``backtracking`` beside PPO with a setting of the host.
+
+    Args:
+        rows: of one figure, see :func:`~torchrl_recall.results.rows.read_rows`.
+        metric: of the evaluations; frames to a target are read beside it.
+
+    Examples:
+        >>> from torchrl_recall.results.methods import group_rows
+        >>> row = {"task": "Ant-v5", "method": "ppo:none", "seed": "3", "frames": "10"}
+        >>> (method,) = group_rows([row | {"metric": "eval_return", "value": "2.5"}], "eval_return")
+        >>> method.recall, method.kind, method.runs[3].evaluations
+        ('none', ('ppo', ''), {10: 2.5})
+    """
+    found: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
+    aimed: dict[tuple[str, str, int], int | None] = {}
+    for row in rows:
+        key, seed = (row["task"], row["method"]), int(row["seed"])
+        if row["metric"] == metric:
+            of_seed = found.setdefault(key, {}).setdefault(seed, {})
+            of_seed[int(row["frames"])] = float(row["value"])
+        elif row["metric"] == "frames_to_target":
+            aimed[*key, seed] = int(row["value"]) if row["value"] else None
+    methods = []
+    for (task, name), seeds in found.items():
+        host, _, rest = name.rpartition(":")
+        recall, *settings = rest.split("+")
+        of_host = "".join(f"+{word}" for word in settings if not word.startswith(_TRACES))
+        runs: dict[int, Run] = {}
+        for seed, evaluations in sorted(seeds.items()):
+            reached = aimed.get((task, name, seed))
+            runs[seed] = Run(
+                Path(f"{task}_{name}_{seed}"), task, host, recall, seed, {},
+                dict(sorted(evaluations.items())), is_finished=True, holds=reached is not None,
+                knows_target=(task, name, seed) in aimed, frames_to_target=reached,
+            )  # fmt: skip
+        methods.append(Method(task, name, name, recall, (host, of_host), runs))
+    return methods
+
+
 def baseline_of(method: Method, methods: Iterable[Method], name: str | None) -> Method | None:
     """Find what a method is compared with in its task.
 
     Args:
         method: to be compared.
         methods: all there are.
-        name: of the baseline; None: the host without recall, with the same settings.
+        name: of the baseline, or its group of ``recall``, sought beside the same host; None: the
+            host without recall.
 
     Returns:
         The baseline; None where there is none.
     """
     others = [other for other in methods if other.task == method.task]
-    if name is not None:
-        return next((other for other in others if other.name == name), None)
-    plain = [m for m in others if m.recall == "none" and m.kind[0] == method.kind[0]]
-    same = [other for other in plain if other.kind == method.kind]
-    return next(iter(same or (plain if len(plain) == 1 else [])), None)
+    named = next((other for other in others if other.name == name), None)
+    if named and named.kind[0] == method.kind[0]:
+        return named
+    recall = "none" if name is None else name
+    group = [m for m in others if m.recall == recall and m.kind[0] == method.kind[0]]
+    same = [other for other in group if other.kind == method.kind]
+    return next(iter(same or (group if len(group) == 1 else [])), named)
 
 
 def curve(method: Method, methods: Iterable[Method]) -> tuple[list[int], NDArray]:

@@ -23,6 +23,7 @@ __all__ = [
     "paired_ratio",
     "probability_of_improvement",
     "quartiles",
+    "stratified_difference",
     "stratified_interval",
 ]
 
@@ -105,6 +106,50 @@ def stratified_interval(
         edges = [float(statistic([float(of(s)) for s in strata])) for of in (np.min, np.max)]
         return Interval(value, *edges)
     return _bootstrap(strata, of_all, value)
+
+
+def stratified_difference(
+    ours: Sequence[Sequence[float]],
+    theirs: Sequence[Sequence[float]],
+    statistic: Callable[..., NDArray] = interquartile_mean,
+) -> Interval:
+    """Compute how far a statistic of one method is above that of another, over several tasks.
+
+    Seeds of each task and method are resampled by themselves.
+
+    Args:
+        ours: for each task the values of its seeds, of the method.
+        theirs: for each task the values of its seeds, of what it is compared with.
+        statistic: of all values and ``axis``.
+
+    Returns:
+        The difference and its interval; where there are fewer than three seeds, the range that
+        their lowest and highest values allow.
+
+    Examples:
+        >>> from torchrl_recall.results.statistics import stratified_difference
+        >>> str(stratified_difference([[0.5, 0.7]], [[0.1, 0.3]]))
+        '0.40 [0.20, 0.60]'
+    """
+    tasks = len(ours)
+
+    def difference(*samples: NDArray, axis: int = -1) -> NDArray:
+        above, below = (np.concatenate(part, axis=axis) for part in _halves(samples, tasks))
+        return statistic(above, axis=axis) - statistic(below, axis=axis)
+
+    samples = [np.asarray(values, dtype=float) for values in (*ours, *theirs)]
+    value = float(difference(*samples))
+    if min(map(len, samples)) < _FEW:
+        (low, high), (least, most) = (
+            [float(statistic([float(of(each)) for each in part])) for of in (np.min, np.max)]
+            for part in _halves(samples, tasks)
+        )
+        return Interval(value, low - most, high - least)
+    return _bootstrap(samples, difference, value)
+
+
+def _halves(samples: Sequence[NDArray], tasks: int) -> tuple[Sequence[NDArray], Sequence[NDArray]]:
+    return samples[:tasks], samples[tasks:]
 
 
 def probability_of_improvement(

@@ -16,6 +16,7 @@ from torchrl_recall.results.statistics import (
     interval,
     probability_of_improvement,
     quartiles,
+    stratified_difference,
     stratified_interval,
 )
 
@@ -28,8 +29,10 @@ Intervals are bootstrap 95 % intervals over seeds; fewer than three seeds give t
 goes up to the last evaluation that all of its seeds have reached, a comparison up to the last that
 both have. A run that ended at its target keeps its last value. IQM is the interquartile mean. × is
 the geometric mean of paired ratios of means over training, P the probability that a run has a
-larger one. × fewer is the paired ratio of frames to the target, of the baseline's to a method's."""
-SCORES = "A score is the mean over training, 0 for the lowest and 1 for the highest run of a task."
+larger one; a comparison names its baseline. × fewer is the paired ratio of frames to the target, of the baseline's to a method's."""
+SCORES = """\
+A score is the mean over training, 0 for the lowest and 1 for the highest run of a task: the normalised
+area under the curve. IQM - is the difference of the IQM of scores."""
 
 
 def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]:
@@ -49,30 +52,37 @@ def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]
                 yield *first, run.last_frames, "frames_to_target", run.frames_to_target
 
 
-def table(methods: Sequence[Method], metric: str, baseline: str | None = None) -> str:
+def table(methods: Sequence[Method], metric: str, *baselines: str | None) -> str:
     """Format methods in each task, and over all tasks where there are several.
 
     Args:
         methods: of all tasks.
         metric: name of what was evaluated.
-        baseline: name of the method that others are compared with; None: the host without recall.
+        baselines: what others are compared with, see
+            :func:`~torchrl_recall.results.methods.baseline_of`; the host without recall if none is
+            named.
     """
-    bases = [baseline_of(method, methods, baseline) for method in methods]
+    names = baselines or (None,)
+    bases = [[baseline_of(method, methods, name) for method in methods] for name in names]
     with_target = any(run.knows_target for method in methods for run in method.runs.values())
     head = [
         "task", "method", "seeds", "steps", f"last {metric} [95 %]", "IQM of last [95 %]",
-        "mean over training [95 %]", "× baseline [95 %]", "P(better) [95 %]",
+        "mean over training [95 %]",
     ]  # fmt: skip
+    for name in names:
+        head += [f"× {name or 'baseline'} [95 %]", f"P(better{_than(name)}) [95 %]"]
     if with_target:
-        head += ["reached target", "frames to target, median [quartiles]", "× fewer [95 %]"]
+        head += ["reached target", "frames to target, median [quartiles]"]
+        head += [f"× fewer{_than(name)} [95 %]" for name in names]
     lines = _head(head)
-    for method, base in zip(methods, bases, strict=True):
+    for i, method in enumerate(methods):
         cells = [method.task, method.name, str(len(method.runs)), *_own(method, methods)]
-        cells += _compared(method, base)
+        for of_name in bases:
+            cells += _compared(method, of_name[i])
         if with_target:
-            cells += _to_target(method, base)
+            cells += [*_reached(method), *(_fewer(method, of_name[i]) for of_name in bases)]
         lines.append(_line(cells))
-    lines += _over_tasks(methods, bases, with_target)
+    lines += _over_tasks(methods, dict(zip(names, bases, strict=True)), with_target)
     return "\n".join([*lines, "", READ])
 
 
@@ -117,19 +127,22 @@ def _ratio(ours: Sequence[Means], theirs: Sequence[Means]) -> Interval | None:
     )  # fmt: skip
 
 
-def _to_target(method: Method, base: Method | None) -> list[str]:
-    """Return cells of seeds at the target, frames to it, and the paired ratio of these."""
+def _reached(method: Method) -> list[str]:
+    """Return cells of seeds at the target and of frames to it."""
     found = [run.frames_to_target for run in _known(method).values()]
     if not found:
-        return ["", "", ""]
+        return ["", ""]
     low, median, high = quartiles(found)
     reached = sum(frames is not None for frames in found)
-    ratio = None
-    if base is not None and base.name != method.name:
-        ours, theirs = _needed(method, base)
-        ratio = _ratio([theirs], [ours])
-    text = f"{median:,.0f} [{low:,.0f}, {high:,.0f}]"
-    return [f"{reached} of {len(found)}", text, _text(ratio)]
+    return [f"{reached} of {len(found)}", f"{median:,.0f} [{low:,.0f}, {high:,.0f}]"]
+
+
+def _fewer(method: Method, base: Method | None) -> str:
+    """Return a cell of the paired ratio of frames to the target."""
+    if base is None or base.name == method.name:
+        return ""
+    ours, theirs = _needed(method, base)
+    return _text(_ratio([theirs], [ours]))
 
 
 def _known(method: Method) -> dict[int, Run]:
@@ -158,7 +171,9 @@ def _needed(method: Method, base: Method) -> tuple[Means, Means]:
 
 
 def _over_tasks(
-    methods: Sequence[Method], bases: Sequence[Method | None], with_target: bool
+    methods: Sequence[Method],
+    bases: Mapping[str | None, Sequence[Method | None]],
+    with_target: bool,
 ) -> list[str]:
     """Return lines of methods that were run in all of several tasks."""
     tasks = list(dict.fromkeys(method.task for method in methods))
@@ -167,30 +182,48 @@ def _over_tasks(
     names = [name for name in names if all(scores[task].get(name) for task in tasks)]
     if len(tasks) == 1 or not names:
         return []
-    head = ["method", "tasks", "runs", "IQM of scores [95 %]", "× baseline [95 %]"]
-    head += ["P(better) [95 %]", *(["× fewer [95 %]"] if with_target else [])]
+    head = ["method", "tasks", "runs", "IQM of scores [95 %]"]
+    for base in bases:
+        head += [f"IQM - {base or 'baseline'} [95 %]", f"× {base or 'baseline'} [95 %]"]
+        head += [f"P(better{_than(base)}) [95 %]"]
+        head += [f"× fewer{_than(base)} [95 %]"] if with_target else []
     lines = _head(head)
     for name in names:
         values = [list(scores[task][name].values()) for task in tasks]
         cells = [name, str(len(tasks)), str(sum(map(len, values)))]
         cells += [str(stratified_interval(values))]
-        pairs = [
-            (method, base) for method, base in zip(methods, bases, strict=True)
-            if method.across == name and base is not None
-        ]  # fmt: skip
-        is_baseline = any(base is method for method, base in pairs)
-        if len(pairs) < len(tasks) or is_baseline:
-            cells += ["", "baseline" if is_baseline else "", *([""] if with_target else [])]
-        else:
-            means = [_means(pair) for pair in pairs]
-            ours, theirs = [m[0] for m in means], [m[1] for m in means]
-            both = ([list(each.values()) for each in of] for of in (ours, theirs))
-            cells += [_text(_ratio(ours, theirs)), str(probability_of_improvement(*both))]
-            if with_target:
-                needed = [_needed(*pair) for pair in pairs]
-                cells.append(_text(_ratio([n[1] for n in needed], [n[0] for n in needed])))
+        for of_name in bases.values():
+            pairs = [
+                (method, base) for method, base in zip(methods, of_name, strict=True)
+                if method.across == name and base is not None
+            ]  # fmt: skip
+            if len(pairs) == len(tasks):
+                below = [list(scores[base.task][base.across].values()) for _, base in pairs]
+                cells += _compared_over_tasks(pairs, values, below, with_target)
+            else:
+                cells += [""] * (3 + with_target)
         lines.append(_line(cells))
     return ["", *lines, "", SCORES]
+
+
+def _compared_over_tasks(
+    pairs: Sequence[tuple[Method, Method]],
+    ours: Sequence[Sequence[float]],
+    theirs: Sequence[Sequence[float]],
+    with_target: bool,
+) -> list[str]:
+    """Return cells of a method and its baseline over all tasks."""
+    if all(base is method for method, base in pairs):
+        return ["", "", "baseline", *([""] if with_target else [])]
+    means = [_means(pair) for pair in pairs]
+    both = [[list(each[i].values()) for each in means] for i in (0, 1)]
+    ratio = _ratio([each[0] for each in means], [each[1] for each in means])
+    cells = [str(stratified_difference(ours, theirs)), _text(ratio)]
+    cells += [str(probability_of_improvement(*both))]
+    if with_target:
+        needed = [_needed(*pair) for pair in pairs]
+        cells.append(_text(_ratio([n[1] for n in needed], [n[0] for n in needed])))
+    return cells
 
 
 def _normalized(methods: Sequence[Method]) -> dict[str, Means]:
@@ -202,6 +235,10 @@ def _normalized(methods: Sequence[Method]) -> dict[str, Means]:
         method.across: {seed: (x - low) / width if width else 0.5 for seed, x in each.items()}
         for method, each in zip(methods, means, strict=True)
     }
+
+
+def _than(baseline: str | None) -> str:
+    return "" if baseline is None else f" than {baseline}"
 
 
 def _text(found: Interval | None) -> str:

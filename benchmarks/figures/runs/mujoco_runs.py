@@ -1,10 +1,11 @@
-"""Runs of the MuJoCo recipes behind figures 6, 7, 8 and 16, and what they show.
+"""Runs of the MuJoCo recipes behind figures 6, 7, 8, 15, 16 and 19, and of delayed reward.
 
 A method is a group of ``recall``, which may carry overrides of the recipe's configuration, as
 ``none+compile=false`` does. Where a recipe's name stands before a colon, as in ``ppo:none``, that
 recipe is run instead of the figure's own. ``sb3`` and ``sbx`` are the same algorithm of
 Stable-Baselines3 and of its twin in JAX (extra ``peers``), with the same hyper-parameters; their
-host follows a plus, as in ``sbx+crossq``. Every run writes its rows as it goes; called again, a
+host follows a plus, as in ``sbx+crossq``. A task may carry overrides too:
+``Hopper-v5+env.delay=20``. Every run writes its rows as it goes; called again, a
 command goes on where it stopped.
 """
 
@@ -23,11 +24,13 @@ from omegaconf import DictConfig
 
 from runs.evidence import options, run_missing, save
 from runs.launchers import OPTIONS, run_command
+from torchrl_recall.results.methods import group_rows
 from torchrl_recall.results.picture import draw_curves
-from torchrl_recall.results.rows import write_rows
-from torchrl_recall.results.statistics import Interval, geometric_mean_ratio, interval
+from torchrl_recall.results.rows import COLUMNS, write_rows
+from torchrl_recall.results.table import table
+from torchrl_recall.trainers.runs.process import write_whole
 
-__all__ = ["MUJOCO", "experiment"]
+__all__ = ["MUJOCO", "Curves", "collect", "experiment", "show"]
 
 ROOT = Path(__file__).parents[3]
 MUJOCO = {
@@ -47,11 +50,14 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
     """Train one seed, or go on with it."""
     host, _, method = method.rpartition(":")
     recipe = host or recipe
+    task, *of_task = task.split("+")
     metrics = run_dir / "metrics.csv"
     library, _, algorithm = method.partition("+")
     peer = PEERS.get(library)
     if (run_dir / "summary.json").exists() or (peer and metrics.exists()):
         return
+    if peer and of_task:
+        sys.exit(f"{method} takes no settings of a task; leave {', '.join(of_task)} out.")
     if peer:
         command = [str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--library={peer}"]
         command += [
@@ -64,7 +70,7 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
     else:
         recall, *overrides = method.split("+")
         command = [str(ROOT / f"recipes/{recipe}_recall.py"), f"env.name={task}"]
-        command += [f"recall={recall}", *overrides, f"seed={seed}"]
+        command += [f"recall={recall}", *of_task, *overrides, f"seed={seed}"]
         command += [f"collector.total_frames={config.frames}", f"run_dir={run_dir}"]
         command += [f"eval.interval={config.eval_interval}", "resume=auto", "logger.backend=none"]
     done = run_command(command)
@@ -87,47 +93,6 @@ def shared(seeds: dict[int, Curve]) -> dict[int, Curve]:
     return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
 
 
-def gain(curves: Curves, task: str, method: str, baseline: str) -> Interval | None:
-    """Compute the paired ratio of mean returns over training to a baseline of the same host.
-
-    Up to the last evaluation that both have reached; None where a mean is not positive.
-    """
-    host, colon, _ = method.rpartition(":")
-    ours, theirs = curves[task, method], curves.get((task, f"{host}{colon}{baseline}"), {})
-    seeds = sorted(set(ours) & set(theirs))
-    if not seeds:
-        return None
-    length = min(len(curve[seeds[0]][1]) for curve in (ours, theirs))
-    means = [
-        [float(np.mean(curve[seed][1][:length])) for seed in seeds] for curve in (ours, theirs)
-    ]
-    if min(map(min, means)) <= 0:
-        return None
-    return geometric_mean_ratio(*means)
-
-
-def table(curves: Curves) -> str:
-    """Format final and mean returns with intervals, and paired ratios, as Markdown."""
-    lines = [
-        "| task | method | seeds | steps | last return [95 %] | mean over training [95 %] "
-        "| ratio of means to none [95 %] | to self_imitation [95 %] |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for (task, method), seeds in curves.items():
-        cells = []
-        for summary in (lambda y: y[-1], np.mean):
-            values = [float(summary(returns)) for _, returns in seeds.values()]
-            found = interval(values)
-            cells.append(f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}]")
-        cells += [
-            str(gain(curves, task, method, baseline) or "")
-            for baseline in ("none", "self_imitation")
-        ]
-        steps = next(iter(seeds.values()))[0][-1]
-        lines.append(f"| {task} | {method} | {len(seeds)} | {steps:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def draw(curves: Curves, path: Path, caption: str) -> None:
     """Draw one panel for each task: the mean, its interval and every seed."""
     of_methods = {
@@ -139,31 +104,56 @@ def draw(curves: Curves, path: Path, caption: str) -> None:
     save(figure, path, caption, width=80 * min(4, tasks))
 
 
+def collect(recipe: str, config: DictConfig) -> Curves:
+    """Run what is missing, unless only what there is counts, and read all evaluations.
+
+    Args:
+        recipe: ``sac``, ``trpo`` or ``ppo``, of methods that name none.
+        config: options over :data:`MUJOCO`.
+    """
+    curves: Curves = defaultdict(dict)
+    for (seed, task, method), run_dir in run_missing(config, partial(run, recipe)).items():
+        if (run_dir / "metrics.csv").exists():
+            curves[task, method][seed] = read(run_dir / "metrics.csv", config.frames)
+    return curves
+
+
+def show(config: DictConfig, curves: Curves, note: str = "") -> None:
+    """Write ``results.csv``, ``table.md`` and ``figure.png``, and print the table.
+
+    Args:
+        config: ``figure``, ``out`` and ``seeds``.
+        curves: evaluations of every run.
+        note: said below table and picture.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    if not curves:
+        sys.exit("no run has been evaluated yet, so there is nothing to show")
+    out = Path(config.out)
+    rows = [
+        (config.figure, task, method, seed, frames, "eval_return", value)
+        for (task, method), curve in curves.items()
+        for seed, evaluations in curve.items()
+        for frames, value in zip(*evaluations, strict=True)
+    ]
+    write_rows(out / "results.csv", rows)
+    as_read = [dict(zip(COLUMNS, map(str, row), strict=True)) for row in rows]
+    text = table(group_rows(as_read, "eval_return"), "eval_return", "none", "self_imitation")
+    text += f"\n\n{note}" if note else ""
+    write_whole(out / "table.md", text + "\n")
+    caption = f"Up to {config.seeds} seeds, bootstrap 95 % intervals. {note}"
+    draw({key: shared(curve) for key, curve in curves.items()}, out / "figure.png", caption)
+    print(text)
+
+
 def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print a table.
+    """Run what is missing of a figure, and show it.
 
     Args:
         recipe: ``sac``, ``trpo`` or ``ppo``.
         defaults: the figure's own options, over :data:`MUJOCO`.
     """
     config = options({**MUJOCO, **defaults})
-    out, wanted = Path(config.out), run_missing(config, partial(run, recipe))
-    curves: Curves = defaultdict(dict)
-    for (seed, task, method), run_dir in wanted.items():
-        if (run_dir / "metrics.csv").exists():
-            curves[task, method][seed] = read(run_dir / "metrics.csv", config.frames)
-    write_rows(
-        out / "results.csv",
-        (
-            (config.figure, task, method, seed, frames, "eval_return", value)
-            for (task, method), curve in curves.items()
-            for seed, rows in curve.items()
-            for frames, value in zip(*rows, strict=True)
-        ),
-    )
-    if not curves:
-        sys.exit("no run has been evaluated yet, so there is nothing to show")
-    curves = {key: shared(curve) for key, curve in curves.items()}
-    caption = f"Up to {config.seeds} seeds, bootstrap 95 % intervals."
-    draw(curves, out / "figure.png", caption)
-    print(table(curves))
+    show(config, collect(recipe, config))

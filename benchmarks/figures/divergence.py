@@ -1,0 +1,216 @@
+"""Watch runs with imitated traces round by round: what grows first where they diverge.
+
+    python benchmarks/figures/divergence.py seeds=3 first_seed=100 out=runs/divergence \
+        tasks=[Hopper-v5] methods=[paper,imitation] frames=5000
+
+A method is a group of ``recall`` with overrides; ``trpo:paper`` is that of another recipe. Each
+round of recall leaves a row of largest and median values. A run ends where the recipe refuses to go
+on, at an action of NaN. ``results.csv`` and ``figure.png`` go to ``out``; ``collect=true`` makes
+them from the runs there are.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from runs.evidence import options, run_missing, save
+from runs.launchers import OPTIONS, in_new_process
+from tensordict import TensorDictBase
+
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.trainers.runs.process import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULTS = {
+    "figure": "divergence",
+    "out": "runs/divergence",
+    "recipe": "sac",
+    "tasks": ["Hopper-v5"],
+    "methods": ["paper"],
+    "seeds": 3,
+    "first_seed": 100,
+    "frames": 5_000,
+    "compile": True,
+    "collect": False,  # only from the runs there are
+    **OPTIONS,
+}
+WORDS = ["logger.backend=none", "checkpoint.interval=0"]
+STEPS_BACK = (1, 5, 10, 20)
+# What rounds show, in the order in which a round makes it.
+SHOWN = (
+    *(f"state, {steps} steps back" for steps in STEPS_BACK),
+    "action", "loss_imitation", "first loss_imitation", "policy", "loss_qvalue",
+)  # fmt: skip
+Row = dict[str, float]
+
+
+class Watch:
+    """What rounds of recall do, read off its parts from outside.
+
+    Args:
+        parts: of a recipe; ``recall`` generates and imitates traces.
+    """
+
+    def __init__(self, parts: Any) -> None:
+        self.parts, self.rows = parts, list[Row]()
+        self.round: Row = {}
+        recall = parts.recall
+        self._generate, self._steps = recall.generate, recall.imitate.steps
+        self._step = type(self._steps).__call__
+        recall.generate = self.generate
+        recall.imitate.steps = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._steps, name)  # begin, observe and the state of the steps
+
+    def generate(self, end_states: TensorDictBase) -> TensorDictBase:
+        """Generate traces, and note how far from the data they are, in standard deviations."""
+        traces, model = self._generate(end_states), self.parts.recall.model
+        states = model.observations.normalize(traces["observation"]).abs().amax(-1)
+        for steps in STEPS_BACK:
+            if steps <= states.shape[1]:
+                self.round[f"state, {steps} steps back"] = float(states[:, -steps].median())
+        low, high = model.action_spec.space.low, model.action_spec.space.high
+        half, middle = (high - low) / 2, (high + low) / 2
+        self.round["action"] = float(((traces["action"] - middle) / half).abs().median())
+        return traces
+
+    def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
+        """Take a step of imitation, and note its loss."""
+        losses = self._steps(pairs)
+        loss = float(losses["loss_imitation"])
+        self.round.setdefault("first loss_imitation", loss)
+        self.round["loss_imitation"] = max(loss, self.round.get("loss_imitation", loss))
+        return losses
+
+    def end(self, frames: int, metrics: dict[str, Any]) -> None:
+        """End a round, if there was one."""
+        if "loss_imitation" not in self.round:
+            return
+        weights = [p for n, p in self.parts.host.loss_module.named_parameters() if "actor" in n]
+        self.round |= {k.rpartition("/")[2]: float(v) for k, v in metrics.items() if "loss" in k
+                       and not k.endswith("imitation")}  # fmt: skip
+        self.round["policy"] = float(torch.cat([p.detach().flatten() for p in weights]).norm())
+        self.rows.append({"frames": frames, **self.round})
+        self.round = {}
+
+
+def watch(recipe: str, words: list[str], path: Path) -> None:
+    """Train as a recipe does, and write what its rounds showed."""
+    sys.path.insert(0, str(ROOT))
+    from hydra import compose, initialize_config_dir
+
+    from torchrl_recall.trainers import schema
+    from torchrl_recall.trainers.runs.run import Run
+    from torchrl_recall.trainers.tasks.gym import DivergenceError
+
+    module = importlib.import_module(f"recipes.{recipe}_recall")
+    folder = str(module.CONFIG)
+    kind = getattr(schema, f"{recipe.upper()}RecallConfig")
+    with initialize_config_dir(config_dir=folder, version_base="1.3"):
+        config = schema.validate(compose(f"{recipe}_recall", words), kind)
+    error: DivergenceError | None = None
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            with Run(config) as run:
+                parts = run.resume(module.build(config, run.device))
+                watched = Watch(parts)
+                for data in run.frames_from(parts.collector):
+                    metrics = module.learn(parts, data, config, run.frames)
+                    run.metrics |= metrics
+                    watched.end(run.frames + data.numel(), metrics)
+        except DivergenceError as found:
+            error = found
+    columns = dict.fromkeys(key for row in watched.rows for key in row)
+    text = [",".join(f'"{name}"' for name in (*columns, "diverged_at"))]
+    for row in watched.rows:
+        cells = [row.get(name, math.nan) for name in columns]
+        text.append(",".join(map(str, [*cells, run.frames if error else ""])))
+    write_whole(path, "\n".join(text) + "\n")
+
+
+def run(task: str, method: str, seed: int, config: Any, run_dir: Path) -> None:
+    """Watch one seed in a process of its own, unless that was done."""
+    if (run_dir / "rounds.csv").exists():
+        return
+    recipe, _, name = method.rpartition(":")
+    recall, *overrides = name.split("+")
+    words = [f"env.name={task}", f"recall={recall}", *WORDS, f"compile={config.compile}"]
+    words += [f"collector.total_frames={config.frames}", f"eval.interval={config.frames}"]
+    words += [*overrides, f"seed={seed}", f"run_dir={run_dir}"]
+    in_new_process(watch, recipe or config.recipe, words, run_dir / "rounds.csv")
+    print(f"{run_dir.name}: done", flush=True)
+
+
+def rows(config: Any, rounds: dict[tuple[str, str, int], list[dict[str, str]]]) -> Iterator[tuple]:
+    """Yield rows in long form, of every round."""
+    for (task, method, seed), lines in rounds.items():
+        for line in lines:
+            for metric in (name for name in SHOWN if line.get(name)):
+                value = float(line[metric])
+                yield config.figure, task, method, seed, line["frames"], metric, f"{value:.4g}"
+        last = lines[-1]
+        end = last["diverged_at"] or None
+        yield config.figure, task, method, seed, last["frames"], "diverged_at", end
+
+
+def table(rounds: dict[tuple[str, str, int], list[dict[str, str]]]) -> str:
+    """Format where each value first was a hundred times that of its run's first rounds."""
+    lines = [
+        "| task | method | seed | last round | NaN after | largest: state 20 back, action, loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (task, method, seed), found in rounds.items():
+        largest = [
+            max((float(row[name]) for row in found if row.get(name)), default=math.nan)
+            for name in ("state, 20 steps back", "action", "loss_imitation")
+        ]
+        cells = ", ".join(f"{value:.2g}" for value in largest)
+        end = found[-1]["diverged_at"] or "–"
+        lines.append(f"| {task} | {method} | {seed} | {found[-1]['frames']} | {end} | {cells} |")
+    return "\n".join(lines)
+
+
+def draw(rounds: dict[tuple[str, str, int], list[dict[str, str]]], path: Path) -> None:
+    """Draw a panel for each value, a line for each seed of a method."""
+    shown = ("state, 1 steps back", "state, 20 steps back", "action", "loss_imitation", "policy")
+    methods = list(dict.fromkeys(method for _, method, _ in rounds))
+    figure = Figure(figsize=(4 * len(shown), 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        for (_, method, _), lines in rounds.items():
+            known = [(int(line["frames"]), float(line[name])) for line in lines if line.get(name)]
+            color = f"C{methods.index(method)}"
+            axes.plot(*zip(*known, strict=True), color=color, linewidth=0.8, label=method)
+        axes.set(title=name, xlabel="environment steps")
+        axes.set_yscale("symlog")
+        axes.grid(alpha=0.3)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(handles.values(), handles.keys(), fontsize=6)
+    save(figure, path, "Medians over a round's traces, each seed a line.", width=60 * len(shown))
+
+
+def main() -> None:
+    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print a table."""
+    config = options(DEFAULTS)
+    rounds = {}
+    for (seed, task, method), run_dir in run_missing(config, run).items():
+        if (run_dir / "rounds.csv").exists():
+            with (run_dir / "rounds.csv").open(newline="") as file:
+                rounds[task, method, seed] = list(csv.DictReader(file))
+    write_rows(Path(config.out) / "results.csv", rows(config, rounds))
+    print(table(rounds))
+    draw(rounds, Path(config.out) / "figure.png")
+
+
+if __name__ == "__main__":
+    main()
