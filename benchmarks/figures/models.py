@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from runs.evidence import options, run_missing
 from runs.launchers import in_new_process, run_all
-from runs.mujoco_runs import MUJOCO, run
+from runs.mujoco_runs import MUJOCO, run, words_of
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
@@ -196,7 +196,9 @@ if __name__ == "__main__":
     )
     done = {
         key: run_dir
-        for key, run_dir in run_missing(config, partial(run, "sac")).items()
+        for key, run_dir in run_missing(
+            config, partial(run, "sac"), partial(words_of, "sac")
+        ).items()
         if (run_dir / "summary.json").exists()
     }
     if not done:

@@ -270,3 +270,30 @@ def test_the_critic_figure_is_made_and_goes_on(runs, tmp_path):
         assert f" of {seeds} |" in done.stdout
     assert (tmp_path / "out" / "figure.png").exists()
     assert not list((tmp_path / "out").rglob("checkpoints"))
+
+
+@pytest.mark.slow
+def test_figures_take_the_runs_of_a_sweep(tmp_path):
+    small = ["compile=false", "collector.init_random_frames=100", "sac.num_cells=[8,8]"]
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES.parents[1] / "recipes" / "sac_recall.py"), "-m",
+            "env.name=Pendulum-v1", "recall=none", "seed=0,1", "collector.total_frames=300",
+            "eval.interval=100", "logger.backend=none", *small,
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    words = [
+        "tasks=[Pendulum-v1]", f"methods=['{'+'.join(['none', *small])}']", "frames=300",
+        "eval_interval=100", "sweeps=[runs]", "out=figure",
+    ]  # fmt: skip
+    for seeds, folders in (("2", 0), ("3", 1)):  # the third seed is run
+        done = subprocess.run(
+            [sys.executable, str(FIGURES / "figure_7.py"), *words, f"seeds={seeds}"],
+            cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = read_rows(tmp_path / "figure" / "results.csv")
+        assert {row["seed"] for row in rows} == set("012"[: int(seeds)])
+        assert len([path for path in (tmp_path / "figure").iterdir() if path.is_dir()]) == folders

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from runs.evidence import folders, options, save
 from runs.launchers import OPTIONS, in_new_process, run_all
+from runs.swept import find_swept
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import Interval, geometric_mean_ratio
 
@@ -68,6 +69,13 @@ TASKS = {
 Key = tuple[str, str]
 
 
+def words_of(task: str, method: str, seed: int) -> list[str]:
+    """Return the overrides of a job."""
+    recall, *overrides = method.split("+")
+    words = [f"env.name={task}", f"recall={recall}", *HOST, *RUN, *TASKS.get(task, [])]
+    return [*words, *overrides, f"seed={seed}"]
+
+
 def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
     """Train the seeds of a method in a task, one after the other."""
     sys.path.insert(0, str(ROOT))
@@ -77,14 +85,12 @@ def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
     from torchrl_recall.optim.compilation import shared_graphs
     from torchrl_recall.trainers.schema import SACRecallConfig, validate
 
-    recall, *overrides = method.split("+")
     folder = str(ROOT / "recipes/config/sac")
     with initialize_config_dir(config_dir=folder, version_base="1.3"), shared_graphs() as begin_run:
         for seed, run_dir in run_dirs.items():
             if (run_dir / "summary.json").exists():
                 continue
-            words = [f"env.name={task}", f"recall={recall}", *HOST, *RUN, *TASKS.get(task, [])]
-            words += [*overrides, f"seed={seed}", f"run_dir={run_dir}"]
+            words = [*words_of(task, method, seed), f"run_dir={run_dir}"]
             begin_run()
             with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
                 run = sac_recall.train(validate(compose("sac_recall", words), SACRecallConfig))
@@ -99,7 +105,8 @@ def experiment() -> None:
     config = options(DEFAULTS)
     run_dirs: dict[Key, dict[int, Path]] = defaultdict(dict)
     for (seed, task, method), run_dir in folders(config).items():
-        run_dirs[task, method][seed] = run_dir
+        swept = config.sweeps and find_swept(config.sweeps, "sac", words_of(task, method, seed))
+        run_dirs[task, method][seed] = swept or run_dir
     if not config.collect:
         os.environ["OMP_NUM_THREADS"] = "1"
         calls = [partial(in_new_process, run_seeds, *key, dirs) for key, dirs in run_dirs.items()]

@@ -14,9 +14,12 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from runs.launchers import run_all
+from runs.swept import find_swept
 from torchrl_recall.results.picture import save_figure
 
-__all__ = ["command", "folders", "options", "run_missing", "save"]
+__all__ = ["Words", "command", "folders", "options", "run_missing", "save"]
+
+Words = tuple[str, list[str]]  # a recipe, and overrides of its configuration
 
 
 def options(defaults: Mapping[str, Any]) -> DictConfig:
@@ -30,7 +33,7 @@ def options(defaults: Mapping[str, Any]) -> DictConfig:
 
 def command() -> str:
     """Return the command that makes the figure, without the folder of its files."""
-    where = ("out=", "collect=", "jobs=", "launcher")
+    where = ("out=", "collect=", "jobs=", "launcher", "sweeps=")
     words = [word for word in sys.argv[1:] if not word.startswith(where)]
     return " ".join([f"python benchmarks/figures/{Path(sys.argv[0]).name}", *words])
 
@@ -54,18 +57,30 @@ def folders(config: DictConfig) -> dict[tuple[int, str, str], Path]:
 
 
 def run_missing(
-    config: DictConfig, run: Callable[[str, str, int, DictConfig, Path], None]
+    config: DictConfig,
+    run: Callable[[str, str, int, DictConfig, Path], None],
+    words: Callable[[str, str, int, DictConfig], Words | None] | None = None,
 ) -> dict[tuple[int, str, str], Path]:
     """Run every seed, task and method in a folder of its own, some at a time, unless ``collect``.
 
     Args:
-        config: what :func:`folders` and :func:`run_all` read, and ``collect``.
+        config: what :func:`folders` and :func:`run_all` read, ``collect``, and ``sweeps`` with runs
+            that are taken as they are.
         run: of task, method, seed, options and folder; leaves a finished folder as it is.
+        words: of task, method, seed and options: the recipe and its overrides, by which runs of
+            ``sweeps`` are known; None where no recipe is run.
 
     Returns:
         The folders by seed, task and method.
     """
     wanted = folders(config)
+    if config.sweeps and words is None:
+        sys.exit("sweeps= is not for this figure, which reads more of a run than its rows.")
+    if config.sweeps and words is not None:
+        for key in wanted:
+            seed, task, method = key
+            if (job := words(task, method, seed, config)) is not None:
+                wanted[key] = find_swept(config.sweeps, *job) or wanted[key]
     if not config.collect:
         calls = [
             partial(run, task, method, seed, config, run_dir)

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from runs.evidence import options, save
 from runs.launchers import OPTIONS, run_all, run_command
+from runs.swept import find_swept
 from torchrl_recall.results.picture import draw_band
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import Interval, paired_ratio, quartiles
@@ -72,16 +73,17 @@ def run(task: str, method: str, seeds: Sequence[int], config: DictConfig, out: P
     recall, *overrides = method.split("+")
     name = f"{task}_{method}_{seeds[0]}-{seeds[-1]}"
     run_dir = out / re.sub(r"[^\w.\-+]+", "-", name)  # Hydra splits at =
+    words = [
+        f"recall={recall}", f"env.size={size}", f"env.start={start}",
+        f"seeds=[{','.join(map(str, seeds))}]", f"collector.total_frames={config.frames}",
+        *overrides, f"eval.stop_at_target={config.stop_at_target}",
+    ]  # fmt: skip
+    if config.sweeps and (found := find_swept(config.sweeps, "a2c", words)) is not None:
+        return found
     if config.collect or (run_dir / "summary.json").exists():
         return run_dir
-    command = [
-        str(ROOT / "recipes/a2c_recall.py"), f"recall={recall}",
-        f"env.size={size}", f"env.start={start}", f"seeds=[{','.join(map(str, seeds))}]",
-        f"collector.total_frames={config.frames}", *overrides,
-        f"eval.stop_at_target={config.stop_at_target}", f"run_dir={run_dir}",
-        "resume=auto",
-    ]  # fmt: skip
-    done = run_command(command)
+    script = str(ROOT / "recipes/a2c_recall.py")
+    done = run_command([script, *words, f"run_dir={run_dir}", "resume=auto"])
     print(f"{task} {method}: {'done' if done.returncode == 0 else done.stderr[-2000:]}", flush=True)
     return run_dir
 

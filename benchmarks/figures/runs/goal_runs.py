@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from runs.evidence import options, run_missing, save
+from runs.evidence import Words, options, run_missing, save
 from runs.four_rooms import Runs, table
 from runs.launchers import OPTIONS, run_command
 from torchrl_recall.results.picture import draw_band
@@ -42,17 +42,22 @@ DEFAULTS = {
 Results = dict[tuple[str, str], Runs]
 
 
+def words_of(task: str, method: str, seed: int, config: DictConfig) -> Words:
+    """Return the recipe of a job and its overrides."""
+    recall, *overrides = method.split("+")
+    return "goal_gan", [
+        f"env={task}", f"recall={recall}", *overrides, f"seed={seed}",
+        f"collector.total_frames={config.frames}", f"eval.target={config.target}",
+    ]  # fmt: skip
+
+
 def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
     """Train one seed, or go on with it."""
     if (run_dir / "summary.json").exists():
         return
-    recall, *overrides = method.split("+")
-    command = [
-        str(ROOT / "recipes/goal_gan_recall.py"), f"env={task}",
-        f"recall={recall}", *overrides, f"seed={seed}", f"collector.total_frames={config.frames}",
-        f"eval.target={config.target}", f"run_dir={run_dir}", "resume=auto",
-    ]  # fmt: skip
-    done = run_command(command)
+    recipe, words = words_of(task, method, seed, config)
+    script = str(ROOT / f"recipes/{recipe}_recall.py")
+    done = run_command([script, *words, f"run_dir={run_dir}", "resume=auto"])
     print(f"{run_dir.name}: {'done' if not done.returncode else done.stderr[-2000:]}", flush=True)
 
 
@@ -79,7 +84,7 @@ def experiment(defaults: Mapping[str, Any]) -> tuple[DictConfig, Results]:
         defaults: the figure's own options, over :data:`DEFAULTS`.
     """
     config = options({**DEFAULTS, **defaults})
-    out, wanted = Path(config.out), run_missing(config, run)
+    out, wanted = Path(config.out), run_missing(config, run, words_of)
     folders: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
     for (seed, task, method), run_dir in wanted.items():
         if (run_dir / "summary.json").exists():

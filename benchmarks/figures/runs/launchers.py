@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "jobs": os.cpu_count() or 1,  # at a time
     "launcher": "threads",  # threads | joblib | submitit_local | submitit_slurm | ray
     "launcher_options": {},  # of submitit
+    "sweeps": [],  # folders of runs: those of the same settings are taken instead of being run
 }
 EXTRAS = {"joblib": "sweeps", "submitit": "sweeps", "ray": "ray"}  # which installs what
 _running: set[subprocess.Popen] = set()

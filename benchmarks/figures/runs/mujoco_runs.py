@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from runs.evidence import options, run_missing, save
+from runs.evidence import Words, options, run_missing, save
 from runs.launchers import OPTIONS, run_command
 from torchrl_recall.results.methods import group_rows
 from torchrl_recall.results.picture import draw_curves
@@ -46,33 +46,39 @@ Curve = tuple[list[int], list[float]]
 Curves = dict[tuple[str, str], dict[int, Curve]]
 
 
+def words_of(recipe: str, task: str, method: str, seed: int, config: DictConfig) -> Words | None:
+    """Return the recipe of a job and its overrides; None of a peer."""
+    host, _, method = method.rpartition(":")
+    recall, *overrides = method.split("+")
+    if recall in PEERS:
+        return None
+    task, *of_task = task.split("+")
+    return host or recipe, [
+        f"env.name={task}", f"recall={recall}", *of_task, *overrides, f"seed={seed}",
+        f"collector.total_frames={config.frames}", f"eval.interval={config.eval_interval}",
+        "logger.backend=none",
+    ]  # fmt: skip
+
+
 def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
     """Train one seed, or go on with it."""
-    host, _, method = method.rpartition(":")
-    recipe = host or recipe
-    task, *of_task = task.split("+")
-    metrics = run_dir / "metrics.csv"
-    library, _, algorithm = method.partition("+")
-    peer = PEERS.get(library)
-    if (run_dir / "summary.json").exists() or (peer and metrics.exists()):
+    job = words_of(recipe, task, method, seed, config)
+    if (run_dir / "summary.json").exists() or (job is None and (run_dir / "metrics.csv").exists()):
         return
-    if peer and of_task:
-        sys.exit(f"{method} takes no settings of a task; leave {', '.join(of_task)} out.")
-    if peer:
-        command = [str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--library={peer}"]
-        command += [
-            f"--algorithm={algorithm or recipe}",
-            f"--env={task}",
-            f"--seed={seed}",
-            f"--frames={config.frames}",
-        ]
-        command += [f"--eval-interval={config.eval_interval}", f"--run-dir={run_dir}"]
+    if job is None:
+        library, _, algorithm = method.rpartition(":")[2].partition("+")
+        if "+" in task:
+            sys.exit(f"{method} takes no settings of a task; leave those of {task} out.")
+        command = [
+            str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--library={PEERS[library]}",
+            f"--algorithm={algorithm or method.rpartition(':')[0] or recipe}", f"--env={task}",
+            f"--seed={seed}", f"--frames={config.frames}",
+            f"--eval-interval={config.eval_interval}", f"--run-dir={run_dir}",
+        ]  # fmt: skip
     else:
-        recall, *overrides = method.split("+")
-        command = [str(ROOT / f"recipes/{recipe}_recall.py"), f"env.name={task}"]
-        command += [f"recall={recall}", *of_task, *overrides, f"seed={seed}"]
-        command += [f"collector.total_frames={config.frames}", f"run_dir={run_dir}"]
-        command += [f"eval.interval={config.eval_interval}", "resume=auto", "logger.backend=none"]
+        recipe, words = job
+        command = [str(ROOT / f"recipes/{recipe}_recall.py"), *words]
+        command += [f"run_dir={run_dir}", "resume=auto"]
     done = run_command(command)
     if done.returncode:
         print(f"{run_dir.name} did not finish; its rows so far count. {done.stderr[-2000:]}")
@@ -112,7 +118,9 @@ def collect(recipe: str, config: DictConfig) -> Curves:
         config: options over :data:`MUJOCO`.
     """
     curves: Curves = defaultdict(dict)
-    for (seed, task, method), run_dir in run_missing(config, partial(run, recipe)).items():
+    for (seed, task, method), run_dir in run_missing(
+        config, partial(run, recipe), partial(words_of, recipe)
+    ).items():
         if (run_dir / "metrics.csv").exists():
             curves[task, method][seed] = read(run_dir / "metrics.csv", config.frames)
     return curves

@@ -1,0 +1,75 @@
+"""Runs that a sweep has made already, as a figure would make them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from pydantic import BaseModel
+
+from torchrl_recall.results.folders import find_folders
+from torchrl_recall.trainers import schema
+from torchrl_recall.trainers.runs.resumption import finished, flat
+
+__all__ = ["find_swept"]
+
+CONFIG = Path(__file__).parents[3] / "recipes" / "config"
+RECIPES: dict[str, tuple[str, type[BaseModel]]] = {
+    "sac": ("sac", schema.SACRecallConfig),
+    "trpo": ("on_policy", schema.TRPORecallConfig),
+    "ppo": ("on_policy", schema.PPORecallConfig),
+    "a2c": ("four_rooms", schema.A2CRecallConfig),
+    "goal_gan": ("goal_gan", schema.GoalGANRecallConfig),
+}
+
+
+def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path | None:
+    """Find the finished run of a recipe with the settings that some words ask for.
+
+    Args:
+        sweeps: folders of runs.
+        recipe: ``sac``, ``trpo``, ``ppo``, ``a2c`` or ``goal_gan``.
+        words: overrides of its configuration, without ``run_dir``.
+
+    Returns:
+        The run's folder; None where no run is finished, or all differ.
+    """
+    group, config_type = RECIPES[recipe]
+    with initialize_config_dir(config_dir=str(CONFIG / group), version_base="1.3"):
+        config = schema.validate(compose(f"{recipe}_recall", list(words)), config_type).model_dump()
+    asked = _telling(config)
+    for folder, told in _told(tuple(sweeps)):
+        if told != asked:
+            continue
+        try:
+            if finished(config, folder):
+                return folder
+        except schema.ConfigError:  # it differs in something else
+            continue
+    return None
+
+
+@cache
+def _told(sweeps: tuple[str, ...]) -> list[tuple[Path, dict]]:
+    """Read the configurations of finished runs, once."""
+    folders, skipped = find_folders([Path(sweep) for sweep in sweeps])
+    if skipped:
+        sys.exit(
+            f"sweeps={list(sweeps)}: {', '.join(f'{path} {why}' for path, why in skipped.items())}"
+        )
+    configs = {
+        folder: OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        for folder in folders
+        if (folder / "summary.json").exists() and (folder / "config.yaml").exists()
+    }
+    return [(folder, _telling(config)) for folder, config in configs.items()]  # type: ignore[arg-type]
+
+
+def _telling(config: dict) -> dict:
+    """Choose what tells runs of a figure apart, and what a resumed run may change but no row."""
+    told = ("env.", "seed", "recall.name", "collector.total_frames", "eval.")
+    return {key: value for key, value in flat(config).items() if key.startswith(told)}

@@ -1,0 +1,42 @@
+"""Runs of a sweep that are those of a figure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from recipe_fixtures import tiny, train
+
+FIGURES = Path(__file__).resolve().parents[2] / "benchmarks" / "figures"
+
+
+@pytest.fixture
+def find_swept(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    from runs.swept import _told, find_swept
+
+    _told.cache_clear()
+    yield find_swept
+    for name in [name for name in sys.modules if name == "runs" or name.startswith("runs.")]:
+        del sys.modules[name]
+
+
+def test_a_run_of_the_same_settings_is_found(find_swept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    words = tiny("none", env__name="Pendulum-v1", collector__total_frames=120)
+    assert train(tmp_path / "sweep" / "job", words) == 0
+    sweeps = [str(tmp_path / "sweep")]
+    assert find_swept(sweeps, "sac", words) == tmp_path / "sweep" / "job"
+    assert find_swept(sweeps, "sac", [*words, "logger.backend=none"]) is not None
+    for other in ("seed=1", "sac.n_step=3", "eval.interval=60", "collector.total_frames=110"):
+        assert find_swept(sweeps, "sac", [*words, other]) is None, other
+    (tmp_path / "sweep" / "job" / "summary.json").unlink()
+    find_swept.__globals__["_told"].cache_clear()
+    assert find_swept(sweeps, "sac", words) is None  # it is not finished
+
+
+def test_folders_without_runs_are_named(find_swept, tmp_path):
+    with pytest.raises(SystemExit, match="holds no run"):
+        find_swept([str(tmp_path)], "sac", tiny("none"))
