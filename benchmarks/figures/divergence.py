@@ -28,6 +28,7 @@ from runs.evidence import options, run_missing, save
 from runs.launchers import OPTIONS, in_new_process
 from tensordict import TensorDictBase
 
+from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.trainers.runs.process import write_whole
 
@@ -51,8 +52,9 @@ STEPS_BACK = (1, 5, 10, 20)
 SHOWN = (
     *(f"state, {steps} steps back" for steps in STEPS_BACK),
     "farthest state", "action", "scale", "smallest scale", "first loss_imitation",
-    "loss_imitation", "policy", "loss_qvalue",
+    "loss_imitation", "worst pair", "worst pair within the data", "policy", "loss_qvalue",
 )  # fmt: skip
+DATA = 5.0  # standard deviations, where recipes/config/recall/base.yaml cuts traces
 Row = dict[str, float]
 
 
@@ -68,6 +70,7 @@ class Watch:
         self.round: Row = {}
         recall, host = parts.recall, parts.host
         self._policy = getattr(host, "policy", None) or host.actor
+        self._each = ImitationLoss(self._policy, reduction="none")
         self._generate, self._steps = recall.generate, recall.imitate.steps
         recall.generate = self.generate
         recall.imitate.steps = self
@@ -91,6 +94,11 @@ class Watch:
             dist = self._policy.get_dist(traces.select(*self._policy.in_keys))
         scale = dist.scale if hasattr(dist, "scale") else dist.base_dist.scale
         self.round |= {"scale": float(scale.median()), "smallest scale": float(scale.min())}
+        with torch.no_grad():
+            losses = self._each(traces)["loss_imitation"]
+        self.round["worst pair"] = float(losses.max())
+        if (near := states <= DATA).any():
+            self.round["worst pair within the data"] = float(losses[near].max())
         low, high = model.action_spec.space.low, model.action_spec.space.high
         half, middle = (high - low) / 2, (high + low) / 2
         self.round["action"] = float(((traces["action"] - middle) / half).abs().median())
