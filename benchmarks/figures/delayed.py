@@ -8,13 +8,14 @@
 
 Imitation of good experience helps most in such tasks, as Oh et al. (2018) found. PPO has no method
 of n-step returns: its advantages already are weighted means of them. ``env.delay=end`` in
-``tasks=[Hopper-v5+env.delay=end]`` pays at the end. ``results.csv``, ``table.md`` and ``figure.png``
-go to ``out``; ``collect=true`` makes them from the runs there are.
+``tasks=[Hopper-v5+env.delay=end]`` pays at the end. ``results.csv``, ``table.md`` and
+``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there are.
 """
 
 from runs.mujoco_runs import experiment
 
 DELAY = 20  # steps, as in Oh et al. (2018)
+TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 
 if __name__ == "__main__":
     experiment(

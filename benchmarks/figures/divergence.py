@@ -15,6 +15,7 @@ import csv
 import importlib
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -27,6 +28,7 @@ from runs.evidence import options, run_missing, save
 from runs.launchers import OPTIONS, in_new_process
 from tensordict import TensorDictBase
 
+from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.trainers.runs.process import write_whole
 
@@ -49,8 +51,10 @@ STEPS_BACK = (1, 5, 10, 20)
 # What rounds show, in the order in which a round makes it.
 SHOWN = (
     *(f"state, {steps} steps back" for steps in STEPS_BACK),
-    "action", "loss_imitation", "first loss_imitation", "policy", "loss_qvalue",
+    "farthest state", "action", "scale", "smallest scale", "first loss_imitation",
+    "loss_imitation", "worst pair", "worst pair within the data", "policy", "loss_qvalue",
 )  # fmt: skip
+DATA = 5.0  # standard deviations, where recipes/config/recall/base.yaml cuts traces
 Row = dict[str, float]
 
 
@@ -64,9 +68,10 @@ class Watch:
     def __init__(self, parts: Any) -> None:
         self.parts, self.rows = parts, list[Row]()
         self.round: Row = {}
-        recall = parts.recall
+        recall, host = parts.recall, parts.host
+        self._policy = getattr(host, "policy", None) or host.actor
+        self._each = ImitationLoss(self._policy, reduction="none")
         self._generate, self._steps = recall.generate, recall.imitate.steps
-        self._step = type(self._steps).__call__
         recall.generate = self.generate
         recall.imitate.steps = self
 
@@ -74,12 +79,26 @@ class Watch:
         return getattr(self._steps, name)  # begin, observe and the state of the steps
 
     def generate(self, end_states: TensorDictBase) -> TensorDictBase:
-        """Generate traces, and note how far from the data they are, in standard deviations."""
+        """Generate traces, and note how far from the data they are and what the policy says there.
+
+        States are in standard deviations of the data, actions in halves of their range, and the
+        policy's scale is that of its Gaussian, before any squashing.
+        """
         traces, model = self._generate(end_states), self.parts.recall.model
         states = model.observations.normalize(traces["observation"]).abs().amax(-1)
         for steps in STEPS_BACK:
             if steps <= states.shape[1]:
                 self.round[f"state, {steps} steps back"] = float(states[:, -steps].median())
+        self.round["farthest state"] = float(states.max())
+        with torch.no_grad():
+            dist = self._policy.get_dist(traces.select(*self._policy.in_keys))
+        scale = dist.scale if hasattr(dist, "scale") else dist.base_dist.scale
+        self.round |= {"scale": float(scale.median()), "smallest scale": float(scale.min())}
+        with torch.no_grad():
+            losses = self._each(traces)["loss_imitation"]
+        self.round["worst pair"] = float(losses.max())
+        if (near := states <= DATA).any():
+            self.round["worst pair within the data"] = float(losses[near].max())
         low, high = model.action_spec.space.low, model.action_spec.space.high
         half, middle = (high - low) / 2, (high + low) / 2
         self.round["action"] = float(((traces["action"] - middle) / half).abs().median())
@@ -93,16 +112,17 @@ class Watch:
         self.round["loss_imitation"] = max(loss, self.round.get("loss_imitation", loss))
         return losses
 
-    def end(self, frames: int, metrics: dict[str, Any]) -> None:
-        """End a round, if there was one."""
+    def end(self, frames: int, metrics: dict[str, Any]) -> bool:
+        """End a round, and say whether there was one."""
         if "loss_imitation" not in self.round:
-            return
+            return False
         weights = [p for n, p in self.parts.host.loss_module.named_parameters() if "actor" in n]
         self.round |= {k.rpartition("/")[2]: float(v) for k, v in metrics.items() if "loss" in k
                        and not k.endswith("imitation")}  # fmt: skip
         self.round["policy"] = float(torch.cat([p.detach().flatten() for p in weights]).norm())
         self.rows.append({"frames": frames, **self.round})
         self.round = {}
+        return True
 
 
 def watch(recipe: str, words: list[str], path: Path) -> None:
@@ -128,14 +148,21 @@ def watch(recipe: str, words: list[str], path: Path) -> None:
                 for data in run.frames_from(parts.collector):
                     metrics = module.learn(parts, data, config, run.frames)
                     run.metrics |= metrics
-                    watched.end(run.frames + data.numel(), metrics)
+                    if watched.end(run.frames + data.numel(), metrics):
+                        write(watched.rows, path.with_name("unfinished.csv"))
         except DivergenceError as found:
             error = found
-    columns = dict.fromkeys(key for row in watched.rows for key in row)
+    if not run.status:
+        write(watched.rows, path, diverged_at=run.frames if error else None)
+
+
+def write(rows: list[Row], path: Path, diverged_at: int | None = None) -> None:
+    """Write rounds as CSV."""
+    columns = dict.fromkeys(key for row in rows for key in row)
     text = [",".join(f'"{name}"' for name in (*columns, "diverged_at"))]
-    for row in watched.rows:
+    for row in rows:
         cells = [row.get(name, math.nan) for name in columns]
-        text.append(",".join(map(str, [*cells, run.frames if error else ""])))
+        text.append(",".join(map(str, [*cells, diverged_at or ""])))
     write_whole(path, "\n".join(text) + "\n")
 
 
@@ -143,6 +170,7 @@ def run(task: str, method: str, seed: int, config: Any, run_dir: Path) -> None:
     """Watch one seed in a process of its own, unless that was done."""
     if (run_dir / "rounds.csv").exists():
         return
+    shutil.rmtree(run_dir, ignore_errors=True)  # of a run that was stopped
     recipe, _, name = method.rpartition(":")
     recall, *overrides = name.split("+")
     words = [f"env.name={task}", f"recall={recall}", *WORDS, f"compile={config.compile}"]
@@ -165,38 +193,44 @@ def rows(config: Any, rounds: dict[tuple[str, str, int], list[dict[str, str]]]) 
 
 
 def table(rounds: dict[tuple[str, str, int], list[dict[str, str]]]) -> str:
-    """Format where each value first was a hundred times that of its run's first rounds."""
+    """Format each value in the first and the last round, and its extremes, as Markdown."""
     lines = [
-        "| task | method | seed | last round | NaN after | largest: state 20 back, action, loss |",
-        "|---|---|---|---|---|---|",
+        "| task | method | seed | up to | NaN after | value | first | last | least | largest |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (task, method, seed), found in rounds.items():
-        largest = [
-            max((float(row[name]) for row in found if row.get(name)), default=math.nan)
-            for name in ("state, 20 steps back", "action", "loss_imitation")
-        ]
-        cells = ", ".join(f"{value:.2g}" for value in largest)
-        end = found[-1]["diverged_at"] or "–"
-        lines.append(f"| {task} | {method} | {seed} | {found[-1]['frames']} | {end} | {cells} |")
+        end = f"{found[-1]['frames']} | {found[-1]['diverged_at'] or '–'}"
+        for name in SHOWN:
+            if known := [float(row[name]) for row in found if row.get(name)]:
+                numbers = [known[0], known[-1], min(known), max(known)]
+                cells = " | ".join(f"{number:.2g}" for number in numbers)
+                lines.append(f"| {task} | {method} | {seed} | {end} | {name} | {cells} |")
     return "\n".join(lines)
 
 
 def draw(rounds: dict[tuple[str, str, int], list[dict[str, str]]], path: Path) -> None:
     """Draw a panel for each value, a line for each seed of a method."""
-    shown = ("state, 1 steps back", "state, 20 steps back", "action", "loss_imitation", "policy")
+    shown = ("state, 20 steps back", "action", "smallest scale", "loss_imitation", "policy")
     methods = list(dict.fromkeys(method for _, method, _ in rounds))
     figure = Figure(figsize=(4 * len(shown), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
         for (_, method, _), lines in rounds.items():
             known = [(int(line["frames"]), float(line[name])) for line in lines if line.get(name)]
+            if not known:
+                continue
             color = f"C{methods.index(method)}"
             axes.plot(*zip(*known, strict=True), color=color, linewidth=0.8, label=method)
         axes.set(title=name, xlabel="environment steps")
-        axes.set_yscale("symlog")
+        axes.set_yscale("log")
         axes.grid(alpha=0.3)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(handles.values(), handles.keys(), fontsize=6)
-    save(figure, path, "Medians over a round's traces, each seed a line.", width=60 * len(shown))
+    save(
+        figure,
+        path,
+        "Over a round's traces: medians, the smallest, and the largest loss; each seed a line.",
+        width=60 * len(shown),
+    )
 
 
 def main() -> None:

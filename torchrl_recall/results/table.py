@@ -20,7 +20,7 @@ from torchrl_recall.results.statistics import (
     stratified_interval,
 )
 
-__all__ = ["rows", "table"]
+__all__ = ["normalized_scores", "ratio_of_means", "rows", "table"]
 
 Means = Mapping[int, float]  # over training, by seed
 
@@ -29,10 +29,11 @@ Intervals are bootstrap 95 % intervals over seeds; fewer than three seeds give t
 goes up to the last evaluation that all of its seeds have reached, a comparison up to the last that
 both have. A run that ended at its target keeps its last value. IQM is the interquartile mean. × is
 the geometric mean of paired ratios of means over training, P the probability that a run has a
-larger one; a comparison names its baseline. × fewer is the paired ratio of frames to the target, of the baseline's to a method's."""
+larger one; a comparison names its baseline. × fewer is the paired ratio of frames to the target, of
+the baseline's to a method's."""
 SCORES = """\
-A score is the mean over training, 0 for the lowest and 1 for the highest run of a task: the normalised
-area under the curve. IQM - is the difference of the IQM of scores."""
+A score is the mean over training, 0 for the lowest and 1 for the highest run of a task, which is
+the normalised area under the curve. IQM - is the difference of the IQM of scores."""
 
 
 def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]:
@@ -101,9 +102,22 @@ def _compared(method: Method, base: Method | None) -> list[str]:
     if base is None or base.name == method.name:
         return ["", "" if base is None else "baseline"]
     ours, theirs = _means([method, base])
-    ratio = _ratio([ours], [theirs])
+    ratio = ratio_of_means([(method, base)])
     improvement = probability_of_improvement([list(ours.values())], [list(theirs.values())])
     return [_text(ratio), str(improvement)] if ours else ["", ""]
+
+
+def ratio_of_means(pairs: Sequence[tuple[Method, Method]]) -> Interval | None:
+    """Compute the paired ratio of means over training, of methods to their baselines.
+
+    Args:
+        pairs: a method and its baseline, for each task.
+
+    Returns:
+        The geometric mean over tasks and seeds; None where a mean is not positive.
+    """
+    means = [_means(pair) for pair in pairs]
+    return _ratio([each[0] for each in means], [each[1] for each in means])
 
 
 def _means(methods: Sequence[Method]) -> list[Means]:
@@ -177,7 +191,7 @@ def _over_tasks(
 ) -> list[str]:
     """Return lines of methods that were run in all of several tasks."""
     tasks = list(dict.fromkeys(method.task for method in methods))
-    scores = {task: _normalized([m for m in methods if m.task == task]) for task in tasks}
+    scores = {task: normalized_scores([m for m in methods if m.task == task]) for task in tasks}
     names = list(dict.fromkeys(method.across for method in methods))
     names = [name for name in names if all(scores[task].get(name) for task in tasks)]
     if len(tasks) == 1 or not names:
@@ -217,8 +231,7 @@ def _compared_over_tasks(
         return ["", "", "baseline", *([""] if with_target else [])]
     means = [_means(pair) for pair in pairs]
     both = [[list(each[i].values()) for each in means] for i in (0, 1)]
-    ratio = _ratio([each[0] for each in means], [each[1] for each in means])
-    cells = [str(stratified_difference(ours, theirs)), _text(ratio)]
+    cells = [str(stratified_difference(ours, theirs)), _text(ratio_of_means(pairs))]
     cells += [str(probability_of_improvement(*both))]
     if with_target:
         needed = [_needed(*pair) for pair in pairs]
@@ -226,8 +239,15 @@ def _compared_over_tasks(
     return cells
 
 
-def _normalized(methods: Sequence[Method]) -> dict[str, Means]:
-    """Scale the means of a task to between 0 and 1."""
+def normalized_scores(methods: Sequence[Method]) -> dict[str, Means]:
+    """Scale means over training to between 0 and 1, the normalised areas under the curve.
+
+    Args:
+        methods: of one task.
+
+    Returns:
+        The score of each seed, by the method's name among all tasks.
+    """
     means = _means(methods)
     known = [value for each in means for value in each.values()]
     low, width = min(known, default=0.0), float(np.ptp(known)) if known else 0.0

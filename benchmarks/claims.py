@@ -1,0 +1,302 @@
+"""Keep ``docs/results/claims.md``: each claim of the paper, what was seen, and the verdict.
+
+    python benchmarks/claims.py
+
+Claims and verdicts are in ``docs/results/claims.yaml``. All numbers are computed from the files of
+rows in that folder. A verdict that the numbers contradict is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from torchrl_recall.results.methods import Method, group_rows
+from torchrl_recall.results.rows import read_rows
+from torchrl_recall.results.statistics import (
+    Interval,
+    geometric_mean_ratio,
+    interval,
+    probability_of_improvement,
+    stratified_difference,
+)
+from torchrl_recall.results.table import normalized_scores, ratio_of_means
+from torchrl_recall.trainers.runs.process import write_whole
+
+__all__ = ["ClaimError", "render"]
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+COLUMNS = (
+    "figure", "the paper says", "seen here", "verdict", "effect [95 %]", "seeds, steps",
+    "against the paper's scale", "command",
+)  # fmt: skip
+VERDICTS = ("reproduced", "partly", "not seen", "opposite", "not run")
+
+
+class ClaimError(ValueError):
+    """A claim that rows do not support; the message names it."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Comparison of a method with a baseline, in one task or over several.
+
+    Attributes:
+        kind: a name in :data:`KINDS`.
+        file: of rows.
+        figure: of the rows.
+        tasks: one, or all that are compared together.
+        method: compared with the baseline.
+        baseline: in the same rows.
+        says: what it is, before the number.
+        decides: whether the verdict rests on it.
+        metric: of ``values``, ``means`` and ``scores``.
+    """
+
+    kind: str
+    file: str
+    figure: str
+    tasks: list[str]
+    method: str
+    baseline: str
+    says: str = ""
+    decides: bool = True
+    metric: str = "eval_return"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and the verdict, see :data:`COLUMNS`."""
+
+    figure: str
+    claim: str
+    seen: str
+    verdict: str
+    scale: str
+    command: str
+    page: str
+    effects: list[Effect] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Number:
+    """What an effect came to.
+
+    Attributes:
+        text: in the page.
+        found: the interval; None of a count.
+        neutral: the value of no effect.
+    """
+
+    text: str
+    found: Interval | None
+    neutral: float
+
+    @property
+    def side(self) -> int:
+        """Return 1 or -1 where the interval lies above or below no effect, else 0."""
+        if self.found is None:
+            return 0
+        return int(self.found.low > self.neutral) - int(self.found.high < self.neutral)
+
+
+def main() -> None:
+    """Write the page."""
+    write_whole(RESULTS / "claims.md", render(RESULTS))
+    print(RESULTS / "claims.md")
+
+
+def render(results: Path) -> str:
+    """Return the page.
+
+    Args:
+        results: folder of rows, of ``claims.yaml`` and of pages.
+
+    Raises:
+        ClaimError: rows are missing, or contradict a verdict.
+    """
+    data: Any = OmegaConf.to_container(OmegaConf.load(results / "claims.yaml"))
+    claims = [
+        Claim(**each | {"effects": [Effect(**effect) for effect in each.get("effects", [])]})
+        for each in data["claims"]
+    ]
+    lines = [data["introduction"], *_count(claims), ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    return "\n".join([*lines, *(_row(claim, results) for claim in claims), "", data["notes"]])
+
+
+def _count(claims: list[Claim]) -> Iterator[str]:
+    counts = {verdict: sum(c.verdict == verdict for c in claims) for verdict in VERDICTS}
+    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    yield f"{len(claims)} claims: {told}."
+
+
+def _row(claim: Claim, results: Path) -> str:
+    numbers = [(effect, _number(effect, claim, results)) for effect in claim.effects]
+    _check(claim, [number for effect, number in numbers if effect.decides])
+    effects = "<br>".join(f"{effect.says}: {number.text}" for effect, number in numbers)
+    sizes = dict.fromkeys(_size(effect, results) for effect in claim.effects)
+    command = f"<br>`{claim.command}`" if claim.command else ""
+    cells = [
+        claim.figure, claim.claim, claim.seen, f"**{claim.verdict}**", effects or "–",
+        "<br>".join(sizes) or "–", claim.scale, f"[{claim.page}]({claim.page}){command}",
+    ]  # fmt: skip
+    return f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |"
+
+
+def _check(claim: Claim, numbers: list[Number]) -> None:
+    """Refuse a verdict that the deciding intervals contradict."""
+    sides = [number.side for number in numbers]
+    known = [number.side for number in numbers if number.found is not None]
+    rules: dict[str, tuple[bool, str]] = {
+        "reproduced": (bool(known) and min(known) > 0, "every interval on the claim's side"),
+        "partly": (bool(sides) and (max(sides) > 0 or len(known) < len(sides)), "one on its side"),
+        "not seen": (bool(sides), "an effect"),
+        "opposite": (bool(known) and min(known) < 0, "one interval on the other side"),
+        "not run": (not sides, "no effect, since none was run"),
+    }
+    if claim.verdict not in rules:
+        raise ClaimError(f"verdict {claim.verdict!r} is none of {', '.join(VERDICTS)}.")
+    holds, wanted = rules[claim.verdict]
+    if not holds:
+        raise ClaimError(
+            f"figure {claim.figure}, {claim.claim!r}: {claim.verdict!r} needs {wanted}, but there "
+            f"are {[number.text for number in numbers]}. Change it in docs/results/claims.yaml."
+        )
+
+
+@cache
+def _rows(path: Path) -> list[dict[str, str]]:
+    return read_rows(path)
+
+
+def _of_figure(effect: Effect, results: Path) -> list[dict[str, str]]:
+    rows = _rows(results / effect.file)
+    wanted = (effect.method, effect.baseline)
+    return [
+        row for row in rows
+        if row["figure"] == effect.figure and row["task"] in effect.tasks
+        and row["method"] in wanted
+    ]  # fmt: skip
+
+
+def _size(effect: Effect, results: Path) -> str:
+    """Return how many seeds of each were run, and for how long at most."""
+    rows = _of_figure(effect, results)
+    seeds: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        seeds.setdefault((row["task"], row["method"]), set()).add(row["seed"])
+    numbers = sorted({len(each) for each in seeds.values()})
+    told = "–".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
+    return f"{told}, {max(int(row['frames']) for row in rows):,}"
+
+
+def _number(effect: Effect, claim: Claim, results: Path) -> Number:
+    rows = _of_figure(effect, results)
+    for task in effect.tasks:
+        for name in (effect.method, effect.baseline):
+            if not any((row["task"], row["method"]) == (task, name) for row in rows):
+                raise ClaimError(
+                    f"figure {claim.figure}: {effect.file} has no rows of {name} in {task} of "
+                    f"figure {effect.figure}; mend the effect in docs/results/claims.yaml."
+                )
+    return KINDS[effect.kind](effect, rows)
+
+
+def _to_target(effect: Effect, rows: list[dict[str, str]], task: str) -> list[dict[int, float]]:
+    """Read frames to the target of method and baseline; of a seed that failed, its end."""
+    return [
+        {
+            int(row["seed"]): float(row["value"] or row["frames"])
+            for row in rows
+            if (row["task"], row["method"], row["metric"]) == (task, name, "frames_to_target")
+        }
+        for name in (effect.method, effect.baseline)
+    ]
+
+
+def _times(effect: Effect, rows: list[dict[str, str]], task: str) -> dict[int, float]:
+    ours, theirs = _to_target(effect, rows, task)
+    return {seed: theirs[seed] / ours[seed] for seed in sorted(set(ours) & set(theirs))}
+
+
+def _fewer(effect: Effect, rows: list[dict[str, str]]) -> Number:
+    """Compute how many times fewer steps the method needs, over all tasks."""
+    times = [_times(effect, rows, task) for task in effect.tasks]
+    seeds = sorted(set.intersection(*map(set, times)))
+    means = [float(np.exp(np.mean([np.log(each[seed]) for each in times]))) for seed in seeds]
+    found = geometric_mean_ratio(means, [1.0] * len(means))
+    return Number(f"{found} × fewer", found, 1.0)
+
+
+def _growth(effect: Effect, rows: list[dict[str, str]]) -> Number:
+    """Compute how many times larger the gain is in the last task than in the first."""
+    first, last = (_times(effect, rows, task) for task in (effect.tasks[0], effect.tasks[-1]))
+    seeds = sorted(set(first) & set(last))
+    found = geometric_mean_ratio([last[s] for s in seeds], [first[s] for s in seeds])
+    return Number(f"{found} × the gain", found, 1.0)
+
+
+def _reached(effect: Effect, rows: list[dict[str, str]]) -> Number:
+    """Count the seeds that reached the target."""
+    told = []
+    for name in (effect.method, effect.baseline):
+        values = [
+            row["value"] for row in rows
+            if row["method"] == name and row["metric"] == "frames_to_target"
+        ]  # fmt: skip
+        told.append(f"{sum(bool(value) for value in values)} of {len(values)}")
+    return Number(" against ".join(told), None, 0.0)
+
+
+def _values(effect: Effect, rows: list[dict[str, str]]) -> Number:
+    """Compare the last values of a metric, with the probability that a run's is larger."""
+    lasts = []
+    for name in (effect.method, effect.baseline):
+        methods = {m.task: m for m in group_rows(rows, effect.metric) if m.name == name}
+        of_tasks = [methods[task] for task in effect.tasks]
+        lasts.append([[r.at(r.last_frames) or 0.0 for r in m.runs.values()] for m in of_tasks])
+    ours, theirs = (interval([x for of_task in each for x in of_task]) for each in lasts)
+    found = probability_of_improvement(*lasts)
+    return Number(f"{ours} against {theirs}, P(larger) {found}", found, 0.5)
+
+
+def _pairs(effect: Effect, rows: list[dict[str, str]]) -> list[tuple[Method, Method]]:
+    methods = {(m.task, m.name): m for m in group_rows(rows, effect.metric)}
+    return [(methods[t, effect.method], methods[t, effect.baseline]) for t in effect.tasks]
+
+
+def _means(effect: Effect, rows: list[dict[str, str]]) -> Number:
+    """Compute the paired ratio of means over training."""
+    found = ratio_of_means(_pairs(effect, rows))
+    text = "a mean is not positive" if found is None else f"{found} × the mean over training"
+    return Number(text, found, 1.0)
+
+
+def _scores(effect: Effect, rows: list[dict[str, str]]) -> Number:
+    """Compute the difference of interquartile means of normalised areas under the curve.
+
+    A task's lowest and highest run are those of the two methods, whatever else was run.
+    """
+    scores = [normalized_scores(pair) for pair in _pairs(effect, rows)]
+    ours, theirs = (
+        [list(each[name].values()) for each in scores] for name in (effect.method, effect.baseline)
+    )
+    found = stratified_difference(ours, theirs)
+    return Number(f"IQM of scores {found.value:+.2f} [{found.low:.2f}, {found.high:.2f}]", found, 0)
+
+
+KINDS: Mapping[str, Callable[[Effect, list[dict[str, str]]], Number]] = {
+    "fewer": _fewer, "growth": _growth, "reached": _reached, "values": _values, "means": _means,
+    "scores": _scores,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
