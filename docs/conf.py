@@ -1,0 +1,57 @@
+"""The documentation site: ``make docs`` builds it, with warnings as errors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from sphinx.deprecation import RemovedInSphinx10Warning
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+warnings.filterwarnings("ignore", category=RemovedInSphinx10Warning)  # of the extensions
+
+project = "torchrl_recall"
+author = "The torchrl_recall authors"
+version = release = version_of("torchrl-recall")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_autodoc_typehints",
+    "recipe_configuration",
+]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["_ext", "_static"]
+
+# Pages stay readable on a plain repository viewer, so headings get the anchors that it gives them.
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = False  # the pages of docs/api name each entry themselves
+autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+typehints_use_rtype = False
+always_use_bars_union = True
+
+# Names of other libraries are not looked up, so that a build needs no network.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!torchrl_recall\b).*\..*"),
+    ("py:.*", r".*\b_AcceptedKeys"),
+    ("py:data", "Ellipsis"),
+]
+
+html_theme = "furo"
+html_title = "torchrl_recall"
+html_static_path = ["_static"]
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
