@@ -16,7 +16,8 @@ STYLE = """
     .box { fill: #ffffff; stroke: #57606a; } .ours { fill: #e3f1fa; stroke: #0072b2; }
     text { fill: #1f2328; font-family: system-ui, sans-serif; font-size: 13px; }
     .name { font-weight: 600; } .note { fill: #57606a; font-size: 12px; }
-    .line { fill: #b34700; font-size: 12px; font-weight: 600; } .middle { text-anchor: middle; } .right { text-anchor: end; }
+    .line { fill: #b34700; font-size: 12px; font-weight: 600; }
+    .middle { text-anchor: middle; } .right { text-anchor: end; }
     .arrow { stroke: #57606a; fill: none; stroke-width: 1.6; } .tip { fill: #57606a; }
     .dashed { stroke-dasharray: 5 4; }
     @media (prefers-color-scheme: dark) {
@@ -170,7 +171,7 @@ def reversed_environment() -> Drawing:
     d.text(
         24,
         262,
-        "Both factors are one BacktrackingModel (Eq. 1). A rollout is a recall trace, last step first.",
+        "Both factors are one BacktrackingModel (Eq. 1). A rollout is a trace, last step first.",
         "note",
     )
     d.text(24, 282, "It is never rewarded and never done: its length is set.", "note")
@@ -199,13 +200,13 @@ def forward_time() -> Drawing:
     d.text(
         24,
         212,
-        'traces["observation"] is s_t, traces["next", "observation"] is s_{t+1}, of shape [num_traces, trace_length, dim].',
+        'traces["observation"] is s_t, traces["next", "observation"] is s_{t+1}.',
         "note",
     )
     d.text(
         24,
         232,
-        'traces["next", "observation"][:, -1] is the end state of each trace. Losses, filters and buffers see no other order.',
+        'traces["next", "observation"][:, -1] is the end state of each trace.',
         "note",
     )
     return d

@@ -1,4 +1,4 @@
-"""Draw the pictures of the concepts page, from what is computed: ``python docs/drawings/pictures.py``.
+"""Draw the computed pictures of the concepts page: ``python docs/drawings/pictures.py``.
 
 ``maze_filters.png`` has traces of a model that has learned a U-maze, before and after each filter.
 ``oracle.png`` has what the oracle computes on the smallest grid of four rooms.
