@@ -7,7 +7,7 @@ PYTHON ?=
 # One thread: it decides the bits of a run, and small networks are fastest with one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: run test test-all lint clean
+.PHONY: run test test-all lint docs clean
 
 run: $(VENV)/.test
 	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=10_000 \
@@ -37,6 +37,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy torchrl_recall recipes benchmarks
 	$(BIN)/python .ci/imported_types.py
 
+docs: $(VENV)/.docs # the site, in build/docs: warnings, broken links among them, are errors
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "Open build/docs/index.html."
+
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
@@ -44,6 +48,10 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dm_control: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --target $(VENV)/dm_control 'mujoco<4' dm_control shimmy
 	rm -rf $(VENV)/dm_control/numpy* $(VENV)/dm_control/gymnasium* # which the environment has
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.test

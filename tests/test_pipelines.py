@@ -77,3 +77,11 @@ def test_critic():
         buffers.append(buffer)
     mixed = ReplayBufferEnsemble(*buffers, batch_size=64, sample_from_all=True).sample()
     assert names["loss"](mixed.reshape(-1).select(*keys))["loss_qvalue"].isfinite()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers():
+    names: dict = {"__name__": "__main__"}
+    exec(compile(code_of("workers"), "docs/pipelines/workers.md", "exec"), names)
+    assert names["data"].shape == (2, 100)
+    assert names["metrics"]["recall/ready"] == 1

@@ -59,6 +59,27 @@ class AdamSteps(Stateful):
 
     Raises:
         ValueError: the learning rate is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import NormalParamExtractor, TensorDictModule
+        >>> from torchrl.data import Bounded
+        >>> from torchrl.modules import ProbabilisticActor, TanhNormal
+        >>> from torchrl_recall import ImitationLoss
+        >>> from torchrl_recall.imitation_updates import AdamSteps
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(net, ["observation"], ["loc", "scale"]), ["loc", "scale"],
+        ...     spec=Bounded(-1, 1, (2,)), distribution_class=TanhNormal,
+        ... )
+        >>> states, action = torch.rand(64, 3), torch.zeros(64, 2)
+        >>> pairs = TensorDict({"observation": states, "action": action}, [64])
+        >>> steps = AdamSteps(ImitationLoss(actor), lr=1e-2)
+        >>> steps.begin(share=0.5, num_updates=20)  # half of the learning rate
+        >>> losses = [steps(pairs)["loss_imitation"] for _ in range(20)]
+        >>> bool(losses[-1] < losses[0])
+        True
     """
 
     def __init__(
@@ -114,6 +135,27 @@ class TrustRegionSteps:
 
     Raises:
         ValueError: the radius is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from tensordict.nn import NormalParamExtractor, TensorDictModule
+        >>> from torchrl.data import Bounded
+        >>> from torchrl.modules import ProbabilisticActor, TanhNormal
+        >>> from torchrl_recall import ImitationLoss
+        >>> from torchrl_recall.imitation_updates import TrustRegionSteps
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+        >>> actor = ProbabilisticActor(
+        ...     TensorDictModule(net, ["observation"], ["loc", "scale"]), ["loc", "scale"],
+        ...     spec=Bounded(-1, 1, (2,)), distribution_class=TanhNormal,
+        ... )
+        >>> states, action = torch.rand(64, 3), torch.zeros(64, 2)
+        >>> pairs = TensorDict({"observation": states, "action": action}, [64])
+        >>> steps = TrustRegionSteps(ImitationLoss(actor), max_kl=0.01)
+        >>> steps.begin(share=1.0, num_updates=1)
+        >>> steps.observe(pairs)  # where the divergence is measured
+        >>> steps(pairs)["kl"] <= 0.01
+        tensor(True)
     """
 
     def __init__(self, loss: ImitationLoss, *, max_kl: float = 0.01) -> None:

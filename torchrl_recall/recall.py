@@ -108,7 +108,7 @@ class Recall(Stateful):
             :class:`~torchrl_recall.imitation_updates.TrustRegionSteps`); None takes steps of Adam,
             as the paper does, which nothing bounds.
         compile: whether gradient steps and trace generation are compiled; it costs some ten seconds
-            once, see :func:`~torchrl_recall.optim.gradient_step.make_update`.
+            once, see :func:`~torchrl_recall.make_update`.
 
     Attributes:
         schedule: when a round is due.

@@ -32,6 +32,17 @@ class TrajectoryStreams:
     Args:
         done_key: where the end of a trajectory is, with ``"next"``.
         observation_key: where s_t is; s_{t+1} is the same key under ``"next"``.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.data.streams import TrajectoryStreams
+        >>> states, done = torch.arange(4.0).unsqueeze(-1), torch.tensor([False, False, True])
+        >>> following = {"observation": states[1:], "done": done.unsqueeze(-1)}
+        >>> steps = TensorDict({"observation": states[:-1], "next": following}, [3])
+        >>> streams = TrajectoryStreams(("next", "done"))
+        >>> [len(streams.finished(part, capacity=10)) for part in (steps[:2], steps[2:])]
+        [0, 1]
     """
 
     def __init__(self, done_key: NestedKey, observation_key: NestedKey = "observation") -> None:

@@ -43,6 +43,30 @@ class GoalEnv(EnvBase):
 
     Raises:
         ValueError: a number is out of its range; later, a start, goal or action is not valid.
+
+    Examples:
+        A point on a line, which can be sent anywhere on it:
+
+        >>> import torch
+        >>> from torchrl.data import Bounded
+        >>> from torchrl_recall.envs import GoalEnv
+        >>> class Line(GoalEnv):
+        ...     def is_valid(self, states):
+        ...         return states.abs().squeeze(-1) <= 1
+        ...     def goal_of_state(self, states):
+        ...         return states
+        ...     def state_of_goal(self, goals):
+        ...         return goals
+        ...     def _begin(self, states):
+        ...         start = torch.zeros(*self.batch_size, 1)
+        ...         return {"observation": start if states is None else states}
+        ...     def _advance(self, tensordict, action):
+        ...         return {"observation": (tensordict["observation"] + 0.1 * action).clamp(-1, 1)}
+        >>> unit = Bounded(-1, 1, (1,))
+        >>> env = Line(unit, unit, unit, goal_radius=0.1, max_steps=30, batch_size=[4])
+        >>> env.set_goals(torch.tensor([[0.5]]))
+        >>> env.rollout(30, break_when_any_done=False)["desired_goal"].unique()
+        tensor([0.5000])
     """
 
     _supports_set_state = True

@@ -46,7 +46,7 @@ class GoalGANCurriculum(NoDeepCopy):
         min_spread: a GAN is collapsed if the standard deviation of its goals is below this in
             every dimension, in the same unit.
         compile: compile the gradient steps; see
-            :func:`~torchrl_recall.optim.gradient_step.make_update`.
+            :func:`~torchrl_recall.make_update`.
 
     Attributes:
         num_fallbacks: iterations in which no goal was good.

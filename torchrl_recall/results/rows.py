@@ -37,6 +37,15 @@ def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read what :func:`write_rows` wrote."""
+    """Read what :func:`write_rows` wrote.
+
+    Examples:
+        >>> import tempfile, pathlib
+        >>> from torchrl_recall.results.rows import read_rows, write_rows
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "results.csv"
+        >>> write_rows(path, [("7", "Hopper-v5", "none", 0, 5_000, "eval_return", None)])
+        >>> [(row["task"], row["value"]) for row in read_rows(path)]
+        [('Hopper-v5', '')]
+    """
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -32,7 +32,13 @@ _FEW = 3  # seeds, below which there is nothing to resample
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval."""
+    """An estimate and its 95 % interval.
+
+    Examples:
+        >>> from torchrl_recall.results.statistics import Interval
+        >>> str(Interval(1.271, 1.22, 1.33))
+        '1.27 [1.22, 1.33]'
+    """
 
     value: float
     low: float
@@ -243,7 +249,17 @@ def paired_ratio(
 
 
 def geometric_mean_ratio(above: Sequence[float], below: Sequence[float]) -> Interval:
-    """Compute the geometric mean of ratios of pairs, with its bootstrap 95 % interval."""
+    """Compute the geometric mean of ratios of pairs, with its bootstrap 95 % interval.
+
+    Args:
+        above: numerators, all positive.
+        below: denominators, paired with them.
+
+    Examples:
+        >>> from torchrl_recall.results.statistics import geometric_mean_ratio
+        >>> str(geometric_mean_ratio([2, 4, 6], [1, 2, 3]))
+        '2.00 [2.00, 2.00]'
+    """
     found = interval([np.log(a / b) for a, b in zip(above, below, strict=True)])
     return Interval(*(float(np.exp(x)) for x in (found.value, found.low, found.high)))
 

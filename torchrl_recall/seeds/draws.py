@@ -27,6 +27,20 @@ class SeededDraws:
 
     Keyword Args:
         gate: whether imitation waits for a success; the model always does.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.seeds import SeedStreams
+        >>> from torchrl_recall.seeds.draws import SeededDraws
+        >>> from torchrl_recall.seeds.recent_successes import RecentSuccesses
+        >>> streams = SeedStreams([0, 1])
+        >>> successes = RecentSuccesses(2, 4, 100, 10, num_states=25, streams=streams)
+        >>> draws = SeededDraws(streams, successes)
+        >>> traces = TensorDict({"observation": torch.arange(12).view(4, 3)}, [4, 3])
+        >>> batch = next(draws.pairs(traces, num=1, size=5, keys=["observation"]))
+        >>> batch.shape, batch["weight"].any().item()  # no seed has had a success
+        (torch.Size([2, 5]), False)
     """
 
     def __init__(

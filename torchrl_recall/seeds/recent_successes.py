@@ -76,7 +76,7 @@ class RecentSuccesses:
 
     @property
     def ready(self) -> bool:
-        """Return True: dynamics are learned from all experience, before any success."""
+        """Return True, since dynamics are learned from all experience, before any success."""
         return True
 
     def extend(self, data: TensorDictBase) -> int:
@@ -116,7 +116,7 @@ class RecentSuccesses:
 
     @property
     def waits_for(self) -> str:
-        """Return nothing: it is always ready."""
+        """Return nothing, since it is always ready."""
         return ""
 
     def flush(self) -> None:

@@ -27,6 +27,19 @@ class HighValueStates(nn.Module, ABC):
 
     Raises:
         ValueError: ``num_states`` is below one.
+
+    Examples:
+        A source of your own, which takes the newest states:
+
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import HighValueStates
+        >>> class NewestStates(HighValueStates):
+        ...     def forward(self, tensordict):
+        ...         return tensordict.reshape(-1)[-self.num_states :].select(self.observation_key)
+        >>> experience = TensorDict({"observation": torch.arange(10.0).view(10, 1)}, [10])
+        >>> NewestStates(2)(experience)["observation"].squeeze(-1)
+        tensor([8., 9.])
     """
 
     def __init__(self, num_states: int, *, observation_key: NestedKey = "observation") -> None:

@@ -85,11 +85,6 @@ class TrainedRun:
 def load_policy(run_dir: str | Path, *, device: str | torch.device = "cpu") -> TensorDictModuleBase:
     """Load the policy of a run, finished or stopped, from its newest good checkpoint.
 
-    Use it on whatever holds an observation::
-
-        policy = load_policy("runs/hopper")
-        action = policy(TensorDict({"observation": torch.zeros(5, 11)}, [5]))["action"]
-
     It is deterministic by default: a Gaussian policy takes its mean. Under TorchRL's
     ``set_exploration_type(ExplorationType.RANDOM)`` it samples. The policies of ``host=td3`` and of
     ``dqn_recall.py`` are deterministic always, since their noise belongs to training. Actions of
@@ -108,6 +103,17 @@ def load_policy(run_dir: str | Path, *, device: str | torch.device = "cpu") -> T
     Raises:
         ConfigError: the folder is no run's, or its recipe has no policy of single observations.
         CheckpointError: no checkpoint can be trusted.
+
+    Examples:
+        After ``python recipes/sac_recall.py env.name=Hopper-v5 run_dir=runs/hopper``:
+
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import load_policy
+        >>> policy = load_policy("runs/hopper")  # doctest: +SKIP
+        >>> states = TensorDict({"observation": torch.zeros(5, 11)}, [5])
+        >>> policy(states)["action"].shape  # doctest: +SKIP
+        torch.Size([5, 3])
     """
     return load_run(run_dir, device=device).policy
 
@@ -116,11 +122,6 @@ def load_backtracking_model(
     run_dir: str | Path, *, device: str | torch.device = "cpu"
 ) -> BacktrackingModel:
     """Load the backtracking model of a run, finished or stopped, from its newest good checkpoint.
-
-    Use it to roll traces out, from states that are known to be good::
-
-        model = load_backtracking_model("runs/hopper")
-        traces = RecallTraceGenerator(model, trace_length=20, num_traces=8)(end_states)
 
     Args:
         run_dir: the run's folder.
@@ -131,6 +132,18 @@ def load_backtracking_model(
     Raises:
         ConfigError: the folder is no run's, or the run has no backtracking model.
         CheckpointError: no checkpoint can be trusted.
+
+    Examples:
+        Traces to states that are known to be good:
+
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import RecallTraceGenerator, load_backtracking_model
+        >>> model = load_backtracking_model("runs/hopper")  # doctest: +SKIP
+        >>> end_states = TensorDict({"observation": torch.zeros(5, 11)}, [5])
+        >>> generate = RecallTraceGenerator(model, trace_length=20)  # doctest: +SKIP
+        >>> generate(end_states)["action"].shape  # doctest: +SKIP
+        torch.Size([5, 20, 3])
     """
     return load_run(run_dir, device=device, restore=("host", "recall")).needs_model()
 

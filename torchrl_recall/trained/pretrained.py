@@ -31,6 +31,14 @@ class Pretrained:
         policy: reads observations and writes ``action``.
         backtracking_model: q(s_t, a_t | s_{t+1}); None where the run had none.
         run: what was run: task, recipe, seed, frames, returns and versions.
+
+    Examples:
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torch import nn
+        >>> from torchrl_recall.trained.pretrained import Pretrained
+        >>> policy = TensorDictModule(nn.Linear(11, 3), ["observation"], ["action"])
+        >>> Pretrained(policy, None, {"task": "Hopper-v5"}).run["task"]
+        'Hopper-v5'
     """
 
     policy: TensorDictModuleBase
@@ -41,11 +49,7 @@ class Pretrained:
 def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -> Pretrained:
     """Load policy and backtracking model from a folder that ``torchrl_recall.export`` wrote.
 
-    The task is not needed. Nothing is unpickled, and every byte of the weights is checked::
-
-        trained = from_pretrained("hopper")
-        action = trained.policy(TensorDict({"observation": torch.zeros(5, 11)}, [5]))["action"]
-
+    The task is not needed. Nothing is unpickled, and every byte of the weights is checked.
     Torch's random numbers go on as if nothing had been built.
 
     Args:
@@ -56,6 +60,19 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
 
     Raises:
         CheckpointError: the folder holds other files, another format, or what does not fit.
+
+    Examples:
+        After ``python -m torchrl_recall.export runs/hopper hopper``:
+
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall import from_pretrained
+        >>> trained = from_pretrained("hopper")  # doctest: +SKIP
+        >>> trained.run["task"]  # doctest: +SKIP
+        'Hopper-v5'
+        >>> states = TensorDict({"observation": torch.zeros(5, 11)}, [5])
+        >>> trained.policy(states)["action"].shape  # doctest: +SKIP
+        torch.Size([5, 3])
     """
     from torchrl_recall.trained.networks import build_model, build_policy
     from torchrl_recall.trained.specs import from_json

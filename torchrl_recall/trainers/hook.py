@@ -49,6 +49,13 @@ def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Re
     Keyword Args:
         num_states: how many end states.
         options: of :class:`~torchrl_recall.Recall`.
+
+    Examples:
+        Options that a hook passes on, for each round to learn more:
+
+        >>> from functools import partial
+        >>> from torchrl_recall import RecallHook, make_recall
+        >>> hook = RecallHook(partial(make_recall, num_states=64, num_model_updates=100))
     """
     loss = trainer.loss_module
     collector = trainer.collector

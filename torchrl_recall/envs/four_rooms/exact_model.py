@@ -268,9 +268,9 @@ def four_rooms_model(
             logit for each cell; None takes the exact reverse dynamics.
 
     Keyword Args:
-        possible: actions that the backward policy may take, see :class:`PossibleActions`. By
+        possible: actions that the backward policy may take, see ``PossibleActions``. By
             default those that the exact dynamics allow, and all actions with learned dynamics.
-        smoothing: see :class:`PossibleActions`; without ``possible`` it needs the exact dynamics.
+        smoothing: see ``PossibleActions``; without ``possible`` it needs the exact dynamics.
         rand: draws numbers in [0, 1) of a given shape.
 
     Returns:

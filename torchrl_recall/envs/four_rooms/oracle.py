@@ -25,6 +25,15 @@ class Posterior:
         lengths: probabilities of 0, 1, 2, ... steps, shape ``[*batch, horizon + 1]``.
         counts: expected number of times that each transition is taken, shape
             ``[*batch, num_transitions]``.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.envs import FourRoomsLayout, Oracle
+        >>> oracle = Oracle(FourRoomsLayout(5, start=(1, 1)), max_steps=20)
+        >>> policy = torch.full((oracle.layout.num_cells, 4), 0.25, dtype=torch.float64)
+        >>> posterior = oracle.posterior(policy, threshold=oracle.optimum - 1e-6)
+        >>> posterior.lengths.argmax().item()  # steps of all trajectories that are as good
+        4
     """
 
     log_evidence: Tensor

@@ -35,7 +35,17 @@ _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.jso
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or none could be trusted."""
+    """A checkpoint could not be written, or none could be trusted.
+
+    Examples:
+        >>> from torchrl_recall import from_pretrained
+        >>> from torchrl_recall.trainers.runs.checkpoints import CheckpointError
+        >>> try:
+        ...     from_pretrained("nowhere")
+        ... except CheckpointError as error:
+        ...     print(str(error).partition(".json")[0])
+        nowhere was not exported: it has no config
+    """
 
 
 def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:

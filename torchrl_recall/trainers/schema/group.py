@@ -12,7 +12,18 @@ __all__ = ["ConfigError", "Group"]
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; its message names the key and the cure."""
+    """A configuration that cannot be run; its message names the key and the cure.
+
+    Examples:
+        >>> from omegaconf import OmegaConf
+        >>> from torchrl_recall.trainers.schema import ConfigError, validate
+        >>> from torchrl_recall.trainers.schema.parts import OptimConfig
+        >>> try:
+        ...     validate(OmegaConf.create({"lr": -1}), OptimConfig)
+        ... except ConfigError as error:
+        ...     print(error)
+        lr must be positive, got -1.
+    """
 
 
 class Group(BaseModel):

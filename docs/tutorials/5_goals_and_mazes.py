@@ -1,0 +1,118 @@
+"""
+5. Goals and mazes
+==================
+
+Where an agent is to reach any goal, good states are not those of high reward: they are goals at the
+edge of what it can reach. A Goal GAN proposes them, and traces teach the ways to them
+(Algorithm 2).
+"""
+
+# %%
+# A maze
+# ------
+# A point mass in a U. It begins at the lower left, and the farthest goals are above the wall.
+# Nothing is learned on this page: the policy goes straight for its goal, and walls stop it. What is
+# left of a goal-conditioned agent is what recall needs to know of one.
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import Rectangle
+
+from torchrl_recall.envs import PointMassEnv
+
+torch.manual_seed(0)
+env = PointMassEnv(2, maze="u", batch_size=[150])
+
+
+def straight(tensordict):
+    ahead = tensordict["desired_goal"] - tensordict["observation"]
+    noise = 0.7 * torch.randn_like(ahead)
+    return tensordict.set("action", (10 * ahead + noise).clamp(-1, 1))
+
+
+# %%
+# A curriculum
+# ------------
+# Each iteration proposes goals, sends the policy to them and tells the GAN how often it arrived.
+# Goals that it reaches sometimes, but not always, are what the GAN learns to propose.
+
+from torchrl_recall import GoalGAN, GoalGANCurriculum
+
+curriculum = GoalGANCurriculum(GoalGAN(env.goal_spec), num_new=100, num_old=50, num_updates=100)
+curriculum.pretrain(env.start + 0.3 * torch.randn(500, 2).clamp(-1, 1))
+experience, seen = [], []
+for _ in range(12):
+    goals = curriculum.propose()
+    env.assign_goals(goals)
+    success = torch.zeros(len(goals))
+    for _ in range(3):
+        rollout = env.rollout(50, straight, break_when_any_done=False)
+        success += rollout["next", "terminated"].any(1).squeeze(-1)
+        experience.append(rollout.select("observation", "action", ("next", "observation")))
+    metrics = curriculum.update(goals, success / 3)
+    seen.append((goals, success / 3))
+print({name.partition("/")[2]: round(float(value), 2) for name, value in metrics.items()})
+
+# %%
+# A model of the ways
+# -------------------
+# The backtracking model learns from all that was seen, whatever the goal was.
+
+from torchrl_recall import BacktrackingLoss, BacktrackingModel, make_update
+
+data = torch.cat(experience).reshape(-1)
+model = BacktrackingModel.from_specs(
+    env.observation_spec_unbatched, env.action_spec_unbatched, action_scale="learned"
+)
+model.update_statistics(data)
+loss = BacktrackingLoss(model)
+update = make_update(loss, torch.optim.Adam(loss.parameters(), 1e-3))
+for _ in range(600):
+    update(data[torch.randint(len(data), (256,))])
+
+# %%
+# Traces to goals
+# ---------------
+# End states are goals of the GAN, but for those inside the wall. ``HindsightGoal`` makes the goal
+# that a trace reaches the desired goal of each of its steps, so that a policy can imitate it.
+
+from torchrl_recall import (
+    GoalGANStates,
+    HindsightGoal,
+    LoopErasure,
+    NearVisited,
+    RecallTraceGenerator,
+)
+
+visited = data["observation"][torch.randperm(len(data))[:3_000]]
+end_states = GoalGANStates(curriculum, 64, is_valid=env.is_valid)()
+traces = RecallTraceGenerator(model, trace_length=20, num_traces=2)(end_states)
+for complete in (NearVisited(lambda: visited, radius=0.1), LoopErasure(0.05), HindsightGoal()):
+    traces = complete(traces)
+print(traces["desired_goal"].shape, f"{traces['mask'].float().mean():.0%} of the steps are left")
+
+# %%
+# Left: goals of the last iteration, by how often they were reached. Right: traces to goals of the
+# GAN, after the filters.
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2))
+for axes in (left, right):
+    axes.add_patch(Rectangle((-1, -1 / 3), 4 / 3, 2 / 3, color="#c9ced6"))
+    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", xticks=[], yticks=[])
+goals, success = seen[-1]
+points = left.scatter(*goals.T, c=success, cmap="cividis", vmin=0, vmax=1, s=14)
+figure.colorbar(points, ax=left, label="share of episodes that arrive")
+for trace in traces:
+    steps = trace[trace["mask"]]
+    for step in steps:
+        path = torch.stack([step["observation"], step["next", "observation"]])
+        right.plot(*path.T, color="#0072b2", linewidth=1)
+right.plot(*end_states["observation"].T, "o", color="#d55e00", markersize=4)
+right.plot(*env.start, "k*", markersize=10)
+
+# %%
+# The recipe
+# ----------
+# ``python recipes/goal_gan_recall.py env=point_umaze recall.anneal_frames=300_000`` is the whole of
+# Algorithm 2 with TRPO. :doc:`../results/goal_gan` has what it is worth: much in open space, some
+# in the U-maze if imitation ends early, and nothing yet for the ant.
