@@ -33,6 +33,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         ImitationLoss,
         StateValues,
     )
+    from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_recall import build_end_states, build_recall, build_reward
     from torchrl_recall.trainers.hosts.dqn import DQN
     from torchrl_recall.trainers.runs.parts import Parts
@@ -82,6 +83,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         recall,
         evaluation,
         more=collector.more_state(),
+        audit=build_audit(config.recall.audit, recall, evaluation.env),
     )
 
 

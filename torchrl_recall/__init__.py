@@ -24,6 +24,7 @@ from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.agreement import Agreement, Disagreement
+from torchrl_recall.traces.audit import AuditedLength, ExactDynamics, TraceAuditor
 from torchrl_recall.traces.filters import (
     AdvantageGate,
     ConfidentSteps,
@@ -48,6 +49,7 @@ __version__ = _version("torchrl-recall")
 __all__ = [
     "AdvantageGate",
     "Agreement",
+    "AuditedLength",
     "BacktrackingEnv",
     "BacktrackingLoss",
     "BacktrackingModel",
@@ -58,6 +60,7 @@ __all__ = [
     "ConfidentSteps",
     "CriticStates",
     "Disagreement",
+    "ExactDynamics",
     "ForwardDyna",
     "ForwardModelImitation",
     "GaussianPolicy",
@@ -84,6 +87,7 @@ __all__ = [
     "StateValues",
     "TRPOLoss",
     "TopKTrajectories",
+    "TraceAuditor",
     "TraceTransitions",
     "TrustRegion",
     "UniformStates",
