@@ -3,10 +3,11 @@
     python benchmarks/figures/trace_quality.py seeds=5 first_seed=300 out=runs/traces \
         tasks=[point_umaze,Hopper-v5] frames=225000 mujoco_frames=49152
 
-A task is a group of ``env`` of ``goal_gan_recall.py``, or the name of a task of ``trpo_recall.py``.
+A task is a group of ``env`` of ``goal_gan_recall.py``, or a task's name for ``trpo_recall.py``.
 Models, end states and experience are those of the runs' last checkpoints. Each filter is given the
-same traces; ``none`` are all of them. On the point mass the same actions also lead its exact reverse
-dynamics back. ``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is printed.
+same traces; ``none`` are all of them. On the point mass the same actions also lead its exact
+reverse dynamics back. ``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is
+printed.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ from torchrl_recall import (
     ExactDynamics,
     LoopErasure,
     NearVisited,
+    Recall,
     TraceAuditor,
     WithinSupport,
 )
 from torchrl_recall.envs import GoalEnv, PointMassEnv
+from torchrl_recall.modules.standardization import ContinuousCodec
+from torchrl_recall.optim.batches import Draws
 from torchrl_recall.results.picture import draw_band
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
@@ -45,6 +49,8 @@ from torchrl_recall.trained.roll_out import path_of, roll_out
 from torchrl_recall.trainers.runs import process
 
 GOAL_TASKS = Path(__file__).parents[2] / "recipes/config/goal_gan/env"
+GOAL = ("point_umaze", "point_free4", "point_maze")
+MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 NUM_VISITED = 4_096  # states that NearVisited looks at
 Quality = dict[tuple[str, str, int, str], list[float]]  # by task, filter, length and metric
 
@@ -62,10 +68,12 @@ def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) ->
 def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase | None]:
     """Make the filters of a run: its own forward model, and radii that its experience gives."""
     recall, env = run.parts.recall, run.parts.env
+    assert isinstance(recall, Recall)
     states = recall.model.observations
+    assert isinstance(states, ContinuousCodec)
     goal_env = env if isinstance(env, GoalEnv) else None
     project = states.normalize if goal_env is None else goal_env.goal_of_state
-    seen = recall.draws.candidates(run.parts.experience, 2 * NUM_VISITED)["observation"]
+    seen = Draws().candidates(run.parts.experience, 2 * NUM_VISITED)["observation"]
     visited, held_out = seen[torch.randperm(len(seen))].chunk(2)
     nearest = torch.cdist(project(held_out[:1_000]), project(visited)).amin(1)
     radius = float(nearest.quantile(0.95))  # which Agreement takes of errors
@@ -181,15 +189,7 @@ if __name__ == "__main__":
             "frames": 225_000,
             "mujoco_frames": 49_152,
             "eval_interval": 50_000,
-            "tasks": [
-                "point_umaze",
-                "point_free4",
-                "point_maze",
-                "Hopper-v5",
-                "Walker2d-v5",
-                "HalfCheetah-v5",
-                "Ant-v5",
-            ],
+            "tasks": [*GOAL, *MUJOCO],
             "methods": ["backtracking+recall.agreement=0.95"],
             "num_traces": 256,
             "lengths": [1, 2, 5, 10, 20],

@@ -73,8 +73,8 @@ def make_simulator(task: Any) -> Simulator:
       Hopper-v5. Positions that are not observed are zero. What follows, such as contact forces, is
       not compared. Velocities that the observation clips, as Hopper's beyond 10, are what it says.
       A state that would have ended the episode as unhealthy is not valid.
-    - Pendulum, Acrobot, CartPole and MountainCar, and the small sparse tasks of this package. States
-      out of bounds are not valid, nor are those in walls. Cosine and sine are read as an angle, and
+    - Pendulum, Acrobot, CartPole and MountainCar, and this package's small sparse tasks. States out
+      of bounds are not valid, nor are those in walls. Cosine and sine are read as an angle, and
       are not valid more than 0.1 off the unit circle.
     - The four rooms without slips, where walls and the goal are not valid; the coordinates are row
       and column.
@@ -167,7 +167,7 @@ class _GymSimulator(ABC):
 
     def _check(self) -> None:
         """Refuse a task that does not go on alike when it is put into what it observed."""
-        steps = []
+        steps: list[Tensor] = []
         for is_put in (False, True):
             first, _ = self._task.reset(seed=0)
             self._task.action_space.seed(0)
@@ -179,7 +179,7 @@ class _GymSimulator(ABC):
                 steps.append(self.coordinates(torch.from_numpy(np.asarray(after, np.float64))))
             except (AttributeError, IndexError, TypeError, ValueError) as error:
                 raise ValueError(self._refusal()) from error
-        if steps[0].shape != steps[1].shape or not torch.allclose(*steps, atol=1e-4):
+        if steps[0].shape != steps[1].shape or not torch.allclose(steps[0], steps[1], atol=1e-4):
             raise ValueError(self._refusal())
 
     def _refusal(self) -> str:

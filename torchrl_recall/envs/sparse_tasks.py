@@ -39,7 +39,7 @@ def from_angles(observation: Array, num: int) -> Array:
 def on_circle(observation: Array, num: int) -> Array:
     """Return True where cosine and sine of each of ``num`` angles are near the unit circle."""
     cosines, sines = observation[..., 0 : 2 * num : 2], observation[..., 1 : 2 * num : 2]
-    return (np.abs(np.hypot(cosines, sines) - 1) <= _OFF_CIRCLE).all(-1)
+    return np.all(np.abs(np.hypot(cosines, sines) - 1) <= _OFF_CIRCLE, -1)
 
 
 class _Dynamics(ABC):
@@ -80,7 +80,8 @@ class _Dynamics(ABC):
     def is_valid(self, observation: Array) -> Array:
         """Return True where what is seen can be."""
         space = self.observation_space
-        return ((observation >= space.low) & (observation <= space.high)).all(-1)
+        inside = (observation >= space.low) & (observation <= space.high)
+        return np.all(inside, -1)
 
     def sees_goal(self, observation: Array) -> Array:
         """Return True where what is seen is at the goal."""

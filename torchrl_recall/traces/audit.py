@@ -170,7 +170,7 @@ class TraceAuditor:
             impossible,
             float(landing.median()),
             float(displacement.median()),
-            float((landing > displacement).float().mean()),
+            float(((landing >= displacement) & (landing > 0)).float().mean()),
             float(distance(path[:, 0], following[:, 0]).median()),
         )
 
