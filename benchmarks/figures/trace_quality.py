@@ -55,14 +55,21 @@ NUM_VISITED = 4_096  # states that NearVisited looks at
 Quality = dict[tuple[str, str, int, str], list[float]]  # by task, filter, length and metric
 
 
+def of_task(task: str, config: DictConfig) -> tuple[bool, int]:
+    """Say whether a task has goals, and for how many frames it is trained."""
+    has_goals = (GOAL_TASKS / f"{task}.yaml").exists()
+    return has_goals, config.frames if has_goals else config.mujoco_frames
+
+
 def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
     """Train one seed, or go on with it."""
-    if (GOAL_TASKS / f"{task}.yaml").exists():
-        goal_runs.run(task, method, seed, config, run_dir)
+    has_goals, frames = of_task(task, config)
+    own = OmegaConf.merge(config, {"frames": frames})
+    assert isinstance(own, DictConfig)
+    if has_goals:
+        goal_runs.run(task, method, seed, own, run_dir)
     else:
-        of_task = OmegaConf.merge(config, {"frames": config.mujoco_frames})
-        assert isinstance(of_task, DictConfig)
-        mujoco_runs.run("trpo", task, method, seed, of_task, run_dir)
+        mujoco_runs.run("trpo", task, method, seed, own, run_dir)
 
 
 def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase | None]:
@@ -205,7 +212,7 @@ if __name__ == "__main__":
             if not math.isnan(value):
                 quality[task, name, k, metric].append(value)
                 label = f"{name}: {metric}, {k} steps" if k else f"{name}: {metric}"
-                rows.append(("traces", task, method, seed, config.frames, label, value))
+                rows.append(("traces", task, method, seed, of_task(task, config)[1], label, value))
     if not rows:
         sys.exit(f"no run in {config.out} has finished yet, so there is nothing to show")
     write_rows(Path(config.out) / "trace_quality.csv", rows)
