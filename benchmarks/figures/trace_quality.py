@@ -1,7 +1,7 @@
 """Trace quality: what the simulator says of recall traces, before and after each filter.
 
     python benchmarks/figures/trace_quality.py seeds=5 first_seed=300 out=runs/traces \
-        tasks=[point_umaze,Hopper-v5] frames=225000 mujoco_frames=49152
+        tasks=[point_umaze,Hopper-v5] frames=225000 mujoco_frames=24576
 
 A task is a group of ``env`` of ``goal_gan_recall.py``, or a task's name for ``trpo_recall.py``.
 Models, end states and experience are those of the runs' last checkpoints. Each filter is given the
@@ -194,7 +194,7 @@ if __name__ == "__main__":
             "out": "runs/trace_quality",
             "seeds": 5,
             "frames": 225_000,
-            "mujoco_frames": 49_152,
+            "mujoco_frames": 24_576,
             "eval_interval": 50_000,
             "tasks": [*GOAL, *MUJOCO],
             "methods": ["backtracking+recall.agreement=0.95"],
