@@ -5,9 +5,9 @@
 
 A task is a group of ``env`` of ``goal_gan_recall.py``, or a task's name for ``trpo_recall.py``.
 Models, end states and experience are those of the runs' last checkpoints. Each filter is given the
-same traces; ``none`` are all of them. On the point mass the same actions also lead its exact
-reverse dynamics back. ``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is
-printed.
+same traces; ``none`` are all of them. Pieces of real trajectories show what an observation leaves
+out. On the point mass the traces' actions also lead its exact reverse dynamics back.
+``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is printed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from runs import goal_runs, mujoco_runs
 from runs.evidence import options, run_missing, save
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torchrl.data import ReplayBuffer
 
 from torchrl_recall import (
     Agreement,
@@ -120,6 +121,17 @@ def exact(env: PointMassEnv, traces: TensorDictBase) -> TensorDictBase:
     )
 
 
+def real(experience: ReplayBuffer, num: int, length: int) -> TensorDictBase | None:
+    """Take pieces of real trajectories, which land but for what an observation leaves out."""
+    data = experience[:].select("observation", "action", ("next", "observation"))
+    goes_on = (data["next", "observation"][:-1] == data["observation"][1:]).all(-1)
+    starts = goes_on.unfold(0, length - 1, 1).all(-1).nonzero()
+    if not len(starts):
+        return None
+    chosen = starts[torch.linspace(0, len(starts) - 1, num).long()]
+    return data[chosen + torch.arange(length)]
+
+
 def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, float]]:
     """Yield filter, length, metric and value of a run's traces; length zero is the whole."""
     lengths = list(config.lengths)
@@ -134,6 +146,8 @@ def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, 
         for name, module in filters(run, config.tolerance).items()
         if module is not None or name == "none"
     }
+    if (pieces := real(run.parts.experience, len(traces), max(lengths))) is not None:
+        cut["real trajectories"] = pieces
     if isinstance(run.parts.env, PointMassEnv):
         cut["exact reverse dynamics"] = exact(run.parts.env, traces)
     for name, left in cut.items():

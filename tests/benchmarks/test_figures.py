@@ -114,6 +114,7 @@ def test_replayed_traces_land_where_they_say(tmp_path):
     for k in (1, 5, 20):
         assert value[f"exact reverse dynamics: landing_error, {k} steps"] < 1e-5
         assert value[f"ExactDynamics: impossible, {k} steps"] == 0
+    assert value["real trajectories: landing_error, 20 steps"] < 1e-5
     assert value["none: steps kept"] == value["none: num_traces, 20 steps"] == 1
     assert value["none: landing_error, 1 steps"] < 0.1
     assert value["none: landing_error, 20 steps"] < value["none: displacement, 20 steps"]
@@ -136,7 +137,8 @@ def test_traces_of_a_simulated_body_are_cut_by_every_filter(tmp_path):
     value = {row["metric"]: float(row["value"]) for row in rows}
     kept = {name.partition(":")[0]: x for name, x in value.items() if name.endswith("kept")}
     filters = ["WithinSupport", "NearVisited", "LoopErasure", "Agreement", "ExactDynamics"]
-    assert list(kept) == ["none", *filters]
+    assert list(kept) == ["none", *filters, "real trajectories"]
+    assert value["real trajectories: landing_error, 5 steps"] < 0.01
     assert kept["none"] == 1
     assert all(0 <= kept[name] <= 1 for name in filters)
     assert kept["ExactDynamics"] < 1

@@ -40,10 +40,10 @@ AT_LEAST_ZERO = {
     "seed", "seeds", "env.slip", "env.start", "env.goal", "a2c.entropy_coeff", "ppo.entropy_coeff",
     "trpo.damping", "goal_gan.num_old", "goal_gan.min_success", "goal_gan.goal_noise",
     "hindsight.ratio", "prioritized_replay.beta", "collector.init_random_frames",
-    "checkpoint.interval", "recall.num_updates", "recall.loop_erasure", "recall.audit", "backtracking.num_updates",
+    "checkpoint.interval", "recall.num_updates", "recall.loop_erasure", "backtracking.num_updates",
     "backtracking.smoothing", "td3.policy_noise", "td3.noise_clip", "td3.exploration_noise",
     "dqn.eps_init", "dqn.eps_end", "crossq.adam_beta1", "random_frames_of_host",
-    "replay_buffer.alpha", "replay_buffer.beta",
+    "replay_buffer.alpha", "replay_buffer.beta", "recall.audit",
 }  # fmt: skip
 AT_MOST_ONE = {
     "backtracking.smoothing", "a2c.gamma", "a2c.lmbda", "gae.gamma", "gae.lmbda",
