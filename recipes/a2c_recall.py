@@ -30,6 +30,7 @@ def build(config: A2CRecallConfig) -> Parts[A2C]:
     from torchrl_recall import ImitationLoss
     from torchrl_recall.envs import Oracle, four_rooms_model
     from torchrl_recall.seeds import SeedStreams
+    from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_four_rooms_recall import build_four_rooms_recall
     from torchrl_recall.trainers.hosts.a2c import A2C
     from torchrl_recall.trainers.runs.parts import Parts
@@ -52,8 +53,17 @@ def build(config: A2CRecallConfig) -> Parts[A2C]:
     collector = RolloutCollector(env, a2c, config, streams)
     oracle = Oracle(env.layout, max_steps=env.max_steps, gamma=config.a2c.gamma)
     evaluation = ExactReturns(a2c, oracle, config, recall)
-    name, weights = f"four rooms, {env.layout.size}", [a2c.loss_module]
-    return Parts(name, env, collector, replay_buffer, a2c, recall, evaluation, weights=weights)
+    return Parts(
+        f"four rooms, {env.layout.size}",
+        env,
+        collector,
+        replay_buffer,
+        a2c,
+        recall,
+        evaluation,
+        weights=[a2c.loss_module],
+        audit=build_audit(config.recall.audit, recall, env),
+    )
 
 
 def learn(

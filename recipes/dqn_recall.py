@@ -32,6 +32,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         ImitationLoss,
         StateValues,
     )
+    from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_recall import (
         build_end_states,
         build_recall,
@@ -86,6 +87,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         recall,
         evaluation,
         more=collector.more_state(),
+        audit=build_audit(config.recall.audit, recall, evaluation.env),
     )
 
 

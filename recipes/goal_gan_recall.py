@@ -33,6 +33,7 @@ def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
         NearVisited,
     )
     from torchrl_recall.optim.batches import Draws
+    from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_recall import build_recall, model_class
     from torchrl_recall.trainers.hosts.hindsight_sac import HindsightSAC
     from torchrl_recall.trainers.hosts.on_policy import TRPO
@@ -75,8 +76,17 @@ def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
     collector = GoalCollector(env, host.actor, curriculum, config)
     goals = coverage_goals(env, config.eval.num_goals)
     coverage = Coverage(make_goal_env(config, len(goals)), host.actor, goals, config)
-    more = {"curriculum": curriculum}
-    return GoalParts(config.env.name, env, collector, replay_buffer, host, recall, coverage, more)
+    return GoalParts(
+        config.env.name,
+        env,
+        collector,
+        replay_buffer,
+        host,
+        recall,
+        coverage,
+        more={"curriculum": curriculum},
+        audit=build_audit(config.recall.audit, recall, env),
+    )
 
 
 def learn(

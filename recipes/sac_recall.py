@@ -35,6 +35,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
     )
     from torchrl_recall.data.multi_step import MultiStep
     from torchrl_recall.data.returns_to_go import ReturnsToGo
+    from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_recall import (
         build_end_states,
         build_recall,
@@ -90,6 +91,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         init_random_frames=config.collector.init_random_frames,
         random_until_reward=config.collector.random_until_reward,
     )
+    evaluation = MeanReturn(host.actor, config, device)
     return Parts(
         config.env.name,
         env,
@@ -97,10 +99,11 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         replay_buffer,
         host,
         recall,
-        evaluation=MeanReturn(host.actor, config, device),
+        evaluation,
         more=collector.more_state(),
         single_steps=single_steps,
         returns=returns,
+        audit=build_audit(config.recall.audit, recall, evaluation.env),
     )
 
 

@@ -32,6 +32,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
     from torchrl.data import LazyTensorStorage, ReplayBuffer
 
     from torchrl_recall import ImitationLoss, RewardStates
+    from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_recall import build_recall, model_class
     from torchrl_recall.trainers.hosts.on_policy import PPO, TRPO
     from torchrl_recall.trainers.runs.parts import Parts
@@ -67,7 +68,10 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
     replay_buffer = ReplayBuffer(storage=storage, batch_size=1)
     collector = make_collector(env, host.actor, config, device, clip_actions=True)
     evaluation = MeanReturn(host.actor, config, device, clip_actions=True)
-    return Parts(config.env.name, env, collector, replay_buffer, host, recall, evaluation)
+    audit = build_audit(config.recall.audit, recall, evaluation.env)
+    return Parts(
+        config.env.name, env, collector, replay_buffer, host, recall, evaluation, audit=audit
+    )
 
 
 def learn(

@@ -26,6 +26,7 @@ from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.agreement import Agreement, Disagreement
+from torchrl_recall.traces.audit import AuditedLength, ExactDynamics, TraceAuditor
 from torchrl_recall.traces.filters import (
     AdvantageGate,
     ConfidentSteps,
@@ -51,6 +52,7 @@ __version__ = _version("torchrl-recall")
 __all__ = [
     "AdvantageGate",
     "Agreement",
+    "AuditedLength",
     "BacktrackingEnv",
     "BacktrackingLoss",
     "BacktrackingModel",
@@ -61,6 +63,7 @@ __all__ = [
     "ConfidentSteps",
     "CriticStates",
     "Disagreement",
+    "ExactDynamics",
     "ForwardDyna",
     "ForwardModelImitation",
     "GaussianPolicy",
@@ -90,6 +93,7 @@ __all__ = [
     "StateValues",
     "TRPOLoss",
     "TopKTrajectories",
+    "TraceAuditor",
     "TraceTransitions",
     "TrustRegion",
     "UniformStates",

@@ -115,6 +115,7 @@ class Recall(Stateful):
         trajectories: the best trajectories, in ``trajectories.buffer``.
         train_model: steps of Eq. 2.
         generate: the trace generator.
+        traces: the newest, as they were generated; None before the first.
         imitate: steps of Eq. 3, with ``imitate.transforms``; None where a critic alone learns.
         train_reward: steps of the reward model, if there is one.
         train_forward: steps of the forward model, if a filter has one.
@@ -161,6 +162,7 @@ class Recall(Stateful):
     train_model: ModelUpdates
     high_value_states: HighValueStates
     generate: Callable[[TensorDictBase], TensorDictBase]
+    traces: TensorDictBase | None
     imitate: ImitationUpdates | None
     train_reward: RewardUpdates | None
     train_forward: ForwardUpdates | None
@@ -362,7 +364,7 @@ class Recall(Stateful):
         **parts: Any,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size)
-        self.model, self.state_batch_size = model, state_batch_size
+        self.model, self.state_batch_size, self.traces = model, state_batch_size, None
         self.draws: BatchSource = Draws() if draws is None else draws
         device = next((p.device for p in model.parameters()), None)
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
@@ -414,6 +416,7 @@ class Recall(Stateful):
                 traces = self.generate(end_states)  # l.11
                 if self.measured_length is not None:
                     metrics["recall/trace_length"] = torch.tensor(float(traces.shape[1]))
+                self.traces = traces.copy()  # without the mask that filters add
                 if self.to_transitions is not None:
                     metrics |= self._replace_transitions(traces.copy(), end_states)
                 if self.imitate is not None and share:

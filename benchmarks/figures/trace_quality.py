@@ -1,19 +1,22 @@
-"""Trace quality: where a trace's actions lead from its first state, against its length.
+"""Trace quality: what the simulator says of recall traces, before and after each filter.
 
-    python benchmarks/figures/trace_quality.py seeds=5 first_seed=200 out=runs/figure_13 \
-        frames=900000 tasks=[point_free4,point_umaze]
+    python benchmarks/figures/trace_quality.py seeds=5 first_seed=300 out=runs/traces \
+        tasks=[point_umaze,Hopper-v5] frames=225000 mujoco_frames=24576
 
-The runs are those of figures 12 and 13, if ``out`` and ``frames`` are the same. Traces end at
-goals of the trained GAN. Their actions are replayed in the simulator from a state some steps before
-the end. On the point mass its exact reverse dynamics are led back by the same actions.
+A task is a group of ``env`` of ``goal_gan_recall.py``, or a task's name for ``trpo_recall.py``.
+Models, end states and experience are those of the runs' last checkpoints. Each filter is given the
+same traces; ``none`` are all of them. Pieces of real trajectories show what an observation leaves
+out. On the point mass the traces' actions also lead its exact reverse dynamics back.
 ``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is printed.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -21,120 +24,180 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
+from runs import goal_runs, mujoco_runs
 from runs.evidence import options, run_missing, save
-from runs.goal_runs import DEFAULTS, run
-from tensordict import TensorDict
-from torch import Tensor
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.data import ReplayBuffer
 
-from recipes.goal_gan_recall import build
-from torchrl_recall import GoalGANStates, Recall
+from torchrl_recall import (
+    Agreement,
+    ExactDynamics,
+    LoopErasure,
+    NearVisited,
+    Recall,
+    TraceAuditor,
+    WithinSupport,
+)
 from torchrl_recall.envs import GoalEnv, PointMassEnv
+from torchrl_recall.modules.standardization import ContinuousCodec
+from torchrl_recall.optim.batches import Draws
+from torchrl_recall.results.picture import draw_band
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
-from torchrl_recall.trainers.runs import checkpoints, process
-from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
-from torchrl_recall.trainers.schema.validation import validate
-from torchrl_recall.trainers.tasks.goals import make_goal_env
+from torchrl_recall.trained.load import TrainedRun
+from torchrl_recall.trained.roll_out import path_of, roll_out
+from torchrl_recall.trainers.runs import process
 
-METRICS = ("landing error", "displacement", "left the support", "exact landing error")
-Quality = dict[tuple[str, int, str], list[float]]  # of each seed, by task, length and metric
-
-
-def restore(run_dir: Path) -> tuple[GoalGANRecallConfig, GoalGANStates, Recall]:
-    """Return the configuration of a run, its goals and its recall."""
-    saved = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    config = validate(saved, GoalGANRecallConfig)
-    parts = build(config, torch.device("cpu"))
-    recall = parts.recall
-    if not isinstance(recall, Recall):
-        sys.exit(f"{run_dir} has no backtracking model; give methods=[backtracking]")
-    found = checkpoints.load_latest(run_dir / "checkpoints")
-    if found is None:
-        sys.exit(f"{run_dir} holds no checkpoint to read a model from")
-    parts.curriculum.load_state_dict(found[1]["curriculum"])
-    recall.load_state_dict(found[1]["recall"])
-    assert isinstance(recall.high_value_states, GoalGANStates)
-    return config, recall.high_value_states, recall
+GOAL_TASKS = Path(__file__).parents[2] / "recipes/config/goal_gan/env"
+GOAL = ("point_umaze", "point_free4", "point_maze")
+MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
+NUM_VISITED = 4_096  # states that NearVisited looks at
+Quality = dict[tuple[str, str, int, str], list[float]]  # by task, filter, length and metric
 
 
-@torch.no_grad()
-def replay(config: GoalGANRecallConfig, states: Tensor, actions: Tensor) -> Tensor:
-    """Take actions ``[num, steps, action_dim]`` from states ``[num, state_dim]``."""
-    env = make_goal_env(config, len(states))
-    env.set_goals(env.goal_of_state(states))
-    now = env.reset(TensorDict({"observation": states}, [len(states)]), set_state=True)
-    for action in actions.unbind(1):
-        now = env.step(now.set("action", action))["next"]
-    return now["observation"]
+def of_task(task: str, config: DictConfig) -> tuple[bool, int]:
+    """Say whether a task has goals, and for how many frames it is trained."""
+    has_goals = (GOAL_TASKS / f"{task}.yaml").exists()
+    return has_goals, config.frames if has_goals else config.mujoco_frames
 
 
-def exact_start(env: PointMassEnv, ends: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Follow the exact reverse dynamics; return the states, and whether they were possible."""
-    states, led = ends, torch.ones(len(ends), dtype=torch.bool)
-    for action in reversed(actions.unbind(1)):
-        states, possible = env.reverse_step(states, action)
-        led &= possible
-    return states, led
+def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
+    """Train one seed, or go on with it."""
+    has_goals, frames = of_task(task, config)
+    own = OmegaConf.merge(config, {"frames": frames})
+    assert isinstance(own, DictConfig)
+    if has_goals:
+        goal_runs.run(task, method, seed, own, run_dir)
+    else:
+        mujoco_runs.run("trpo", task, method, seed, own, run_dir)
 
 
-def measure(run_dir: Path, num_traces: int, lengths: list[int]) -> Iterator[tuple[int, str, float]]:
-    """Yield length, metric and value of a run's traces."""
-    config, goals, recall = restore(run_dir)
-    torch.manual_seed(config.seed)
-    goals.num_states = num_traces
-    ends = goals()["observation"]
-    traces = recall.generate(TensorDict({"observation": ends}, [len(ends)]))
-    assert recall.imitate is not None
-    loss = recall.imitate.loss
-    low, high = loss.action_low, loss.action_high
-    env = make_goal_env(config, 1)
-    for k in [k for k in lengths if k <= traces.shape[1]]:
-        start, actions = traces["observation"][:, -k], traces["action"][:, -k:].clamp(low, high)
-        valid = env.is_valid(start)
-        yield k, "left the support", 1 - float(valid.float().mean())
-        if valid.any():
-            yield k, "displacement", distance(env, start[valid], ends[valid])
-            end = replay(config, start[valid], actions[valid])
-            yield k, "landing error", distance(env, end, ends[valid])
-        if isinstance(env, PointMassEnv):
-            exact, led = exact_start(env, ends, actions)
-            end = replay(config, exact[led], actions[led])
-            yield k, "exact landing error", distance(env, end, ends[led])
+def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase | None]:
+    """Make the filters of a run: its own forward model, and radii that its experience gives."""
+    recall, env = run.parts.recall, run.parts.env
+    assert isinstance(recall, Recall)
+    states = recall.model.observations
+    assert isinstance(states, ContinuousCodec)
+    goal_env = env if isinstance(env, GoalEnv) else None
+    project = states.normalize if goal_env is None else goal_env.goal_of_state
+    seen = Draws().candidates(run.parts.experience, 2 * NUM_VISITED)["observation"]
+    visited, held_out = seen[torch.randperm(len(seen))].chunk(2)
+    nearest = torch.cdist(project(held_out[:1_000]), project(visited)).amin(1)
+    radius = float(nearest.quantile(0.95))  # which Agreement takes of errors
+    erase = run.config.recall.loop_erasure or 0.5
+    return {
+        "none": None,
+        "WithinSupport": WithinSupport(states.normalize),
+        "NearVisited": NearVisited(lambda: visited, radius, project=project),
+        "LoopErasure": LoopErasure(erase, scale=states.scale),
+        "Agreement": next((j for j in recall.judges if isinstance(j, Agreement)), None),
+        "ExactDynamics": ExactDynamics(simulated(run), tolerance, scale=states.scale),
+    }
 
 
-def distance(env: GoalEnv, states: Tensor, ends: Tensor) -> float:
-    """Compute the mean Euclidean distance of goals."""
-    return float((env.goal_of_state(states) - env.goal_of_state(ends)).norm(dim=-1).mean())
+def simulated(run: TrainedRun) -> object:
+    """Return the task that is put into states."""
+    env = run.parts.env
+    return env if isinstance(env, GoalEnv) else run.parts.evaluation.env  # type: ignore[attr-defined]
 
 
-def table(quality: Quality) -> str:
-    """Format a row for each task and length as Markdown."""
-    lines = ["| task | steps | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
-    for task, k in dict.fromkeys((task, k) for task, k, _ in quality):
-        cells = (quality.get((task, k, metric)) for metric in METRICS)
-        words = (str(interval(cell)) if cell else "" for cell in cells)
-        lines.append(f"| {task} | {k} | " + " | ".join(words) + " |")
+def exact(env: PointMassEnv, traces: TensorDictBase) -> TensorDictBase:
+    """Lead the exact reverse dynamics back by the traces' actions, as far as they can lead."""
+    path, mask = [path_of(traces)[:, -1]], [torch.ones(len(traces), dtype=torch.bool)]
+    for action in reversed(traces["action"].clamp(-1, 1).unbind(1)):
+        state, led = env.reverse_step(path[0], action)
+        path.insert(0, state)
+        mask.insert(0, mask[0] & led)
+    states = torch.stack(path, 1)
+    return TensorDict(
+        {
+            "observation": states[:, :-1],
+            "action": traces["action"],
+            "next": {"observation": states[:, 1:]},
+            "mask": torch.stack(mask[:-1], 1),
+        },
+        traces.shape,
+    )
+
+
+def real(experience: ReplayBuffer, num: int, length: int) -> TensorDictBase | None:
+    """Take pieces of real trajectories, which land but for what an observation leaves out."""
+    data = experience[:].select("observation", "action", ("next", "observation"))
+    goes_on = (data["next", "observation"][:-1] == data["observation"][1:]).all(-1)
+    starts = goes_on.unfold(0, length - 1, 1).all(-1).nonzero()
+    if not len(starts):
+        return None
+    chosen = starts[torch.linspace(0, len(starts) - 1, num).long()]
+    return data[chosen + torch.arange(length)]
+
+
+def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, float]]:
+    """Yield filter, length, metric and value of a run's traces; length zero is the whole."""
+    lengths = list(config.lengths)
+    run, traces = roll_out(
+        run_dir, num_states=config.num_traces, num_traces=1, trace_length=max(lengths)
+    )
+    torch.manual_seed(0)
+    scale = run.needs_model().observations.scale
+    audit = TraceAuditor(simulated(run), lengths=lengths, scale=scale)
+    cut = {
+        name: traces.copy() if module is None else module(traces.copy())
+        for name, module in filters(run, config.tolerance).items()
+        if module is not None or name == "none"
+    }
+    if (pieces := real(run.parts.experience, len(traces), max(lengths))) is not None:
+        cut["real trajectories"] = pieces
+    if isinstance(run.parts.env, PointMassEnv):
+        cut["exact reverse dynamics"] = exact(run.parts.env, traces)
+    for name, left in cut.items():
+        mask = left.get("mask", torch.ones(left.shape, dtype=torch.bool))
+        yield name, 0, "steps kept", float(mask.float().mean())
+        for k, found in audit(left).items():
+            values = asdict(found) | {"num_traces": found.num_traces / len(traces)}
+            yield from ((name, k, metric, value) for metric, value in values.items())
+
+
+def table(quality: Quality, lengths: list[int]) -> str:
+    """Format a row for each task and filter as Markdown: means over seeds, at each length."""
+    steps = " / ".join(map(str, lengths))
+    lines = [
+        f"| task | filter | steps kept | impossible at {steps} | landing error at {steps} "
+        f"| displacement at {steps} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, name in dict.fromkeys((task, name) for task, name, *_ in quality):
+        cells = [str(interval(quality[task, name, 0, "steps kept"]))]
+        for metric in ("impossible", "landing_error", "displacement"):
+            found = [quality.get((task, name, k, metric)) for k in lengths]
+            cells.append(" / ".join(f"{sum(x) / len(x):.2f}" if x else "-" for x in found))
+        lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def draw(config: DictConfig, quality: Quality) -> None:
-    """Draw ``trace_quality.png``: a panel for each task."""
-    tasks = list(dict.fromkeys(task for task, _, _ in quality))
-    figure = Figure(figsize=(4 * len(tasks), 3.4), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for color, metric in enumerate(("landing error", "displacement")):
-            lengths = [k for name, k, shown in quality if (name, shown) == (task, metric)]
-            bands = [interval(quality[task, k, metric]) for k in lengths]
-            axes.plot(lengths, [b.value for b in bands], color=f"C{color}", label=metric)
-            edges = [b.low for b in bands], [b.high for b in bands]
-            axes.fill_between(lengths, *edges, color=f"C{color}", alpha=0.2)
-        axes.set(title=task, xlabel="steps before the end state", ylim=(0, None))
-        axes.set_ylabel("distance, environment units")
-        axes.legend(fontsize=7)
-        axes.grid(alpha=0.3)
-    caption = f"Replayed traces, {config.seeds} seeds."
-    save(figure, Path(config.out) / "trace_quality.png", caption, width=65 * len(tasks))
+    """Draw ``trace_quality.png``: impossible states and landing errors of each task."""
+    tasks = list(dict.fromkeys(task for task, *_ in quality))
+    figure = Figure(figsize=(3.2 * len(tasks), 6), layout="constrained")
+    panels = figure.subplots(2, len(tasks), squeeze=False)
+    for row, metric in zip(panels, ("impossible", "landing_error"), strict=True):
+        for axes, task in zip(row, tasks, strict=True):
+            names = dict.fromkeys(name for of, name, *_ in quality if of == task)
+            for number, name in enumerate(names):
+                lengths = [k for k in config.lengths if (task, name, k, metric) in quality]
+                for k in lengths[::-1]:  # a seed that has none left at some length
+                    if len(quality[task, name, k, metric]) < len(quality[task, name, 1, metric]):
+                        lengths.remove(k)
+                values = torch.tensor([quality[task, name, k, metric] for k in lengths]).T
+                draw_band(axes, lengths, values.numpy(), color=f"C{number}", label=name)
+            axes.set(title=task, xlabel="steps before the end state", ylim=(0, None))
+            axes.grid(alpha=0.3)
+        row[0].set_ylabel("share of impossible states")
+    panels[1, 0].set_ylabel("landing error, standard deviations")
+    lines = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper center", ncols=min(4, 2 * len(tasks)), fontsize=8)
+    caption = f"Recall traces put to the simulator, {config.seeds} seeds."
+    save(figure, Path(config.out) / "trace_quality.png", caption, width=45 * len(tasks))
 
 
 if __name__ == "__main__":
@@ -142,25 +205,31 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     config = options(
         {
-            **DEFAULTS,
+            **goal_runs.DEFAULTS,
             "out": "runs/trace_quality",
             "seeds": 5,
-            "tasks": ["point_free4", "point_umaze"],
-            "methods": ["backtracking"],
+            "frames": 225_000,
+            "mujoco_frames": 24_576,
+            "eval_interval": 50_000,
+            "tasks": [*GOAL, *MUJOCO],
+            "methods": ["backtracking+recall.agreement=0.95"],
             "num_traces": 256,
-            "lengths": [1, 2, 5, 10, 20, 50],
+            "lengths": [1, 2, 5, 10, 20],
+            "tolerance": 0.1,  # of the exact simulator as a filter, standard deviations
         }
     )
     quality: Quality = defaultdict(list)
     rows = []
     for (seed, task, method), run_dir in run_missing(config, run).items():
-        if (run_dir / "summary.json").exists():
-            for k, metric, value in measure(run_dir, config.num_traces, list(config.lengths)):
-                quality[task, k, metric].append(value)
-                name = f"{metric}, {k} steps"
-                rows.append(("traces", task, method, seed, config.frames, name, value))
+        if not (run_dir / "summary.json").exists():
+            continue
+        for name, k, metric, value in measure(run_dir, config):
+            if not math.isnan(value):
+                quality[task, name, k, metric].append(value)
+                label = f"{name}: {metric}, {k} steps" if k else f"{name}: {metric}"
+                rows.append(("traces", task, method, seed, of_task(task, config)[1], label, value))
     if not rows:
         sys.exit(f"no run in {config.out} has finished yet, so there is nothing to show")
     write_rows(Path(config.out) / "trace_quality.csv", rows)
     draw(config, quality)
-    print(table(quality))
+    print(table(quality, list(config.lengths)))

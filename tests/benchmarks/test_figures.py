@@ -207,10 +207,37 @@ def test_replayed_traces_land_where_they_say(tmp_path):
     rows = read_rows(tmp_path / "out" / "trace_quality.csv")
     value = {row["metric"]: float(row["value"]) for row in rows}
     for k in (1, 5, 20):
-        assert value[f"exact landing error, {k} steps"] < 1e-5
-    assert value["landing error, 1 steps"] < 0.05
-    assert value["landing error, 20 steps"] < value["displacement, 20 steps"]
+        assert value[f"exact reverse dynamics: landing_error, {k} steps"] < 1e-5
+        assert value[f"ExactDynamics: impossible, {k} steps"] == 0
+    assert value["real trajectories: landing_error, 20 steps"] < 1e-5
+    assert value["none: steps kept"] == value["none: num_traces, 20 steps"] == 1
+    assert value["none: landing_error, 1 steps"] < 0.1
+    assert value["none: landing_error, 20 steps"] < value["none: displacement, 20 steps"]
     assert (tmp_path / "out" / "trace_quality.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_traces_of_a_simulated_body_are_cut_by_every_filter(tmp_path):
+    small = "+recall.agreement=0.95+trpo.num_epochs=1+eval.num_episodes=1"
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES / "trace_quality.py"), "tasks=[Hopper-v5]", "seeds=1",
+            f"methods=[backtracking{small}]", "mujoco_frames=6144", "lengths=[1,5]",
+            f"out={tmp_path / 'out'}",
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "out" / "trace_quality.csv")
+    value = {row["metric"]: float(row["value"]) for row in rows}
+    kept = {name.partition(":")[0]: x for name, x in value.items() if name.endswith("kept")}
+    filters = ["WithinSupport", "NearVisited", "LoopErasure", "Agreement", "ExactDynamics"]
+    assert list(kept) == ["none", *filters, "real trajectories"]
+    assert value["real trajectories: landing_error, 5 steps"] < 0.01
+    assert kept["none"] == 1
+    assert all(0 <= kept[name] <= 1 for name in filters)
+    assert kept["ExactDynamics"] < 1
+    assert {row["frames"] for row in rows} == {"6144"}
 
 
 def test_a_figure_goes_on(tmp_path):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from trained_fixtures import Runs
 
+from torchrl_recall.envs import MuJoCoSimulator
 from torchrl_recall.trained.draw import draw_traces
-from torchrl_recall.trained.film import Simulator, draw_film, film_strip
+from torchrl_recall.trained.film import draw_film, film_strip
 from torchrl_recall.trained.roll_out import path_of, roll_out
 from torchrl_recall.trainers.schema import ConfigError
 
@@ -59,7 +60,7 @@ def test_what_has_no_traces_says_why(runs: Runs, tmp_path):
     run, traces = roll_out(runs("sac")[0], num_states=1, num_traces=1)
     with pytest.raises(ConfigError, match=r"dims=\[0, 3\]: .* has the dimensions 0 to 2"):
         draw_traces(run, traces, [0, 3], 1, tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=r"film= needs a MuJoCo task"):
+    with pytest.raises(ConfigError, match=r"film= draws MuJoCo tasks. Pendulum-v1 cannot be put"):
         draw_film(run, traces, tmp_path / "a.png", num_traces=1)
     with pytest.raises(ConfigError, match=r"must end in .png"):
         draw_film(run, traces, tmp_path / "a.gif", num_traces=1)
@@ -69,35 +70,11 @@ def test_what_has_no_traces_says_why(runs: Runs, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["Hopper-v5", "HalfCheetah-v5", "Ant-v5", "InvertedPendulum-v5"])
-def test_the_simulator_observes_the_state_that_it_was_put_into(name):
-    task = gymnasium.make(name)
-    simulator = Simulator(name, task)
-    task.action_space.seed(0)
-    task.reset(seed=3)
-    for _ in range(5):
-        observation, *_ = task.step(task.action_space.sample())
-    inner = task.unwrapped
-    positions = inner.data.qpos.copy()
-    task.reset(seed=4)
-    simulator.put(observation)
-    assert inner.data.qpos[simulator.skipped :] == pytest.approx(positions[simulator.skipped :])
-    assert (inner.data.qpos[: simulator.skipped] == 0).all()
-    size = sum(simulator._num)
-    assert inner._get_obs()[:size] == pytest.approx(observation[:size])
-
-
-@pytest.mark.parametrize("name", ["Reacher-v5", "InvertedDoublePendulum-v5", "Pendulum-v1"])
-def test_other_observations_are_refused(name):
-    with pytest.raises(ConfigError, match="begins with its positions and velocities"):
-        Simulator(name, gymnasium.make(name))
-
-
 def test_a_film_strip_has_its_pictures(runs: Runs, tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "egl")
     run, traces = roll_out(runs("hopper")[0], num_states=2, num_traces=2, trace_length=4)
     task = gymnasium.make("Hopper-v5", render_mode="rgb_array", width=64, height=48)
-    strip = film_strip(Simulator("Hopper-v5", task), path_of(traces)[::2], 3)
+    strip = film_strip(MuJoCoSimulator(task), path_of(traces)[::2], 3)
     assert strip.shape == (2, 3, 48, 64, 3)
     assert (strip[0, 0] != strip[0, -1]).any()
     told = draw_film(run, traces, tmp_path / "film.png", num_traces=2, num_pictures=9)

@@ -14,6 +14,7 @@ from torchrl_recall.envs.four_rooms.oracle import Oracle
 from torchrl_recall.envs.goal_env import GoalEnv
 from torchrl_recall.envs.goal_maze import GoalMazeEnv
 from torchrl_recall.envs.point_mass import PointMassEnv
+from torchrl_recall.envs.simulators import MuJoCoSimulator, Simulator, make_simulator
 from torchrl_recall.envs.sparse_tasks import SparseTask
 
 __all__ = [
@@ -24,10 +25,13 @@ __all__ = [
     "FourRoomsLayout",
     "GoalEnv",
     "GoalMazeEnv",
+    "MuJoCoSimulator",
     "Oracle",
     "PointMassEnv",
+    "Simulator",
     "SparseTask",
     "four_rooms_model",
+    "make_simulator",
 ]
 
 gymnasium.register(

@@ -132,6 +132,27 @@ class GoalEnv(EnvBase):
         """Return True for states within ``goal_radius`` of their goals, shape ``[*batch, 1]``."""
         return (self.goal_of_state(states) - goals).norm(dim=-1, keepdim=True) <= self.goal_radius
 
+    @torch.no_grad()
+    def replay(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Take actions from states as many as there are, without goals, rewards and ends.
+
+        Args:
+            states: valid ones, shape ``[num, state_dim]``.
+            actions: shape ``[num, steps, action_dim]``, clipped to their spec.
+
+        Returns:
+            The states after each action, shape ``[num, steps, state_dim]``.
+        """
+        space, now, path = self.action_spec_unbatched.space, self._begin(states), []
+        for action in actions.clamp(space.low, space.high).unbind(1):
+            now = self._advance(TensorDict(now, [len(states)]), action)
+            path.append(now["observation"])
+        return torch.stack(path, 1)
+
+    def coordinates(self, states: Tensor) -> Tensor:
+        """Return what distances between states are of: all of a state."""
+        return states
+
     def sample_goals(self, num: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw goals uniformly among those that are not inside a wall, ``[num, goal_dim]``.
 

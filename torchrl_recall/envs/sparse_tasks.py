@@ -26,6 +26,22 @@ __all__ = ["SPARSE_TASKS", "SparseTask", "SparseTaskVector", "goal_rule"]
 Array = np.ndarray
 
 
+_OFF_CIRCLE = 0.1  # how far cosine and sine may be from the unit circle
+ROUNDING = 1e-4  # of float32 at a bound
+
+
+def from_angles(observation: Array, num: int) -> Array:
+    """Turn cosine and sine of each of ``num`` angles, which are seen first, into the angle."""
+    cosines, sines = observation[..., 0 : 2 * num : 2], observation[..., 1 : 2 * num : 2]
+    return np.concatenate([np.arctan2(sines, cosines), observation[..., 2 * num :]], -1)
+
+
+def on_circle(observation: Array, num: int) -> Array:
+    """Return True where cosine and sine of each of ``num`` angles are near the unit circle."""
+    cosines, sines = observation[..., 0 : 2 * num : 2], observation[..., 1 : 2 * num : 2]
+    return np.all(np.abs(np.hypot(cosines, sines) - 1) <= _OFF_CIRCLE, -1)
+
+
 class _Dynamics(ABC):
     """Dynamics of a batch of states, in arrays."""
 
@@ -57,9 +73,19 @@ class _Dynamics(ABC):
         """Return what is seen of states."""
         return state
 
+    def state_of(self, observation: Array) -> Array:
+        """Return the states of what is seen."""
+        return observation
+
+    def is_valid(self, observation: Array) -> Array:
+        """Return True where what is seen can be."""
+        space = self.observation_space
+        inside = (observation >= space.low) & (observation <= space.high)
+        return np.all(inside, -1)
+
     def sees_goal(self, observation: Array) -> Array:
         """Return True where what is seen is at the goal."""
-        return self.reached(observation)
+        return self.reached(self.state_of(observation))
 
 
 @dataclass(frozen=True)
@@ -96,6 +122,10 @@ class PointTask(_Dynamics):
         """Move as the point mass does."""
         moved = _space(self).move(torch.from_numpy(state), torch.from_numpy(action))
         return moved.numpy()
+
+    def is_valid(self, observation: Array) -> Array:
+        """Return True in the box and outside the wall."""
+        return _space(self).is_valid(torch.from_numpy(observation)).numpy()
 
     def reached(self, state: Array) -> Array:
         """Return True within the radius of the goal."""
@@ -153,10 +183,13 @@ class PendulumTask(_Dynamics):
         angle = state[..., 0]
         return np.stack([np.cos(angle), np.sin(angle), state[..., 1]], -1)
 
-    def sees_goal(self, observation: Array) -> Array:
-        """Return True where it stands still upright."""
-        angle = np.arctan2(observation[..., 1], observation[..., 0])
-        return self.reached(np.stack([angle, observation[..., 2]], -1))
+    def state_of(self, observation: Array) -> Array:
+        """Return the angle, read from cosine and sine, and the speed."""
+        return from_angles(observation, 1)
+
+    def is_valid(self, observation: Array) -> Array:
+        """Return True near the unit circle, at speeds that it can have."""
+        return on_circle(observation, 1) & (np.abs(observation[..., 2]) <= 8 + ROUNDING)
 
 
 SPARSE_TASKS: dict[str, _Dynamics] = {

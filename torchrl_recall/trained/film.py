@@ -4,78 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_recall.envs import MuJoCoSimulator
 from torchrl_recall.trained.draw import check_drawing, save_figure
 from torchrl_recall.trained.load import TrainedRun
 from torchrl_recall.trained.play import renderer
 from torchrl_recall.trained.roll_out import path_of
 from torchrl_recall.trainers.schema import ConfigError
 
-if TYPE_CHECKING:
-    import gymnasium
-
-__all__ = ["Simulator", "draw_film", "film_strip"]
+__all__ = ["draw_film", "film_strip"]
 
 
-class Simulator:
-    """A MuJoCo task of Gymnasium that is put into observed states and draws them.
-
-    Positions that the task does not observe, such as how far it has come, are zero.
-
-    Args:
-        name: of the task, for errors.
-        task: made to draw itself; its observation begins with positions and velocities.
-
-    Attributes:
-        skipped: how many positions are not observed.
-
-    Raises:
-        ConfigError: the task is no such task.
-    """
-
-    def __init__(self, name: str, task: gymnasium.Env) -> None:
-        self._task = task
-        self._inner: Any = task.unwrapped
-        structure = getattr(self._inner, "observation_structure", {})
-        self.skipped = structure.get("skipped_qpos", 0)
-        self._num = structure.get("qpos", 0), structure.get("qvel", 0)
-        model = getattr(self._inner, "model", None)
-        is_whole = model is not None and (self.skipped + self._num[0], self._num[1]) == (
-            model.nq,
-            model.nv,
-        )
-        if not is_whole or not self._shows_what_was_put():
-            raise ConfigError(
-                f"film= needs a MuJoCo task of Gymnasium whose observation begins with its "
-                f"positions and velocities, such as Hopper-v5, Walker2d-v5, HalfCheetah-v5 or "
-                f"Ant-v5; that of {name} does not. Leave film= out."
-            )
-
-    def put(self, observation: np.ndarray) -> None:
-        """Put the simulator into an observed state, shape ``[observation_dim]``."""
-        positions, velocities = self._num
-        qpos = np.concatenate([np.zeros(self.skipped), observation[:positions]])
-        self._inner.set_state(qpos, observation[positions : positions + velocities])
-
-    def draw(self) -> np.ndarray:
-        """Draw the state, shape ``[height, width, 3]``."""
-        picture: Any = self._task.render()
-        return picture
-
-    def _shows_what_was_put(self) -> bool:
-        """Say whether a task in a state that it was put into observes that state."""
-        observation, _ = self._task.reset(seed=0)
-        self.put(observation)
-        size = sum(self._num)
-        return bool(np.allclose(self._inner._get_obs()[:size], observation[:size]))
-
-
-def film_strip(simulator: Simulator, paths: torch.Tensor, num: int) -> np.ndarray:
+def film_strip(simulator: MuJoCoSimulator, paths: torch.Tensor, num: int) -> np.ndarray:
     """Draw states of paths, evenly spaced from the first to the last.
 
     Args:
@@ -135,7 +79,10 @@ def draw_film(
     num = min(num_pictures, paths.shape[1])
     with renderer():
         env = make_env(run.config.env.name, render_mode="rgb_array", **making)
-        simulator = Simulator(run.parts.name, env.base_env._env)
+        try:
+            simulator = MuJoCoSimulator(env.base_env._env)
+        except ValueError as error:
+            raise ConfigError(f"film= draws MuJoCo tasks. {error} Or leave film= out.") from error
         strip = film_strip(simulator, paths, num)
         env.close()
     figure = Figure(figsize=(1.3 * num, 1.45 * len(strip) + 0.2), layout="constrained")

@@ -43,7 +43,7 @@ AT_LEAST_ZERO = {
     "checkpoint.interval", "recall.num_updates", "recall.loop_erasure", "backtracking.num_updates",
     "backtracking.smoothing", "td3.policy_noise", "td3.noise_clip", "td3.exploration_noise",
     "dqn.eps_init", "dqn.eps_end", "crossq.adam_beta1", "random_frames_of_host",
-    "replay_buffer.alpha", "replay_buffer.beta",
+    "replay_buffer.alpha", "replay_buffer.beta", "recall.audit",
 }  # fmt: skip
 AT_MOST_ONE = {
     "backtracking.smoothing", "a2c.gamma", "a2c.lmbda", "gae.gamma", "gae.lmbda",

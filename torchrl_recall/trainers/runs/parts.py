@@ -112,6 +112,7 @@ class Parts(Generic[HostT]):
         single_steps: all experience again in single steps, of which the model learns, where
             ``replay_buffer`` holds longer ones.
         returns: writes to the replay buffer where targets need the returns of real episodes.
+        audit: says at each row of the log what the simulator thinks of traces.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Parts(Generic[HostT]):
     weights: Sequence[nn.Module] = ()
     single_steps: ReplayBuffer | None = None
     returns: ReturnsToGo | None = None
+    audit: Callable[[], Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         model = getattr(self.recall, "model", None)

@@ -46,6 +46,8 @@ class Profile:
             if recall.to_transitions is not None:
                 self._time("recall: rows", recall, "to_transitions")
                 self._time("recall: sample", recall, "transitions")
+            if parts.audit is not None:
+                self._time("recall: audit", parts, "audit")
             if recall.train_reward is not None:
                 self._time("recall: reward", recall, "train_reward")
         self._time("checkpoint", run, "save")

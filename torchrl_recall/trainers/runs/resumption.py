@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "compile_from_frames",
     "collector.total_frames",
     "recall.anneal_frames",
+    "recall.audit",
     "eval",
     "checkpoint",
     "logger",

@@ -273,6 +273,8 @@ class Run:
             )
         if self._due(self.config.log_interval) or self.parts.evaluation.reached_target:
             self.metrics |= self.parts.evaluation.metrics()
+            if self.parts.audit is not None:
+                self.metrics |= self.parts.audit()
             array = returns.double().numpy()
             statistics = {"eval_return": np.mean(array), "eval_return_std": np.std(array)}
             row = {**statistics, **self.metrics}

@@ -97,6 +97,7 @@ class FourRoomsRecallConfig(Group):
     gate: bool
     loop_erasure: bool
     min_probability: Fraction | None
+    audit: CountOrZero | Literal["auto"]
     anneal_frames: Count | None
 
 

@@ -248,6 +248,7 @@ class RecallConfig(Group):
     loop_erasure: AtLeastZero | None
     agreement: Fraction | None
     disagreement: Fraction | None
+    audit: CountOrZero | Literal["auto"]
     anneal_frames: Count | None
 
 

@@ -1,0 +1,138 @@
+"""Simulators in observed states: they go on as the task did, and know what cannot be."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from torchrl_recall.envs import (
+    FourRoomsEnv,
+    GoalMazeEnv,
+    MuJoCoSimulator,
+    PointMassEnv,
+    Simulator,
+    make_simulator,
+)
+from torchrl_recall.trainers.tasks.gym import make_env
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def episode(task: gymnasium.Env, num_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """States and actions of a random episode, ``[num_steps + 1, dim]`` and ``[num_steps, *]``."""
+    task.action_space.seed(1)
+    states, actions = [task.reset(seed=3)[0]], []
+    for _ in range(num_steps):
+        actions.append(task.action_space.sample())
+        states.append(task.step(actions[-1])[0])
+    return torch.from_numpy(np.array(states)), torch.from_numpy(np.array(actions))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps"),
+    [
+        ("Hopper-v5", 8), ("HalfCheetah-v5", 8), ("Ant-v5", 8), ("InvertedPendulum-v5", 8),
+        ("Pendulum-v1", 8), ("CartPole-v1", 8), ("Acrobot-v1", 8), ("MountainCar-v0", 8),
+        ("point_umaze", 8), ("pendulum_swingup", 8), ("torchrl_recall/FourRooms-v0", 8),
+    ],
+)  # fmt: skip
+def test_a_simulator_goes_on_as_the_task_did(name, num_steps):
+    states, actions = episode(gymnasium.make(name), num_steps)
+    simulator = make_simulator(gymnasium.make(name))
+    assert isinstance(simulator, Simulator)
+    assert simulator.is_valid(states[:1]).all()
+    path = simulator.replay(states[:1], actions[None])[0]
+    expected = simulator.coordinates(states[1:])
+    assert torch.allclose(simulator.coordinates(path), expected, atol=1e-4)
+    assert (expected[-1] - simulator.coordinates(states[0])).abs().max() > 1e-3  # it did move
+
+
+def test_order_does_not_matter():
+    """What the solver keeps from the step before is forgotten."""
+    states, actions = episode(gymnasium.make("Ant-v5"), 6)
+    simulator = make_simulator(gymnasium.make("Ant-v5"))
+    alone = simulator.replay(states[2:3], actions[None, 2:4])
+    together = simulator.replay(states[[0, 2]], torch.stack([actions[0:2], actions[2:4]]))
+    assert torch.equal(alone[0], together[1])
+
+
+@pytest.mark.parametrize("name", ["Hopper-v5", "HalfCheetah-v5", "Ant-v5", "InvertedPendulum-v5"])
+def test_the_simulator_observes_the_state_that_it_was_put_into(name):
+    task = gymnasium.make(name)
+    simulator = MuJoCoSimulator(task)
+    states, _ = episode(task, 5)
+    inner = task.unwrapped
+    positions = inner.data.qpos.copy()
+    task.reset(seed=4)
+    simulator.put(states[-1].numpy())
+    assert inner.data.qpos[simulator.skipped :] == pytest.approx(positions[simulator.skipped :])
+    assert (inner.data.qpos[: simulator.skipped] == 0).all()
+    size = simulator.coordinates(states).shape[1]
+    assert size == inner.model.nq + inner.model.nv - simulator.skipped
+    assert inner._get_obs()[:size] == pytest.approx(states[-1, :size].numpy())
+
+
+def test_what_cannot_be_is_known():
+    hopper, _ = gymnasium.make("Hopper-v5").reset(seed=0)
+    states = torch.from_numpy(hopper).repeat(3, 1)
+    states[1, 0] = 0.5  # fallen: the episode has ended
+    states[2, 3] = torch.nan
+    assert make_simulator(gymnasium.make("Hopper-v5")).is_valid(states).tolist() == [1, 0, 0]
+    task = gymnasium.make("Hopper-v5", terminate_when_unhealthy=False)
+    assert make_simulator(task).is_valid(states).tolist() == [1, 1, 0]
+
+    pendulum = torch.tensor([[1.0, 0.0, 8.0], [1.0, 0.0, 8.1], [0.95, 0.0, 0.0], [0.8, 0.0, 0.0]])
+    for name in ("Pendulum-v1", "pendulum_swingup"):
+        assert make_simulator(gymnasium.make(name)).is_valid(pendulum).tolist() == [1, 0, 1, 0]
+
+    cart_pole = torch.tensor([[0.0, 0.0, 0.2, 0.0], [0.0, 0.0, 0.3, 0.0], [2.5, 0.0, 0.0, 0.0]])
+    assert make_simulator(gymnasium.make("CartPole-v1")).is_valid(cart_pole).tolist() == [1, 0, 0]
+
+    place = torch.tensor([[0.0, -0.5], [0.0, 0.0], [0.0, 1.1]])
+    for task in (gymnasium.make("point_umaze"), PointMassEnv(2, maze="u")):
+        assert make_simulator(task).is_valid(place).tolist() == [1, 0, 0]
+
+    rooms = FourRoomsEnv(5)  # a wall, a free cell, the goal
+    assert make_simulator(rooms).is_valid(torch.tensor([0, 6, 18])).tolist() == [0, 1, 0]
+
+
+def test_a_maze_goes_on_whatever_its_batch_size():
+    env = GoalMazeEnv("PointMaze_UMaze-v3", batch_size=[2])
+    env.set_goals(torch.tensor([[-1.0, 1.0]]))  # far, so that no episode begins again
+    rollout = env.rollout(5, break_when_any_done=False)
+    states = rollout["observation"][:, 0].repeat(2, 1)[:3]
+    actions = rollout["action"].repeat(2, 1, 1)[:3]
+    path = make_simulator(env).replay(states, actions)
+    assert torch.allclose(path[:2], rollout["next", "observation"], atol=1e-5)
+    assert torch.equal(path[0], path[2])
+
+
+def test_recipes_tasks_are_unwrapped():
+    env = make_env("Hopper-v5", clip_actions=True, delay=5)
+    state = torch.from_numpy(gymnasium.make("Hopper-v5").reset(seed=0)[0]).float()[None]
+    simulator = make_simulator(env)
+    far, bound = (simulator.replay(state, torch.full((1, 3, 3), x)) for x in (7.0, 1.0))
+    assert torch.equal(far, bound)
+
+
+@pytest.mark.parametrize("name", ["Reacher-v5", "InvertedDoublePendulum-v5", "CliffWalking-v1"])
+def test_other_observations_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} cannot be put into the state that it observes"):
+        make_simulator(gymnasium.make(name))
+
+
+def test_an_observation_in_other_units_is_refused():
+    task = gymnasium.wrappers.TransformObservation(
+        gymnasium.make("Pendulum-v1"), lambda x: 0.5 * x, gymnasium.spaces.Box(-8, 8, (3,))
+    )
+    with pytest.raises(ValueError, match=r"Pendulum-v1 cannot be put"):
+        make_simulator(task)
+
+
+def test_slips_and_strangers_are_refused():
+    with pytest.raises(ValueError, match=r"slip with probability 0.1.*Audit with slip=0"):
+        make_simulator(FourRoomsEnv(5, slip=0.1))
+    with pytest.raises(ValueError, match=r"a str cannot be put.*Give an object with is_valid"):
+        make_simulator("Hopper-v5")

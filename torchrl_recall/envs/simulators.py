@@ -1,0 +1,325 @@
+"""Simulators that are put into observed states, to see where actions lead from there."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import mujoco
+import numpy as np
+import torch
+from gymnasium.envs.classic_control import (
+    AcrobotEnv,
+    CartPoleEnv,
+    Continuous_MountainCarEnv,
+    MountainCarEnv,
+    PendulumEnv,
+)
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from torchrl_recall.envs.four_rooms.env import FourRoomsEnv
+from torchrl_recall.envs.four_rooms.gym import FourRoomsGymEnv
+from torchrl_recall.envs.four_rooms.layout import FourRoomsLayout
+from torchrl_recall.envs.sparse_tasks import (
+    ROUNDING,
+    SPARSE_TASKS,
+    SparseTask,
+    from_angles,
+    on_circle,
+)
+
+__all__ = ["MuJoCoSimulator", "Simulator", "make_simulator"]
+
+# Angles that a task observes as cosine and sine, before all else.
+_NUM_ANGLES: dict[type, int] = {
+    PendulumEnv: 1,
+    AcrobotEnv: 2,
+    CartPoleEnv: 0,
+    MountainCarEnv: 0,
+    Continuous_MountainCarEnv: 0,
+}
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A task that can be put into the states that it observes."""
+
+    def is_valid(self, states: Tensor) -> Tensor:
+        """Return True for states in which an episode can go on, ``[num]``.
+
+        Args:
+            states: shape ``[num, *state_shape]``, environment units.
+        """
+
+    def replay(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Take actions from states, and return the states after each, ``[num, steps, *]``.
+
+        Args:
+            states: valid ones, shape ``[num, *state_shape]``.
+            actions: shape ``[num, steps, *action_shape]``; those out of bounds are clipped.
+        """
+
+    def coordinates(self, states: Tensor) -> Tensor:
+        """Return the part of states whose distances mean something, ``[*batch, dim]``."""
+
+
+def make_simulator(task: Any) -> Simulator:
+    """Make what puts a task into its observed states, of the task's own dynamics.
+
+    - MuJoCo tasks of Gymnasium whose observation begins with positions and velocities, such as
+      Hopper-v5. Positions that are not observed are zero. What follows, such as contact forces, is
+      not compared. Velocities that the observation clips, as Hopper's beyond 10, are what it says.
+      A state that would have ended the episode as unhealthy is not valid.
+    - Pendulum, Acrobot, CartPole and MountainCar, and this package's small sparse tasks. States out
+      of bounds are not valid, nor are those in walls. Cosine and sine are read as an angle, and
+      are not valid more than 0.1 off the unit circle.
+    - The four rooms without slips, where walls and the goal are not valid; the coordinates are row
+      and column.
+    - A :class:`~torchrl_recall.envs.GoalEnv`, and anything else with the methods of
+      :class:`Simulator`.
+
+    Args:
+        task: one of Gymnasium or of TorchRL, possibly in wrappers that leave its states as they
+            are. It is stepped; give one of which nothing is collected.
+
+    Raises:
+        ValueError: the task cannot be put into the state that it observes.
+
+    Examples:
+        >>> import gymnasium, torch
+        >>> from torchrl_recall.envs import make_simulator
+        >>> simulator = make_simulator(gymnasium.make("Pendulum-v1"))
+        >>> hanging = torch.tensor([[-1.0, 0.0, 0.0]])
+        >>> after = simulator.replay(hanging, torch.zeros(1, 2, 1))[0, -1]
+        >>> torch.allclose(after, hanging[0], atol=1e-5)      # it hangs on
+        True
+    """
+    base = getattr(task, "base_env", task)  # in TorchRL's transforms
+    if isinstance(base, Simulator):
+        return base
+    if isinstance(base, FourRoomsEnv):
+        return _GridSimulator(base.layout)
+    task = getattr(base, "_env", base)  # in TorchRL's wrapper
+    if not isinstance(task, gymnasium.Env):
+        raise ValueError(
+            f"a {type(task).__name__} cannot be put into an observed state. Give an object with "
+            "is_valid(states), replay(states, actions) and coordinates(states)."
+        )
+    inner = task.unwrapped
+    if isinstance(inner, FourRoomsGymEnv):
+        return _GridSimulator(inner.layout)
+    if isinstance(inner, SparseTask):
+        return _SparseTaskSimulator(task)
+    if type(inner) in _NUM_ANGLES:
+        return _ClassicSimulator(task)
+    return MuJoCoSimulator(task)
+
+
+class _GymSimulator(ABC):
+    """A task of Gymnasium, one state after the other."""
+
+    def __init__(self, task: gymnasium.Env) -> None:
+        self._task, self._inner = task, task.unwrapped
+        self.name = type(self._inner).__name__ if task.spec is None else task.spec.id
+        self._check()
+
+    @abstractmethod
+    def put(self, observation: np.ndarray) -> None:
+        """Put the simulator into an observed state, shape ``[observation_dim]``."""
+
+    def is_valid(self, states: Tensor) -> Tensor:
+        """Return True for states in which an episode can go on, ``[num]``."""
+        rows = states.detach().double().cpu().numpy()
+        valid = [bool(np.isfinite(row).all()) and self._can_be(row) for row in rows]
+        return torch.tensor(valid, dtype=torch.bool, device=states.device)
+
+    @abstractmethod
+    def _can_be(self, observation: np.ndarray) -> bool:
+        """Say whether an episode can go on in a finite state."""
+
+    def replay(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Take actions from states, and return the states after each."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the physics of a state that no episode came to
+            paths = [self._replay(*row) for row in zip(states, actions, strict=True)]
+        return torch.stack(paths).to(states)
+
+    def coordinates(self, states: Tensor) -> Tensor:
+        """Return all of a state."""
+        return states
+
+    def _replay(self, state: Tensor, actions: Tensor) -> Tensor:
+        self.put(state.detach().double().cpu().numpy())
+        path = [self._step(action) for action in actions.detach().cpu()]
+        return torch.from_numpy(np.array(path))
+
+    def _step(self, action: Tensor) -> np.ndarray:
+        return self._task.step(self._to_task(action))[0]
+
+    def _to_task(self, action: Tensor) -> Any:
+        space = self._task.action_space
+        if isinstance(space, Discrete):  # one-hot, or a number
+            return int(action.argmax(-1)) if action.ndim else int(action)
+        assert isinstance(space, Box)
+        return action.numpy().clip(space.low, space.high)
+
+    def _check(self) -> None:
+        """Refuse a task that does not go on alike when it is put into what it observed."""
+        steps: list[Tensor] = []
+        for is_put in (False, True):
+            first, _ = self._task.reset(seed=0)
+            self._task.action_space.seed(0)
+            action = self._task.action_space.sample()
+            try:
+                if is_put:
+                    self.put(np.asarray(first, np.float64))
+                after = self._task.step(action)[0]
+                steps.append(self.coordinates(torch.from_numpy(np.asarray(after, np.float64))))
+            except (AttributeError, IndexError, TypeError, ValueError) as error:
+                raise ValueError(self._refusal()) from error
+        if steps[0].shape != steps[1].shape or not torch.allclose(steps[0], steps[1], atol=1e-4):
+            raise ValueError(self._refusal())
+
+    def _refusal(self) -> str:
+        return (
+            f"{self.name} cannot be put into the state that it observes. Take a MuJoCo task of "
+            "Gymnasium whose observation begins with its positions and velocities, such as "
+            "Hopper-v5, Walker2d-v5, HalfCheetah-v5 or Ant-v5, a task of classic control, or give "
+            "a simulator of your own (torchrl_recall.envs.Simulator)."
+        )
+
+
+class MuJoCoSimulator(_GymSimulator):
+    """A MuJoCo task of Gymnasium that is put into observed states, and draws them.
+
+    Positions that the task does not observe, such as how far it has come, are zero.
+
+    Args:
+        task: its observation begins with positions and velocities.
+
+    Attributes:
+        skipped: how many positions are not observed.
+
+    Raises:
+        ValueError: the task is no such task.
+    """
+
+    _inner: Any
+
+    def __init__(self, task: gymnasium.Env) -> None:
+        inner: Any = task.unwrapped
+        structure = getattr(inner, "observation_structure", {})
+        self.skipped = structure.get("skipped_qpos", 0)
+        self._num = structure.get("qpos", 0), structure.get("qvel", 0)
+        model = getattr(inner, "model", None)
+        self._is_whole = model is not None and (self.skipped + self._num[0], self._num[1]) == (
+            getattr(model, "nq", None),
+            getattr(model, "nv", None),
+        )
+        super().__init__(task)
+
+    def put(self, observation: np.ndarray) -> None:
+        """Put the simulator into an observed state, shape ``[observation_dim]``."""
+        positions, velocities = self._num
+        qpos = np.concatenate([np.zeros(self.skipped), observation[:positions]])
+        mujoco.mj_resetData(self._inner.model, self._inner.data)  # what solved the step before
+        self._inner.set_state(qpos, observation[positions : positions + velocities])
+
+    def draw(self) -> np.ndarray:
+        """Draw the state, shape ``[height, width, 3]``."""
+        picture: Any = self._task.render()
+        return picture
+
+    def coordinates(self, states: Tensor) -> Tensor:
+        """Return positions and velocities."""
+        return states[..., : sum(self._num)]
+
+    def _can_be(self, observation: np.ndarray) -> bool:
+        if not getattr(self._inner, "_terminate_when_unhealthy", False):
+            return True
+        self.put(observation)
+        return bool(self._inner.is_healthy)
+
+    def _check(self) -> None:
+        if not self._is_whole:
+            raise ValueError(self._refusal())
+        super()._check()
+
+
+class _ClassicSimulator(_GymSimulator):
+    """A task of classic control."""
+
+    _inner: Any
+
+    def put(self, observation: np.ndarray) -> None:
+        self._inner.state = from_angles(observation, _NUM_ANGLES[type(self._inner)])
+        self._go_on()
+
+    def _step(self, action: Tensor) -> np.ndarray:
+        self._go_on()
+        return super()._step(action)
+
+    def _go_on(self) -> None:
+        if isinstance(self._inner, CartPoleEnv):  # which warns of steps after a fall
+            self._inner.steps_beyond_terminated = None
+
+    def _can_be(self, observation: np.ndarray) -> bool:
+        if isinstance(self._inner, CartPoleEnv):  # it ends well within its observation's bounds
+            limits = self._inner.x_threshold, self._inner.theta_threshold_radians
+            return bool((np.abs(observation[[0, 2]]) <= limits).all())
+        num, space = _NUM_ANGLES[type(self._inner)], self._task.observation_space
+        assert isinstance(space, Box)
+        rest = observation[2 * num :]  # cosine and sine have the circle
+        low, high = space.low[2 * num :] - ROUNDING, space.high[2 * num :] + ROUNDING
+        return bool(((rest >= low) & (rest <= high)).all() and on_circle(observation, num))
+
+
+class _SparseTaskSimulator(_GymSimulator):
+    """A small sparse task."""
+
+    _inner: SparseTask
+
+    def put(self, observation: np.ndarray) -> None:
+        dynamics = SPARSE_TASKS[self._inner.name]
+        self._inner.state = dynamics.state_of(observation[None]).astype(np.float32)
+
+    def _can_be(self, observation: np.ndarray) -> bool:
+        return bool(SPARSE_TASKS[self._inner.name].is_valid(observation[None].astype(np.float32)))
+
+
+class _GridSimulator:
+    """The four rooms, in numbers of cells or one-hot vectors of them."""
+
+    def __init__(self, layout: FourRoomsLayout) -> None:
+        if layout.slip:
+            raise ValueError(
+                f"the four rooms slip with probability {layout.slip}, so that a trace's actions "
+                "lead elsewhere each time. Audit with slip=0."
+            )
+        self._layout = layout
+
+    def is_valid(self, states: Tensor) -> Tensor:
+        cells = self._cells(states)
+        return ~self._layout.walls.flatten()[cells] & (cells != self._layout.goal)
+
+    def replay(self, states: Tensor, actions: Tensor) -> Tensor:
+        cells, path = self._cells(states), []
+        for action in actions.cpu().unbind(1):
+            action = action.argmax(-1) if action.ndim > 1 else action
+            cells = self._layout.next_cell[cells, action]
+            path.append(cells)
+        cells = torch.stack(path, 1)
+        if states.ndim > 1:
+            cells = torch.nn.functional.one_hot(cells, self._layout.num_cells)
+        return cells.to(states)
+
+    def coordinates(self, states: Tensor) -> Tensor:
+        cells, size = self._cells(states), self._layout.size
+        return torch.stack([cells // size, cells % size], -1).float()
+
+    def _cells(self, states: Tensor) -> Tensor:
+        states = states.cpu()
+        return states.argmax(-1) if states.is_floating_point() else states

@@ -1,0 +1,60 @@
+"""Audit of a run's traces by its simulator, for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torchrl_recall.modules.standardization import ContinuousCodec
+from torchrl_recall.recall import Recall
+from torchrl_recall.traces.audit import TraceAuditor
+from torchrl_recall.trainers.recall_like import RecallLike
+from torchrl_recall.trainers.runs.process import say
+from torchrl_recall.trainers.schema.group import ConfigError
+
+__all__ = ["build_audit"]
+
+_NUM_TRACES = 32
+
+
+def build_audit(
+    num_traces: int | Literal["auto"], recall: RecallLike, task: Any
+) -> Callable[[], dict[str, float]] | None:
+    """Build what audits the newest traces, as they were before any filter.
+
+    No random number is drawn: the traces are those that were imitated or fed to a critic, evenly
+    spaced over their end states. So a run has the same bits with and without.
+
+    Args:
+        num_traces: ``recall.audit``: how many; zero for none, ``auto`` for 32 if the task can be
+            put into a state.
+        recall: recall, or a control that has no traces.
+        task: see :func:`~torchrl_recall.envs.make_simulator`; it is stepped.
+
+    Returns:
+        What gives the metrics of :class:`~torchrl_recall.TraceAuditor`, in standard deviations of
+        the observation where it has them; None where nothing is audited.
+
+    Raises:
+        ConfigError: a number is asked for, of a task that cannot be put into a state.
+    """
+    if not isinstance(recall, Recall) or num_traces == 0:
+        return None
+    observations = recall.model.observations
+    scale = observations.scale if isinstance(observations, ContinuousCodec) else None
+    try:
+        auditor = TraceAuditor(task, scale=scale)
+    except ValueError as error:
+        if num_traces != "auto":
+            raise ConfigError(f"recall.audit={num_traces}: {error} Or leave it auto.") from error
+        say(f"traces are not audited: {error}")
+        return None
+    num = _NUM_TRACES if num_traces == "auto" else num_traces
+
+    def audit() -> dict[str, float]:
+        if (traces := recall.traces) is None:
+            return {}
+        spaced = traces[:: -(-len(traces) // num)]  # those to one end state are contiguous
+        return auditor.metrics(spaced)
+
+    return audit
