@@ -70,6 +70,7 @@ sphinx_gallery_conf = {
 html_theme = "furo"
 html_title = "torchrl_recall"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
