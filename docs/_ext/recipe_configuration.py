@@ -173,7 +173,7 @@ def reference(recipe: str) -> str:
         groups.setdefault(key.name.split(".")[0] if "." in key.name else "", []).append(key)
     lines = []
     for group, rows in groups.items():
-        lines += [f"### `{group}`", ""] if group else []
+        lines += [f"### `{group}`" if group else "### The run", ""]
         lines += ["| key | type | range | default | meaning, source |", "|---|---|---|---|---|"]
         lines += [_row(key) for key in rows] + [""]
     return "\n".join(lines)
