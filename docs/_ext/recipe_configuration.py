@@ -201,6 +201,12 @@ class RecipeConfiguration(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return a table for each group of keys."""
         recipe = self.arguments[0]
+        for file in (
+            Path(__file__),
+            *CONFIG.rglob("*.yaml"),
+            *Path(schema.__file__).parent.glob("*.py"),
+        ):
+            self.env.note_dependency(str(file))
         return self.parse_text_to_nodes(reference(recipe), allow_section_headings=True)
 
 
