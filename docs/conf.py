@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore", category=FutureWarning)  # of TorchRL, on the 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tutorials run
 
 project = "torchrl_recall"
-author = "The torchrl_recall authors"
+author = copyright = "The torchrl_recall authors"
 version = release = version_of("torchrl-recall")
 
 extensions = [
@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,
+    "ignore_repr_types": r"matplotlib",
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "show_signature": False,
@@ -70,6 +71,7 @@ sphinx_gallery_conf = {
 html_theme = "furo"
 html_title = "torchrl_recall"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

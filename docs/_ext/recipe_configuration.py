@@ -173,7 +173,7 @@ def reference(recipe: str) -> str:
         groups.setdefault(key.name.split(".")[0] if "." in key.name else "", []).append(key)
     lines = []
     for group, rows in groups.items():
-        lines += [f"### `{group}`", ""] if group else []
+        lines += [f"### `{group}`" if group else "### The run", ""]
         lines += ["| key | type | range | default | meaning, source |", "|---|---|---|---|---|"]
         lines += [_row(key) for key in rows] + [""]
     return "\n".join(lines)
@@ -201,6 +201,12 @@ class RecipeConfiguration(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return a table for each group of keys."""
         recipe = self.arguments[0]
+        for file in (
+            Path(__file__),
+            *CONFIG.rglob("*.yaml"),
+            *Path(schema.__file__).parent.glob("*.py"),
+        ):
+            self.env.note_dependency(str(file))
         return self.parse_text_to_nodes(reference(recipe), allow_section_headings=True)
 
 

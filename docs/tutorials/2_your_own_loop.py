@@ -21,6 +21,8 @@ from torchrl.envs import GymEnv
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
+import torchrl_recall.envs  # noqa: F401, registers point_umaze
+
 torch.manual_seed(0)
 env = GymEnv("point_umaze")
 env.set_seed(0)

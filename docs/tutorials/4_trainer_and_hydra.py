@@ -78,6 +78,8 @@ from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+import torchrl_recall.trainers.hook_config  # noqa: F401, adds `hook: recall`
+
 ConfigStore.instance().store(
     name="run",
     node={

@@ -38,8 +38,9 @@ def straight(tensordict):
 
 from torchrl_recall import GoalGAN, GoalGANCurriculum
 
-curriculum = GoalGANCurriculum(GoalGAN(env.goal_spec), num_new=100, num_old=50, num_updates=100)
-curriculum.pretrain(env.start + 0.3 * torch.randn(500, 2).clamp(-1, 1))
+gan = GoalGAN(env.goal_spec)
+curriculum = GoalGANCurriculum(gan, num_new=100, num_old=50, num_updates=100)
+curriculum.pretrain(env.start + 0.6 * torch.randn(500, 2).clamp(-1, 1))
 experience, seen = [], []
 for _ in range(12):
     goals = curriculum.propose()
