@@ -196,7 +196,7 @@ def draw(config: DictConfig, quality: Quality) -> None:
     panels[1, 0].set_ylabel("landing error, standard deviations")
     lines = panels[0, 0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside upper center", ncols=min(4, 2 * len(tasks)), fontsize=8)
-    caption = f"Recall traces put to the simulator, {config.seeds} seeds."
+    caption = f"Recall traces put to the simulator, up to {config.seeds} seeds."
     save(figure, Path(config.out) / "trace_quality.png", caption, width=45 * len(tasks))
 
 
