@@ -33,6 +33,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
 
     from torchrl_recall import BacktrackingModel, ImitationLoss, RewardStates
     from torchrl_recall.trainers.build_recall import build_recall
+    from torchrl_recall.trainers.demonstrations import demonstrate
     from torchrl_recall.trainers.hosts.on_policy import PPO, TRPO
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.schema import PPORecallConfig
@@ -63,6 +64,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
         interval=config.recall.interval,
         longest_episode=longest_episode(env.base_env._env),
     )
+    demonstrate(recall, config, env)
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=1)
     collector = make_collector(env, host.actor, config, device, clip_actions=True)

@@ -2,9 +2,17 @@
 
 from importlib.metadata import version as _version
 
-from torchrl_recall.controls import ForwardDyna, ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.controls import (
+    Cloning,
+    ForwardDyna,
+    ForwardModelImitation,
+    NoRecall,
+    SelfImitation,
+)
 from torchrl_recall.data.buffer_reader import BufferReader
 from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.data.data_sets import DataSetError, read_data_set
+from torchrl_recall.data.demonstrations import whole_trajectories
 from torchrl_recall.data.top_k_trajectories import TopKTrajectories
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.goals.curriculum import GoalGANCurriculum
@@ -55,8 +63,10 @@ __all__ = [
     "BoltzmannPolicy",
     "BufferReader",
     "BufferState",
+    "Cloning",
     "ConfidentSteps",
     "CriticStates",
+    "DataSetError",
     "Disagreement",
     "ForwardDyna",
     "ForwardModelImitation",
@@ -94,5 +104,7 @@ __all__ = [
     "load_policy",
     "make_recall",
     "make_update",
+    "read_data_set",
     "reverse_time",
+    "whole_trajectories",
 ]

@@ -168,6 +168,9 @@ def load_run(
     check_config(config.model_dump(), state["config"], run_dir)
     quiet()
     config.compile = False  # which changes no weights, and what is called a few times is faster
+    config.recall.demonstrations = None  # their file may be gone; what they taught is restored
+    if isinstance(state["recall"], dict):
+        state["recall"].pop("demonstrations", None)
     if hasattr(config.collector, "num_envs"):
         config.collector.num_envs = 1  # nothing is collected
     if hasattr(config.collector, "backend"):

@@ -10,7 +10,13 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
 
-from torchrl_recall.controls import ForwardDyna, ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.controls import (
+    Cloning,
+    ForwardDyna,
+    ForwardModelImitation,
+    NoRecall,
+    SelfImitation,
+)
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
@@ -98,6 +104,8 @@ def build_recall(
     }
     if recall.method == "self_imitation":
         return SelfImitation(imitation_loss, filters=gate, **rounds)
+    if recall.method == "cloning":
+        return Cloning(imitation_loss, filters=gate, **rounds)
     _check_judges(config)
     model = make_model(
         num_cells=backtracking.num_cells,
