@@ -28,6 +28,7 @@ from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.objectives.reward import RewardModelLoss
 from torchrl_recall.objectives.trpo import TRPOLoss
+from torchrl_recall.offline import OfflineRecall
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.recall import Recall
@@ -82,6 +83,7 @@ __all__ = [
     "LoopErasure",
     "NearVisited",
     "NoRecall",
+    "OfflineRecall",
     "Recall",
     "RecallHook",
     "RecallTraceGenerator",

@@ -13,13 +13,13 @@ from torchrl_recall.trainers.schema.ranges import Count, Number, Seed, Text
 __all__ = ["main"]
 
 USAGE = """\
-usage: python -m torchrl_recall.record RUN out=FOLDER [frames=10000|episodes=5] [policy=trained] [...]
+usage: python -m torchrl_recall.record RUN out=FOLDER frames=10000|episodes=5 [policy=trained] [...]
 Write a data set of whole episodes of the task of the run in the folder RUN.
 
 out            the data set's folder, which must not exist
 frames         record until there are as many, and the episode ends
 episodes       record as many instead
-policy         trained, of the run; random actions; or replay: all experience of the run's checkpoint
+policy         trained, of the run; random actions, or replay: all that the run experienced
 deterministic  take the policy's mean instead of sampling, false by default
 min_return     drop episodes of a smaller return
 seed           of the task and of the policy, 0 by default

@@ -1,4 +1,4 @@
-"""Controls of recall: the same rounds with real pairs, demonstrations, a forward model, or nothing."""
+"""Controls of recall: the same rounds with real pairs, demonstrations, another model or nothing."""
 
 from torchrl_recall.controls.cloning import Cloning
 from torchrl_recall.controls.forward_dyna import ForwardDyna

@@ -44,9 +44,7 @@ def read_minari(file: Path, observation_keys: Sequence[str] | None = None) -> Te
     try:
         import h5py
     except ImportError as error:
-        raise DataSetError(
-            f"{file} needs h5py: pip install 'torchrl-recall[offline]'."
-        ) from error
+        raise DataSetError(f"{file} needs h5py: pip install 'torchrl-recall[offline]'.") from error
     try:
         with h5py.File(file, "r") as root:
             names = [name for name in root if name.startswith(_EPISODE)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import OneHot
 from torchrl.envs import TransformedEnv
