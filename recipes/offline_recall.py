@@ -26,18 +26,18 @@ def build(config: OfflineRecallConfig, device: torch.device) -> OfflineParts:
 
     from torchrl_recall import BacktrackingModel, StateValues
     from torchrl_recall.trainers.build_offline_recall import build_offline_recall
-    from torchrl_recall.trainers.hosts.offline import CQL, IQL, TD3BC
+    from torchrl_recall.trainers.hosts.offline import CQL, IQL, TD3BC, OfflineHost
     from torchrl_recall.trainers.tasks.data_set import GradientSteps, OfflineParts, load_data_set
     from torchrl_recall.trainers.tasks.gym import make_env
     from torchrl_recall.trainers.tasks.mean_return import MeanReturn
 
     env = make_env(config.env.name, device, seed=config.seed, **config.env.making)
     data_set = load_data_set(config, env, device)
-    host: IQL | CQL | TD3BC
-    if config.host == "td3bc":  # TorchRL's losses
+    host: OfflineHost  # TorchRL's losses
+    if config.host == "td3bc":
         host = TD3BC(env, config, device, data_set[:]["observation"])
     else:
-        host = {"iql": IQL, "cql": CQL}[config.host](env, config, device)
+        host = IQL(env, config, device) if config.host == "iql" else CQL(env, config, device)
     critic = StateValues(host.loss_module, compile=bool(config.compile))
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     make_model = partial(BacktrackingModel.from_specs, *specs)  # Eq. 1

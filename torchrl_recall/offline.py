@@ -121,7 +121,7 @@ class OfflineRecall(Stateful):
             BacktrackingLoss(model), num_updates=num_model_updates, **steps
         )
         self.train_reward = RewardUpdates(reward, num_updates=num_reward_updates, **steps)
-        self.judges = nn.ModuleList(f for f in filters if isinstance(f, QuantileFilter))
+        self.judges = [each for each in filters if isinstance(each, QuantileFilter)]
         agreeing = [judge.model for judge in self.judges if isinstance(judge, Agreement)]
         if len(agreeing) > 1:
             raise ValueError("two Agreement filters have a forward model each; give one of them.")
@@ -168,7 +168,7 @@ class OfflineRecall(Stateful):
         """Train all models (l.8-9), and measure what filters judge by on data held out of that."""
         rows = data_set.storage[: len(data_set)]
         held_out = 0
-        if len(self.judges):
+        if self.judges:
             widest = max(judge.window for judge in self.judges)
             held_out = max(1, min(widest, round(_HELD_OUT * len(rows))))
         order = torch.randperm(len(rows), device=_device(rows))
@@ -221,7 +221,7 @@ class OfflineRecall(Stateful):
             "train_reward": self.train_reward,
             "buffer": BufferState(self.buffer),
             **({} if self.train_forward is None else {"train_forward": self.train_forward}),
-            **({"judges": self.judges} if len(self.judges) else {}),
+            **({"judges": nn.ModuleList(self.judges)} if self.judges else {}),
         }
 
 

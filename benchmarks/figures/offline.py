@@ -40,7 +40,7 @@ DEFAULTS = {
     "methods": ["none", "backtracking", "random_model"],
     "seeds": 5,
     "first_seed": 0,
-    "frames": 4_000,  # gradient steps
+    "frames": 2_000,  # gradient steps
     "collect": False,  # only from the runs there are
     **OPTIONS,  # a job is a method on a data set
 }
@@ -53,8 +53,8 @@ RECORDED: dict[str, dict[str, Any]] = {
 }
 SMALL = [
     "replay_buffer.batch_size=64", "backtracking.num_cells=[64,64]", "backtracking.batch_size=64",
-    "backtracking.num_updates=2000", "recall.reward_updates=2000", "recall.interval=200",
-    "recall.num_high_value_states=500", "compile=true", "resume=auto", "logger.backend=none",
+    "backtracking.num_updates=1000", "recall.reward_updates=1000", "recall.interval=200",
+    "recall.num_high_value_states=500", "compile=false", "resume=auto", "logger.backend=none",
     "checkpoint.interval=0", "eval.num_episodes=60", "eval.interval=500",
 ]  # fmt: skip
 Key = tuple[str, str]
@@ -182,9 +182,7 @@ def main() -> None:
         data = Path(config.out) / "data"
         more = config.host, config.task, config.frames
         calls = [
-            partial(
-                in_new_process, run_seeds, Path(config.out) / "data" / name, method, dirs, *more
-            )
+            partial(in_new_process, run_seeds, data / name, method, dirs, *more)
             for (name, method), dirs in run_dirs.items()
         ]
         run_all(config, calls)

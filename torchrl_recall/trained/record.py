@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -185,11 +185,11 @@ def _episode(collector: StepCollector, run: TrainedRun) -> TensorDict:
     while not steps or not (steps[-1]["next", "done"].any() or len(steps) >= longest):
         steps.append(collector.collect())
         check_finite(steps[-1], env_name=run.parts.name, frames=len(steps))
-    episode = torch.cat(steps)
+    episode = cast(TensorDict, torch.cat(steps))
     episode["next", "done"][-1] = True
     begins = torch.zeros(len(episode), 1, dtype=torch.bool)
     begins[0] = True
-    return episode.set("is_init", begins)  # type: ignore[return-value]
+    return episode.set("is_init", begins)
 
 
 def _random(env: Any) -> Callable[[Tensor], Tensor]:

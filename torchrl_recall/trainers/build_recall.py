@@ -35,6 +35,7 @@ from torchrl_recall.trainers.schema import (
     OnPolicyRecallConfig,
     SACRecallConfig,
 )
+from torchrl_recall.trainers.schema.offline import OfflineTracesConfig
 from torchrl_recall.trainers.schema.parts import RecallConfig
 from torchrl_recall.trainers.schema.sac import SACTracesConfig
 
@@ -190,7 +191,7 @@ def build_reward(
 
 
 def build_end_states(
-    recall: SACTracesConfig, critic: TensorDictModuleBase, *, gamma: float
+    recall: SACTracesConfig | OfflineTracesConfig, critic: TensorDictModuleBase, *, gamma: float
 ) -> HighValueStates:
     """Build the source of end states that ``recall.end_states`` names.
 

@@ -254,9 +254,9 @@ def standardized_mlp(loc: Tensor | None = None, scale: Tensor | None = None) -> 
     def make(
         in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
     ) -> nn.Module:
-        zeros, ones = torch.zeros(in_features), torch.ones(in_features)
-        known = zeros if loc is None else loc, ones if scale is None else scale
-        standardize = _Standardize(*(x.to(device) for x in known), in_features)
+        mean = torch.zeros(in_features) if loc is None else loc
+        deviation = torch.ones(in_features) if scale is None else scale
+        standardize = _Standardize(mean.to(device), deviation.to(device), in_features)
         return ConcatInputs(standardize, mlp(in_features, out_features, num_cells, device))
 
     return make

@@ -19,7 +19,7 @@ from torchrl_recall.trainers.schema.ranges import (
     TraceLength,
 )
 
-__all__ = ["OfflineRecallConfig"]
+__all__ = ["OfflineRecallConfig", "OfflineTracesConfig"]
 
 Share = Annotated[Positive, Field(lt=1)]
 
