@@ -44,7 +44,7 @@ DEFAULTS = {
     "collect": False,  # only from the runs there are
     **OPTIONS,  # a job is a method on a data set
 }
-TRAINED = 1_000  # the seed of the agent behind the data, and its frames
+AGENT = 1_000  # the seed of the agent behind the data, which ends half trained
 # Of random actions, of the policy; all of its experience.
 RECORDED: dict[str, dict[str, Any]] = {
     "random": {"policy": "random", "frames": 5_000},
@@ -68,14 +68,15 @@ def prepare(config: DictConfig) -> None:
     agent = Path(config.out) / "agent"
     if not (agent / "summary.json").exists():
         words = [f"env.name={config.task}", "recall=none", "sac.n_step=1", *HOST]
-        words += [f"seed={TRAINED}", f"collector.total_frames={TRAINED}", "eval.interval=500"]
-        words += ["compile=false", "logger.backend=none", "resume=auto", f"run_dir={agent}"]
+        words += [f"seed={AGENT}", "collector.total_frames=6000", "eval.interval=100"]
+        words += ["eval.num_episodes=60", "eval.target_return=0.5", "compile=false"]
+        words += ["logger.backend=none", "resume=auto", f"run_dir={agent}"]
         done = run_command([str(ROOT / "recipes/sac_recall.py"), *words])
         if done.returncode:
             raise SystemExit(done.stderr)
     for name in config.tasks:
         if not (folder := Path(config.out) / "data" / name).exists():
-            record_run(agent, folder, seed=TRAINED, **RECORDED[name])
+            record_run(agent, folder, seed=AGENT, **RECORDED[name])
 
 
 def run_seeds(

@@ -46,6 +46,7 @@ def test_random_actions_and_a_runs_experience(runs, tmp_path):
     assert torch.equal(replay["next", "reward"], rows["next", "reward"])
 
 
+@pytest.mark.filterwarnings("ignore:none of .* goals")
 def test_what_cannot_be_recorded_is_refused(runs, tmp_path):
     run_dir, _ = runs("sparse")
     (tmp_path / "there").mkdir()

@@ -55,7 +55,7 @@ AT_MOST_ONE = {
     "crossq.gamma", "dqn.gamma", "dqn.eps_init", "dqn.eps_end", "dqn.annealed_fraction",
     "recall.agreement", "recall.disagreement",
     "iql.gamma", "iql.target_update_tau", "cql.gamma", "cql.target_update_tau", "td3bc.gamma",
-    "td3bc.target_update_tau", "iql.expectile", "recall.share",
+    "td3bc.target_update_tau",
 }  # fmt: skip
 ANY_NUMBER = {"backtracking.return_threshold", "eval.target_return"}
 
