@@ -2,7 +2,7 @@
 
     python benchmarks/figures/offline.py seeds=5 first_seed=0 out=runs/offline host=iql
 
-Makes three data sets of ``task``: random actions, a policy that is half trained, and the experience
+Makes three data sets of ``task``: random actions, the policy of an agent, and the experience
 of its training. Trains the host on each, alone, with traces of a trained model beside the data, and
 with traces of a random one. Prints returns and paired differences; ``results.csv`` and
 ``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there are.
@@ -36,7 +36,7 @@ DEFAULTS = {
     "out": "runs/offline",
     "task": "point_free4",
     "host": "iql",
-    "tasks": ["random", "medium", "replay"],  # data sets
+    "tasks": ["random", "expert", "replay"],  # data sets
     "methods": ["none", "backtracking", "random_model"],
     "seeds": 5,
     "first_seed": 0,
@@ -44,11 +44,11 @@ DEFAULTS = {
     "collect": False,  # only from the runs there are
     **OPTIONS,  # a job is a method on a data set
 }
-AGENT = 1_000  # the seed of the agent behind the data, which ends half trained
+AGENT = 1_000  # the seed of the agent behind the data
 # Of random actions, of the policy; all of its experience.
 RECORDED: dict[str, dict[str, Any]] = {
     "random": {"policy": "random", "frames": 5_000},
-    "medium": {"policy": "trained", "frames": 1_000},
+    "expert": {"policy": "trained", "frames": 1_000},
     "replay": {"policy": "replay"},
 }
 SMALL = [
