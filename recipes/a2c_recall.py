@@ -32,6 +32,7 @@ def build(config: A2CRecallConfig) -> Parts[A2C]:
     from torchrl_recall.seeds import SeedStreams
     from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_four_rooms_recall import build_four_rooms_recall
+    from torchrl_recall.trainers.demonstrations import demonstrate_four_rooms
     from torchrl_recall.trainers.hosts.a2c import A2C
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.four_rooms import (
@@ -49,6 +50,7 @@ def build(config: A2CRecallConfig) -> Parts[A2C]:
         ImitationLoss(a2c.actor, reduction="none"),  # Eq. 3
         a2c,
     )
+    demonstrate_four_rooms(recall, config, env.layout)
     replay_buffer = ReplayBuffer(storage=LazyTensorStorage(config.backtracking.buffer_size))
     collector = RolloutCollector(env, a2c, config, streams)
     oracle = Oracle(env.layout, max_steps=env.max_steps, gamma=config.a2c.gamma)

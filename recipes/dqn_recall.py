@@ -39,6 +39,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         build_reward,
         model_class,
     )
+    from torchrl_recall.trainers.demonstrations import demonstrate
     from torchrl_recall.trainers.hosts.dqn import DQN
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.tasks.collectors import make_collector
@@ -67,6 +68,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
         longest_episode=longest_episode(env.base_env._env),
         start_frames=config.collector.init_random_frames,
     )
+    demonstrate(recall, config, env)
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=config.replay_buffer.batch_size)
     collector = make_collector(

@@ -42,6 +42,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         build_reward,
         model_class,
     )
+    from torchrl_recall.trainers.demonstrations import demonstrate
     from torchrl_recall.trainers.hosts.crossq import CrossQ
     from torchrl_recall.trainers.hosts.delayed_policy import REDQ, TD3
     from torchrl_recall.trainers.hosts.sac import SAC
@@ -73,6 +74,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
         longest_episode=longest_episode(env.base_env._env),
         start_frames=config.collector.init_random_frames,
     )
+    demonstrate(recall, config, env)
     replay_buffer = make_replay_buffer(config.replay_buffer, device)
     single_steps = None
     if n_step > 1:

@@ -34,6 +34,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
     from torchrl_recall import ImitationLoss, RewardStates
     from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_recall import build_recall, model_class
+    from torchrl_recall.trainers.demonstrations import demonstrate
     from torchrl_recall.trainers.hosts.on_policy import PPO, TRPO
     from torchrl_recall.trainers.runs.parts import Parts
     from torchrl_recall.trainers.schema import PPORecallConfig
@@ -64,6 +65,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
         interval=config.recall.interval,
         longest_episode=longest_episode(env.base_env._env),
     )
+    demonstrate(recall, config, env)
     storage = LazyTensorStorage(config.replay_buffer.size, device=device)
     replay_buffer = ReplayBuffer(storage=storage, batch_size=1)
     collector = make_collector(env, host.actor, config, device, clip_actions=True)

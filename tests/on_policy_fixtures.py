@@ -15,7 +15,9 @@ from torchrl_recall.trainers.schema import PPORecallConfig, TRPORecallConfig, va
 
 CPU = torch.device("cpu")
 CONFIG = RECIPES / "config" / "on_policy"
-RECALLS = sorted(path.stem for path in (CONFIG / "recall").glob("*.yaml"))
+RECALLS = sorted(  # but for cloning, which needs demonstrations
+    {path.stem for path in (CONFIG / "recall").glob("*.yaml")} - {"cloning"}
+)
 SCHEMAS = {"trpo": TRPORecallConfig, "ppo": PPORecallConfig}
 TINY = {
     "collector.total_frames": 256,

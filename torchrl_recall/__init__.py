@@ -2,9 +2,17 @@
 
 from importlib.metadata import version as _version
 
-from torchrl_recall.controls import ForwardDyna, ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.controls import (
+    Cloning,
+    ForwardDyna,
+    ForwardModelImitation,
+    NoRecall,
+    SelfImitation,
+)
 from torchrl_recall.data.buffer_reader import BufferReader
 from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.data.data_sets import DataSetError, read_data_set
+from torchrl_recall.data.demonstrations import whole_trajectories
 from torchrl_recall.data.top_k_trajectories import TopKTrajectories
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.goals.curriculum import GoalGANCurriculum
@@ -22,6 +30,7 @@ from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.objectives.joint import JointLoss
 from torchrl_recall.objectives.reward import RewardModelLoss
 from torchrl_recall.objectives.trpo import TRPOLoss
+from torchrl_recall.offline import OfflineRecall
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.recall import Recall
@@ -60,8 +69,10 @@ __all__ = [
     "BoltzmannPolicy",
     "BufferReader",
     "BufferState",
+    "Cloning",
     "ConfidentSteps",
     "CriticStates",
+    "DataSetError",
     "Disagreement",
     "ExactDynamics",
     "ForwardDyna",
@@ -81,6 +92,7 @@ __all__ = [
     "MeasuredLength",
     "NearVisited",
     "NoRecall",
+    "OfflineRecall",
     "Recall",
     "RecallHook",
     "RecallTraceGenerator",
@@ -104,5 +116,7 @@ __all__ = [
     "load_policy",
     "make_recall",
     "make_update",
+    "read_data_set",
     "reverse_time",
+    "whole_trajectories",
 ]

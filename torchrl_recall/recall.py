@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.checks import at_least
+from torchrl_recall.data.demonstrations import Demonstrations
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
@@ -371,6 +372,7 @@ class Recall(Stateful):
         self.train_forward, self.transition_filters = train_forward, list(transition_filters)
         self.judges = nn.ModuleList(judges)  # filters whose state is saved
         self.measured_length = measured_length
+        self.demonstrations: Demonstrations | None = None
         for name, part in parts.items():
             setattr(self, name, part)
         # Dynamics can be learned before anything is known to be good.
@@ -386,6 +388,23 @@ class Recall(Stateful):
         """
         self.schedule.advance(self.trajectories.extend(data))
 
+    def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
+        """Fill the store with demonstrations, before the first step.
+
+        Models learn from their transitions beside those of the replay buffer, and traces may end in
+        their states. Rounds need not wait for a trajectory that is better than another.
+
+        Args:
+            trajectories: whole ones, ``[time]`` each; see
+                :func:`~torchrl_recall.data.demonstrations.whole_trajectories`.
+
+        Raises:
+            ValueError: the store has no room for one, or none is good enough for it.
+        """
+        self.trajectories.demonstrate(trajectories)
+        device = next((p.device for p in self.model.parameters()), None)
+        self.demonstrations = Demonstrations(trajectories, device=device)
+
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         """Train the model and use its traces, once for each round that is due (l.8-13).
 
@@ -397,6 +416,8 @@ class Recall(Stateful):
             waits for a trajectory that is better than another; empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
+        if self.demonstrations is not None:
+            replay_buffer = self.demonstrations.beside(replay_buffer)
         rounds = self.schedule.rounds(
             self.trajectories,
             while_waiting=self.begins_early,
@@ -464,6 +485,7 @@ class Recall(Stateful):
             **({} if self.train_forward is None else {"train_forward": self.train_forward}),
             **({"judges": self.judges} if len(self.judges) else {}),
             **({} if self.measured_length is None else {"length": self.measured_length}),
+            **({} if self.demonstrations is None else {"demonstrations": self.demonstrations}),
         }
 
 

@@ -48,6 +48,7 @@ from torchrl_recall.results.statistics import interval
 from torchrl_recall.trained.load import TrainedRun
 from torchrl_recall.trained.roll_out import path_of, roll_out
 from torchrl_recall.trainers.runs import process
+from torchrl_recall.trainers.schema.parts import RecallConfig
 
 GOAL_TASKS = Path(__file__).parents[2] / "recipes/config/goal_gan/env"
 GOAL = ("point_umaze", "point_free4", "point_maze")
@@ -85,6 +86,7 @@ def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase
     visited, held_out = seen[torch.randperm(len(seen))].chunk(2)
     nearest = torch.cdist(project(held_out[:1_000]), project(visited)).amin(1)
     radius = float(nearest.quantile(0.95))  # which Agreement takes of errors
+    assert isinstance(run.config.recall, RecallConfig)
     erase = run.config.recall.loop_erasure or 0.5
     return {
         "none": None,

@@ -141,6 +141,10 @@ class SelfImitation(Stateful):
         """Offer new experience to the best trajectories (Alg. 1, line 5); see :class:`Recall`."""
         self.schedule.advance(self.trajectories.extend(data))
 
+    def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
+        """Fill the store with demonstrations; see :meth:`~torchrl_recall.Recall.demonstrate`."""
+        self.trajectories.demonstrate(trajectories)
+
     def step(self, replay_buffer: ReplayBuffer | None = None) -> dict[str, Tensor]:
         """Imitate the best trajectories, once for each round that is due.
 

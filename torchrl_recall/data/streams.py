@@ -235,7 +235,8 @@ class TrajectoryStreams:
         return torch.cat([part.to(device) for part in self._parts], 1)  # type: ignore[return-value]
 
     def _done(self, data: TensorDictBase) -> Tensor:
-        return data.get(self.done_key).reshape(*data.shape, -1).any(-1)
+        done = data.get(self.done_key)
+        return done.reshape(*data.shape, done.shape[data.ndim :].numel()).any(-1)  # or no step
 
     def _count(self, data: TensorDictBase) -> Tensor | None:
         """Return the steps before each in its episode, by TorchRL's counter or ours."""

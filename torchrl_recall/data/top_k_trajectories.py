@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,6 +103,7 @@ class TopKTrajectories(Transform):
         self._lengths = torch.zeros(0, dtype=torch.long)
 
         self.streams = TrajectoryStreams(self.done_key, observation_key)
+        self.unstored: Sequence[NestedKey] = ()  # entries that only tell trajectories apart
         self._warned_long = False
 
     @property
@@ -167,10 +169,12 @@ class TopKTrajectories(Transform):
         # Replace the buffer's rows by those to keep: the buffer writes the rows returned here.
         rows: list[TensorDictBase] = []
         if (old := keep[keep < stored]).numel():
-            data = self.replay_buffer.storage[: int(self._lengths.sum())].exclude("index")
+            data = self.replay_buffer.storage[: int(self._lengths.sum())]
+            data = data.exclude("index", *self.unstored)
             trajectories = data.split(self._lengths.tolist())
             rows += [trajectories[i] for i in old.tolist()]
-        rows += [finished[i] for i in (keep[keep >= stored] - stored).tolist()]
+        new = [finished[i] for i in (keep[keep >= stored] - stored).tolist()]
+        rows += [trajectory.exclude(*self.unstored) for trajectory in new]
         self._check_entries(rows)
         joined = torch.cat(rows) if len(rows) > 1 else rows[0].clone()
         self._returns, self._lengths = all_returns[keep], all_lengths[keep]
@@ -192,7 +196,7 @@ class TopKTrajectories(Transform):
         """Refuse rows that the buffer could not hold together, before it is emptied for them."""
         stored = getattr(self.replay_buffer.storage, "_storage", None)
         first = stored if isinstance(stored, TensorDictBase) else rows[0]
-        expected = _entries(first.exclude("index"), first.ndim)
+        expected = _entries(first.exclude("index", *self.unstored), first.ndim)
         for row in rows:
             if (found := _entries(row, row.ndim)) != expected:
                 differ = sorted(map(str, dict(set(found.items()) ^ set(expected.items()))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,6 +99,9 @@ class TopTrajectories:
         )
         self.keys = None
         if keys is not None:
+            own = {key[0] if isinstance(key, tuple) else key for key in _KNOWN_BY}
+            read_names = {key[0] if isinstance(key, tuple) else key for key in keys}
+            self.filter.unstored = sorted(own - read_names)
             read = [self.filter.reward_key, self.filter.done_key, next_key(observation_key)]
             self.keys = list(dict.fromkeys([*keys, observation_key, *read, *_KNOWN_BY]))
         self.buffer.append_transform(self.filter)
@@ -164,6 +168,36 @@ class TopTrajectories:
         if self._num_gathered >= self.write_every:
             self.flush()
         return num_frames
+
+    def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
+        """Fill the store with whole trajectories that are known to be good.
+
+        They count as better than others, so that rounds need not wait for the agent's own. Those
+        that are better will replace them.
+
+        Args:
+            trajectories: shape ``[time]`` each.
+
+        Raises:
+            ValueError: one does not fit, or none has a return above ``return_threshold``.
+        """
+        capacity = self.buffer.storage.max_size
+        if (longest := max(map(len, trajectories))) > capacity:
+            raise ValueError(
+                f"a demonstration has {longest} steps, and the store has room for {capacity}. Give "
+                "it more (buffer_size=, backtracking.buffer_size)."
+            )
+        for trajectory in trajectories:
+            whole = trajectory.unsqueeze(0)
+            mask = torch.ones(whole.shape, dtype=torch.bool, device=whole.device)
+            self.extend(whole.copy().set(("collector", "mask"), mask))
+        self.flush()
+        if not len(self.filter.returns):
+            raise ValueError(
+                f"no demonstration has a return above {self.filter.return_threshold}; lower "
+                "return_threshold= (backtracking.return_threshold), or give better ones."
+            )
+        self.filter.lowest_return = -math.inf
 
     def flush(self) -> None:
         """Write what has been gathered."""

@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, ReplayBufferEnsemble
 
-__all__ = ["BatchSource", "Draws", "mean_losses"]
+__all__ = ["BatchSource", "Draws", "mean_losses", "take_rows"]
 
 
 class BatchSource(Protocol):
@@ -58,7 +58,7 @@ class Draws:
     def candidates(self, buffer: ReplayBuffer, num: int) -> TensorDictBase:
         """Draw at most ``num`` transitions without repeats, so that no state is chosen twice."""
         _check_rows(buffer)
-        return _take(buffer, torch.randint(len(buffer), (num,)).unique())
+        return take_rows(buffer, torch.randint(len(buffer), (num,)).unique())
 
     def batches(
         self, data: TensorDictBase | ReplayBuffer, num: int, size: int, keys: Sequence[NestedKey]
@@ -69,7 +69,7 @@ class Draws:
         """
         _check_rows(data)
         index = torch.randint(len(data), (num * size,))
-        return iter(_take(data, index).select(*keys).reshape(num, size).unbind(0))
+        return iter(take_rows(data, index).select(*keys).reshape(num, size).unbind(0))
 
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
@@ -99,8 +99,17 @@ def _check_rows(data: TensorDictBase | ReplayBuffer) -> None:
         )
 
 
-def _take(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictBase:
-    """Take rows by their numbers, also out of a storage ``[environments, time]``."""
+def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictBase:
+    """Take rows by their numbers, also out of a storage ``[environments, time]``.
+
+    Args:
+        data: rows, or a replay buffer, whose own batch size and priorities do not matter.
+        index: of rows.
+
+    Raises:
+        TypeError: an ensemble of buffers has no such numbers.
+        ValueError: a row is a transition of several steps.
+    """
     if isinstance(data, ReplayBufferEnsemble):
         raise TypeError(
             "recall draws rows by their numbers, which a ReplayBufferEnsemble does not have; give "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -113,6 +115,30 @@ class RecentSuccesses:
         slot = (self.count[seed] + rank) % self.num_trajectories
         self._kept[seed[newest], slot[newest]] = tails[newest]
         self.count += new
+
+    def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
+        """Give each seed the same successes, as if it had had them.
+
+        Args:
+            trajectories: cells and directions of whole successes, ``[time]`` each.
+
+        Raises:
+            ValueError: there are more than are kept.
+        """
+        if len(trajectories) > self.num_trajectories:
+            raise ValueError(
+                f"{len(trajectories)} demonstrations are more than the {self.num_trajectories} "
+                "successes that are kept; raise num_trajectories="
+                " (backtracking.num_trajectories)."
+            )
+        for trajectory in trajectories:
+            slot = int(self.count[0]) % self.num_trajectories
+            tail = trajectory[-self.length :]
+            for key in self.keys:
+                self._kept[key][:, slot, -len(tail) :] = tail[key]
+            self._kept["mask"][:, slot] = torch.arange(self.length) >= self.length - len(tail)
+            self.visited[:, tail["next", "observation"]] = True
+            self.count += 1
 
     @property
     def waits_for(self) -> str:

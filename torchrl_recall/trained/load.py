@@ -15,6 +15,7 @@ from tensordict.nn import TensorDictModuleBase
 from yaml import YAMLError
 
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.offline import OfflineRecall
 from torchrl_recall.recall import Recall
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["TrainedRun", "load_backtracking_model", "load_policy", "load_run"]
 # first, since it has groups of its two hosts too.
 _RECIPES = {
     "goal_gan": ("goal_gan_recall", "GoalGANRecallConfig"),
+    "iql": ("offline_recall", "OfflineRecallConfig"),
     "sac": ("sac_recall", "SACRecallConfig"),
     "dqn": ("dqn_recall", "DQNRecallConfig"),
     "trpo": ("trpo_recall", "TRPORecallConfig"),
@@ -62,7 +64,7 @@ class TrainedRun:
         """Return the model of recall; None where a control ran, whose model is another or none."""
         if self.config.recall.method != "recall":
             return None
-        assert isinstance(self.parts.recall, Recall)
+        assert isinstance(self.parts.recall, Recall | OfflineRecall)
         return self.parts.recall.model.eval()
 
     def needs_model(self) -> BacktrackingModel:
@@ -181,6 +183,10 @@ def load_run(
     check_config(config.model_dump(), state["config"], run_dir)
     quiet()
     config.compile = False  # which changes no weights, and what is called a few times is faster
+    if hasattr(config.recall, "demonstrations"):
+        config.recall.demonstrations = None  # they may be gone; what they taught is restored
+    if isinstance(state["recall"], dict):
+        state["recall"].pop("demonstrations", None)
     if hasattr(config.collector, "num_envs"):
         config.collector.num_envs = 1  # nothing is collected
     if hasattr(config.collector, "backend"):

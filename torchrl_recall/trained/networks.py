@@ -12,10 +12,12 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.trainers.hosts.crossq import normalised_mlp
 from torchrl_recall.trainers.hosts.networks import (
+    bounded_gaussian_actor,
     deterministic_actor,
     gaussian_actor,
     greedy_actor,
     squashed_actor,
+    standardized_mlp,
 )
 from torchrl_recall.trainers.schema import (
     DQNRecallConfig,
@@ -33,10 +35,17 @@ _POLICIES: dict[str, Callable[..., TensorDictModuleBase]] = {
     "squashed_gaussian": squashed_actor,
     "normalised_squashed_gaussian": partial(squashed_actor, make=normalised_mlp(0)),
     "gaussian": gaussian_actor,
+    "bounded_gaussian": bounded_gaussian_actor,
     "deterministic": deterministic_actor,
+    "standardized_deterministic": partial(deterministic_actor, make=standardized_mlp()),
     "greedy": greedy_actor,
 }
-_OF_HOST = {"crossq": "normalised_squashed_gaussian", "td3": "deterministic"}
+_OF_HOST = {
+    "crossq": "normalised_squashed_gaussian",
+    "td3": "deterministic",
+    "iql": "bounded_gaussian",
+    "td3bc": "standardized_deterministic",
+}
 
 
 def describe_policy(config: OneSeedConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl_recall.offline import OfflineRecall
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.trained.load import TrainedRun, load_run
@@ -48,7 +49,7 @@ def roll_out(
     """
     run = load_run(run_dir, restore=_NEEDED)
     model, recall = run.needs_model(), run.parts.recall
-    assert isinstance(recall, Recall)
+    assert isinstance(recall, Recall | OfflineRecall)
     recall.high_value_states.num_states = num_states
     with torch.random.fork_rng():
         torch.manual_seed(seed)

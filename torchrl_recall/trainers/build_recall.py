@@ -10,7 +10,13 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
 
-from torchrl_recall.controls import ForwardDyna, ForwardModelImitation, NoRecall, SelfImitation
+from torchrl_recall.controls import (
+    Cloning,
+    ForwardDyna,
+    ForwardModelImitation,
+    NoRecall,
+    SelfImitation,
+)
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
@@ -31,6 +37,7 @@ from torchrl_recall.trainers.schema import (
     OnPolicyRecallConfig,
     SACRecallConfig,
 )
+from torchrl_recall.trainers.schema.offline import OfflineTracesConfig
 from torchrl_recall.trainers.schema.parts import BacktrackingConfig, RecallConfig
 from torchrl_recall.trainers.schema.sac import SACTracesConfig
 
@@ -100,6 +107,8 @@ def build_recall(
     }
     if recall.method == "self_imitation":
         return SelfImitation(imitation_loss, filters=gate, **rounds)
+    if recall.method == "cloning":
+        return Cloning(imitation_loss, filters=gate, **rounds)
     _check_judges(config)
     model = make_model(
         num_cells=backtracking.num_cells,
@@ -197,7 +206,7 @@ def build_reward(
 
 
 def build_end_states(
-    recall: SACTracesConfig, critic: TensorDictModuleBase, *, gamma: float
+    recall: SACTracesConfig | OfflineTracesConfig, critic: TensorDictModuleBase, *, gamma: float
 ) -> HighValueStates:
     """Build the source of end states that ``recall.end_states`` names.
 

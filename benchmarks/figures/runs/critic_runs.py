@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
 
 from runs.evidence import folders, options, save
 from runs.launchers import OPTIONS, in_new_process, run_all
@@ -30,7 +31,7 @@ from runs.swept import find_swept
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import Interval, geometric_mean_ratio
 
-__all__ = ["experiment"]
+__all__ = ["DEFAULTS", "HOST", "experiment"]
 
 ROOT = Path(__file__).parents[3]
 DEFAULTS = {
@@ -100,15 +101,24 @@ def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
     print(f"{task} {method}: done", flush=True)
 
 
-def experiment() -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the tables."""
-    config = options(DEFAULTS)
+def experiment(
+    defaults: Mapping[str, Any] = DEFAULTS, prepare: Callable[[DictConfig], None] | None = None
+) -> None:
+    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the tables.
+
+    Args:
+        defaults: the figure's options.
+        prepare: called before the runs, such as to make their data.
+    """
+    config = options(defaults)
     run_dirs: dict[Key, dict[int, Path]] = defaultdict(dict)
     for (seed, task, method), run_dir in folders(config).items():
         swept = config.sweeps and find_swept(config.sweeps, "sac", words_of(task, method, seed))
         run_dirs[task, method][seed] = swept or run_dir
     if not config.collect:
         os.environ["OMP_NUM_THREADS"] = "1"
+        if prepare is not None:
+            prepare(config)
         calls = [partial(in_new_process, run_seeds, *key, dirs) for key, dirs in run_dirs.items()]
         run_all(config, calls)
     results = {

@@ -16,6 +16,7 @@ from torchrl_recall.trainers.schema import (
     ConfigError,
     DQNRecallConfig,
     GoalGANRecallConfig,
+    OfflineRecallConfig,
     PPORecallConfig,
     SACRecallConfig,
     TRPORecallConfig,
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "on_policy/ppo_recall": PPORecallConfig,
     "four_rooms/a2c_recall": A2CRecallConfig,
     "goal_gan/goal_gan_recall": GoalGANRecallConfig,
+    "offline/offline_recall": OfflineRecallConfig,
 }
 GROUPS = [
     (recipe, f"{group.parent.name}={group.stem}")
@@ -44,6 +46,7 @@ AT_LEAST_ZERO = {
     "backtracking.smoothing", "td3.policy_noise", "td3.noise_clip", "td3.exploration_noise",
     "dqn.eps_init", "dqn.eps_end", "crossq.adam_beta1", "random_frames_of_host",
     "replay_buffer.alpha", "replay_buffer.beta", "recall.audit",
+    "td3bc.policy_noise", "td3bc.noise_clip",
 }  # fmt: skip
 AT_MOST_ONE = {
     "backtracking.smoothing", "a2c.gamma", "a2c.lmbda", "gae.gamma", "gae.lmbda",
@@ -52,12 +55,21 @@ AT_MOST_ONE = {
     "eval.target", "td3.gamma", "td3.target_update_tau", "redq.gamma", "redq.target_update_tau",
     "crossq.gamma", "dqn.gamma", "dqn.eps_init", "dqn.eps_end", "dqn.annealed_fraction",
     "recall.agreement", "recall.disagreement",
+    "iql.gamma", "iql.target_update_tau", "cql.gamma", "cql.target_update_tau", "td3bc.gamma",
+    "td3bc.target_update_tau",
 }  # fmt: skip
 ANY_NUMBER = {"backtracking.return_threshold", "eval.target_return"}
 
 
+# What a user has to give.
+GIVEN = {"offline/offline_recall": ["data_set=data"]}
+GIVEN_FOR_GROUP = {"recall=cloning": ["recall.demonstrations=data"]}
+
+
 def composed(recipe: str, *overrides: str):
     path = CONFIG / recipe
+    overrides = (*overrides, *GIVEN.get(recipe, []))
+    overrides += tuple(word for given in overrides for word in GIVEN_FOR_GROUP.get(given, []))
     with initialize_config_dir(config_dir=str(path.parent), version_base="1.3"):
         return compose(path.name, list(overrides))
 

@@ -138,7 +138,8 @@ def test_all_mistakes_are_named_at_once():
         "  configuration key 'env.name': a value is missing.",
         "  configuration key 'recall.lengthy': unknown; did you mean recall.trace_length?",
         "  optim.lr must be a finite number, got nan.",
-        "  recall.method must be one of recall, none, self_imitation, forward_dyna; got 'x'.",
+        "  recall.method must be one of recall, none, self_imitation, cloning, forward_dyna; "
+        "got 'x'.",
     ]
 
 
@@ -284,7 +285,7 @@ def test_help_answers_within_two_seconds(tmp_path):
             "total_frames",
             "trace_length",
             "recall: ",
-            "backtracking, forward_dyna, imitation, none, paper",
+            "backtracking, cloning, forward_dyna, imitation, none, paper",
         ):
             assert key in done.stdout
     assert min(seconds) < 2

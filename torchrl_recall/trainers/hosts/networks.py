@@ -24,6 +24,7 @@ __all__ = [
     "GaussianParameters",
     "HasSpecs",
     "MakeNetwork",
+    "bounded_gaussian_actor",
     "deterministic_actor",
     "gaussian_actor",
     "greedy_actor",
@@ -31,6 +32,7 @@ __all__ = [
     "mlp",
     "policy_inputs",
     "squashed_actor",
+    "standardized_mlp",
     "tanh_mlp",
 ]
 
@@ -184,10 +186,27 @@ def gaussian_actor(
     )
 
 
-def deterministic_actor(
+class _Bounds(nn.Module):
+    """Tanh, from the lower to the upper bounds of an action."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: TensorSpec) -> None:
+        super().__init__()
+        for end in ("low", "high"):
+            self.register_buffer(end, getattr(spec.space, end).clone(), persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.low + (values.tanh() + 1) / 2 * (self.high - self.low)
+
+
+def bounded_gaussian_actor(
     env: HasSpecs, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
-) -> TensorDictSequential:
-    """Build a policy without randomness, squashed into the bounds of the action.
+) -> ProbabilisticActor:
+    """Build a policy: a Gaussian around an action within its bounds, as IQL's authors do.
+
+    Its deviation is the same in all states.
 
     Args:
         env: gives the inputs.
@@ -196,7 +215,74 @@ def deterministic_actor(
         device: where it is.
     """
     in_keys, in_features = policy_inputs(env)
-    network = mlp(in_features, spec.shape[-1], num_cells, device)
+    action_dim = spec.shape[-1]
+    scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
+    mean = mlp(in_features, action_dim, num_cells, device)
+    return ProbabilisticActor(
+        TensorDictModule(ConcatInputs(mean, _Bounds(spec), scale), in_keys, ["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        spec=spec,
+        distribution_class=IndependentNormal,
+        return_log_prob=False,
+    )
+
+
+class _Standardize(nn.Module):
+    """Standardisation of the first features, by fixed numbers."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor, num_features: int) -> None:
+        super().__init__()
+        rest = num_features - len(loc)
+        self.register_buffer("loc", torch.cat([loc, torch.zeros(rest, device=loc.device)]))
+        self.register_buffer("scale", torch.cat([scale, torch.ones(rest, device=loc.device)]))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.loc) / self.scale
+
+
+def standardized_mlp(loc: Tensor | None = None, scale: Tensor | None = None) -> MakeNetwork:
+    """Return what builds perceptrons that see standardised states, whose weights hold the numbers.
+
+    Args:
+        loc: means of the state, the first of the inputs; none for a network that is to be restored.
+        scale: deviations.
+    """
+
+    def make(
+        in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
+    ) -> nn.Module:
+        mean = torch.zeros(in_features) if loc is None else loc
+        deviation = torch.ones(in_features) if scale is None else scale
+        standardize = _Standardize(mean.to(device), deviation.to(device), in_features)
+        return ConcatInputs(standardize, mlp(in_features, out_features, num_cells, device))
+
+    return make
+
+
+def deterministic_actor(
+    env: HasSpecs,
+    spec: TensorSpec,
+    num_cells: Sequence[int],
+    device: torch.device,
+    *,
+    make: MakeNetwork = mlp,
+) -> TensorDictSequential:
+    """Build a policy without randomness, squashed into the bounds of the action.
+
+    Args:
+        env: gives the inputs.
+        spec: of the action.
+        num_cells: hidden units of each layer.
+        device: where it is.
+
+    Keyword Args:
+        make: builds the network.
+    """
+    in_keys, in_features = policy_inputs(env)
+    network = make(in_features, spec.shape[-1], num_cells, device)
     squash = TanhModule(in_keys=["action"], spec=spec, low=spec.space.low, high=spec.space.high)
     return TensorDictSequential(TensorDictModule(network, in_keys, ["action"]), squash)
 

@@ -26,6 +26,7 @@ from torchrl_recall.trainers.schema import (
     ConfigError,
     DQNRecallConfig,
     GoalGANRecallConfig,
+    OfflineRecallConfig,
     OnPolicyRecallConfig,
     SACRecallConfig,
 )
@@ -33,7 +34,13 @@ from torchrl_recall.trainers.tasks.gym import DivergenceError, check_finite
 
 __all__ = ["Run"]
 
-OneSeedConfig = SACRecallConfig | DQNRecallConfig | OnPolicyRecallConfig | GoalGANRecallConfig
+OneSeedConfig = (
+    SACRecallConfig
+    | DQNRecallConfig
+    | OnPolicyRecallConfig
+    | GoalGANRecallConfig
+    | OfflineRecallConfig
+)
 Config = OneSeedConfig | A2CRecallConfig
 PartsT = TypeVar("PartsT", bound=Parts)
 

@@ -3,6 +3,7 @@
 from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
 from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 from torchrl_recall.trainers.schema.goal_gan import GoalGANRecallConfig
+from torchrl_recall.trainers.schema.offline import OfflineRecallConfig
 from torchrl_recall.trainers.schema.on_policy import (
     OnPolicyRecallConfig,
     PPORecallConfig,
@@ -17,6 +18,7 @@ __all__ = [
     "ConfigError",
     "DQNRecallConfig",
     "GoalGANRecallConfig",
+    "OfflineRecallConfig",
     "OnPolicyRecallConfig",
     "PPORecallConfig",
     "SACRecallConfig",

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Strict, Tag
 
 from torchrl_recall.trainers.schema.group import Group
-from torchrl_recall.trainers.schema.parts import Backend, CheckpointConfig, OptimConfig, Resume
+from torchrl_recall.trainers.schema.parts import (
+    Backend,
+    CheckpointConfig,
+    OptimConfig,
+    Resume,
+    demonstrations_fit,
+)
 from torchrl_recall.trainers.schema.ranges import (
     AtLeastZero,
     Count,
@@ -99,6 +105,11 @@ class FourRoomsRecallConfig(Group):
     min_probability: Fraction | None
     audit: CountOrZero | Literal["auto"]
     anneal_frames: Count | None
+    demonstrations: Text | None
+
+    def faults(self) -> Iterator[str]:
+        """Refuse demonstrations that would do nothing."""
+        yield from demonstrations_fit(self, ("recall", "self_imitation"))
 
 
 class FourRoomsBacktrackingConfig(Group):

@@ -99,6 +99,15 @@ class GoalTracesConfig(RecallConfig):
     method: Literal["recall", "none", "self_imitation"]
     support_radius: Positive | None
 
+    def faults(self) -> Iterator[str]:
+        """Refuse demonstrations: where traces end is decided by goals, and not by trajectories."""
+        if self.demonstrations is not None:
+            yield (
+                f"recall.demonstrations={self.demonstrations}: traces of this recipe end in goals "
+                "of the Goal GAN, which demonstrations do not know. Leave it out, or take "
+                "sac_recall.py in a task with one goal, such as env.name=point_umaze."
+            )
+
 
 class GoalGANRecallConfig(RunConfig):
     """Configuration of ``recipes/goal_gan_recall.py``."""

@@ -57,7 +57,7 @@ class PPOConfig(Group):
 class OnPolicyTracesConfig(RecallConfig):
     """Traces, their imitation, and the frames between rounds."""
 
-    method: Literal["recall", "none", "self_imitation", "forward_model"]
+    method: Literal["recall", "none", "self_imitation", "cloning", "forward_model"]
     interval: Count
 
 

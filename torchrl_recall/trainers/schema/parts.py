@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -46,6 +46,7 @@ __all__ = [
     "TD3Config",
     "TRPOConfig",
     "TaskConfig",
+    "demonstrations_fit",
 ]
 
 Backend = Literal["auto", "none", "tensorboard", "wandb", "mlflow", "trackio"]
@@ -231,6 +232,23 @@ class REDQConfig(Group):
             )
 
 
+def demonstrations_fit(recall: Any, methods: Sequence[str]) -> Iterator[str]:
+    """Refuse demonstrations that would do nothing, and cloning without any.
+
+    Args:
+        recall: ``method`` and ``demonstrations``.
+        methods: those that keep a store of trajectories.
+    """
+    if recall.demonstrations is not None and recall.method not in methods:
+        yield (
+            f"recall.demonstrations={recall.demonstrations} fills a store of trajectories, which "
+            f"recall.method={recall.method} does not have; leave it out, or take a group whose "
+            f"method is {', '.join(methods[:-1])} or {methods[-1]}."
+        )
+    if recall.method == "cloning" and recall.demonstrations is None:
+        yield "recall=cloning imitates demonstrations; give recall.demonstrations=PATH."
+
+
 class RecallConfig(Group):
     """Settings of traces and their imitation that all recipes but the four rooms' share."""
 
@@ -250,6 +268,11 @@ class RecallConfig(Group):
     disagreement: Fraction | None
     audit: CountOrZero | Literal["auto"]
     anneal_frames: Count | None
+    demonstrations: Text | None
+
+    def faults(self) -> Iterator[str]:
+        """Refuse demonstrations that would do nothing, and cloning without any."""
+        yield from demonstrations_fit(self, ("recall", "self_imitation", "cloning"))
 
 
 class BacktrackingConfig(Group):

@@ -94,7 +94,7 @@ def batches_fit(config: SACRecallConfig | DQNRecallConfig) -> Iterator[str]:
 class SACTracesConfig(RecallConfig):
     """Traces and who learns from them, with a critic of state-action values."""
 
-    method: Literal["recall", "none", "self_imitation", "forward_dyna"]
+    method: Literal["recall", "none", "self_imitation", "cloning", "forward_dyna"]
     use: Literal["policy", "critic", "both"]
     interval: Count
     end_states: Literal["value", "return", "reward", "uniform"]
@@ -116,6 +116,7 @@ class SACTracesConfig(RecallConfig):
 
     def faults(self) -> Iterator[str]:
         """Refuse end states, actions and rewards that a critic cannot learn from."""
+        yield from super().faults()
         if self.reward not in ("sparse", "learned") and ":" not in self.reward:
             yield (
                 f"recall.reward={self.reward} must be sparse, learned, or module:function, which "

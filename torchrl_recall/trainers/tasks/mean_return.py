@@ -17,7 +17,12 @@ from torchrl.envs import ExplorationType
 
 from torchrl_recall.results.statistics import frames_to_target
 from torchrl_recall.trainers.runs.parts import Evaluation
-from torchrl_recall.trainers.schema import DQNRecallConfig, OnPolicyRecallConfig, SACRecallConfig
+from torchrl_recall.trainers.schema import (
+    DQNRecallConfig,
+    OfflineRecallConfig,
+    OnPolicyRecallConfig,
+    SACRecallConfig,
+)
 from torchrl_recall.trainers.tasks.acting import make_policy
 from torchrl_recall.trainers.tasks.gym import make_env, to_task
 from torchrl_recall.trainers.tasks.vector_task import own_vector
@@ -45,7 +50,7 @@ class MeanReturn(Evaluation):
     def __init__(
         self,
         actor: TensorDictModuleBase,
-        config: SACRecallConfig | OnPolicyRecallConfig | DQNRecallConfig,
+        config: SACRecallConfig | OnPolicyRecallConfig | DQNRecallConfig | OfflineRecallConfig,
         device: torch.device,
         *,
         clip_actions: bool = False,

@@ -1,0 +1,72 @@
+"""Measure what a few demonstrations are worth, with traces around them and without.
+
+    python benchmarks/figures/demonstrations.py seeds=5 first_seed=0 out=runs/demonstrations
+
+Trains an agent of another seed, records 1, 5 and 20 of its successes, and gives them to SAC in a
+small sparse task: cloned, imitated with the agent's own successes, and with traces that teach the
+critic what leads to them. Prints and draws what ``critic.py`` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from runs.critic_runs import DEFAULTS, HOST, ROOT, experiment
+from runs.launchers import run_command
+
+NUMBERS = (1, 5, 20)
+EXPERT = 1_000  # its seed
+
+
+def data(out: str, number: int) -> str:
+    """Name the folder of some demonstrations."""
+    return f"{out}/data/{number}"
+
+
+def methods(out: str) -> list[str]:
+    """Name all methods: what is done, and with which demonstrations."""
+    with_traces = "backtracking+sac.n_step=3+recall.end_states=reward"
+    given = ["cloning+sac.n_step=3", "self_imitation+sac.n_step=3", with_traces]
+    return [
+        "none+sac.n_step=3",
+        with_traces,
+        *(
+            f"{method}+recall.demonstrations={data(out, number)}"
+            for method in given
+            for number in NUMBERS
+        ),
+    ]
+
+
+def prepare(config: DictConfig) -> None:
+    """Train the expert, and record what is missing."""
+    from torchrl_recall.trained.record import record_run
+
+    (task,) = config.tasks
+    expert = Path(config.out) / "expert"
+    if not (expert / "summary.json").exists():
+        words = [f"env.name={task}", "recall=none", "sac.n_step=3", *HOST, f"seed={EXPERT}"]
+        words += ["collector.total_frames=4000", "eval.interval=1000", "compile=true"]
+        words += ["logger.backend=none", "resume=auto", f"run_dir={expert}"]
+        done = run_command([str(ROOT / "recipes/sac_recall.py"), *words])
+        if done.returncode:
+            raise SystemExit(done.stderr)
+    for number in NUMBERS:
+        if not (folder := Path(data(config.out, number))).exists():
+            record_run(expert, folder, episodes=number, min_return=1.0, seed=EXPERT + number)
+
+
+if __name__ == "__main__":
+    OUT = "runs/demonstrations"
+    experiment(
+        {
+            **DEFAULTS,
+            "figure": "demonstrations",
+            "out": OUT,
+            "tasks": ["point_free4"],
+            "methods": methods(OUT),
+            "seeds": 5,
+        },
+        prepare,
+    )

@@ -1,0 +1,200 @@
+"""Measure what reverse rollouts are worth to an offline host, in a small sparse task.
+
+    python benchmarks/figures/offline.py seeds=5 first_seed=0 out=runs/offline host=iql
+
+Makes three data sets of ``task``: random actions, the policy of an agent, and the experience
+of its training. Trains the host on each, alone, with traces of a trained model beside the data, and
+with traces of a random one. Prints returns and paired differences; ``results.csv`` and
+``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there are.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from runs.critic_runs import HOST, ROOT
+from runs.evidence import folders, options, save
+from runs.launchers import OPTIONS, in_new_process, run_all, run_command
+
+from torchrl_recall.results.rows import write_rows
+from torchrl_recall.results.statistics import interval
+
+DEFAULTS = {
+    "figure": "offline",
+    "out": "runs/offline",
+    "task": "point_free4",
+    "host": "iql",
+    "tasks": ["random", "expert", "replay"],  # data sets
+    "methods": ["none", "backtracking", "random_model"],
+    "seeds": 5,
+    "first_seed": 0,
+    "frames": 2_000,  # gradient steps
+    "collect": False,  # only from the runs there are
+    **OPTIONS,  # a job is a method on a data set
+}
+AGENT = 1_000  # the seed of the agent behind the data
+# Of random actions, of the policy; all of its experience.
+RECORDED: dict[str, dict[str, Any]] = {
+    "random": {"policy": "random", "frames": 5_000},
+    "expert": {"policy": "trained", "frames": 1_000},
+    "replay": {"policy": "replay"},
+}
+SMALL = [
+    "replay_buffer.batch_size=64", "backtracking.num_cells=[64,64]", "backtracking.batch_size=64",
+    "backtracking.num_updates=1000", "recall.reward_updates=1000", "recall.interval=200",
+    "recall.num_high_value_states=500", "compile=false", "resume=auto", "logger.backend=none",
+    "checkpoint.interval=0", "eval.num_episodes=60", "eval.interval=500",
+]  # fmt: skip
+Key = tuple[str, str]
+Runs = dict[int, dict[str, Any]]  # by seed
+
+
+def prepare(config: DictConfig) -> None:
+    """Train the agent behind the data, and record what is missing."""
+    from torchrl_recall.trained.record import record_run
+
+    agent = Path(config.out) / "agent"
+    if not (agent / "summary.json").exists():
+        words = [f"env.name={config.task}", "recall=none", "sac.n_step=1", *HOST]
+        words += [f"seed={AGENT}", "collector.total_frames=6000", "eval.interval=100"]
+        words += ["eval.num_episodes=60", "eval.target_return=0.5", "compile=false"]
+        words += ["logger.backend=none", "resume=auto", f"run_dir={agent}"]
+        done = run_command([str(ROOT / "recipes/sac_recall.py"), *words])
+        if done.returncode:
+            raise SystemExit(done.stderr)
+    for name in config.tasks:
+        if not (folder := Path(config.out) / "data" / name).exists():
+            record_run(agent, folder, seed=AGENT, **RECORDED[name])
+
+
+def run_seeds(
+    data_set: Path, method: str, run_dirs: dict[int, Path], host: str, task: str, frames: int
+) -> None:
+    """Train the seeds of a method on a data set, one after the other."""
+    sys.path.insert(0, str(ROOT))
+    from hydra import compose, initialize_config_dir
+
+    from recipes import offline_recall
+    from torchrl_recall.optim.compilation import shared_graphs
+    from torchrl_recall.trainers.schema import OfflineRecallConfig, validate
+
+    recall, *overrides = method.split("+")
+    folder = str(ROOT / "recipes/config/offline")
+    with initialize_config_dir(config_dir=folder, version_base="1.3"), shared_graphs() as begin_run:
+        for seed, run_dir in run_dirs.items():
+            if (run_dir / "summary.json").exists():
+                continue
+            words = [f"data_set={data_set}", f"env.name={task}", f"host={host}", *SMALL]
+            words += [f"{host}.num_cells=[64,64]", f"collector.total_frames={frames}"]
+            if recall == "random_model":
+                words.append("backtracking.num_updates=0")
+            words += [f"recall={recall}", *overrides, f"seed={seed}", f"run_dir={run_dir}"]
+            begin_run()
+            with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+                config = validate(compose("offline_recall", words), OfflineRecallConfig)
+                if offline_recall.train(config).status:
+                    return
+    print(f"{data_set.name} {method}: done", flush=True)
+
+
+def read(run_dir: Path) -> dict[str, Any]:
+    """Read the returns of all evaluations, and the seconds that they took."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    seconds = json.loads((run_dir / "summary.json").read_text())["wall_seconds"]
+    curve = [(int(line["frames"]), float(line["eval_return"])) for line in lines]
+    return {"curve": curve, "final_return": curve[-1][1], "wall_seconds": seconds}
+
+
+def rows(figure: str, results: dict[Key, Runs]) -> Iterable[Sequence]:
+    """Yield rows in long form."""
+    for (data_set, method), seeds in results.items():
+        for seed, run in seeds.items():
+            for metric in ("final_return", "wall_seconds"):
+                yield figure, data_set, method, seed, run["curve"][-1][0], metric, run[metric]
+
+
+def table(results: dict[Key, Runs], baseline: str) -> str:
+    """Format returns at the end, and paired differences to the host alone, as Markdown."""
+    lines = [
+        f"| data set | method | seeds | return [95 %] | minus {baseline} [95 %] | s/run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (data_set, method), runs in results.items():
+        if not runs:
+            continue
+        base, cell = results[data_set, baseline], ""
+        found = interval([run["final_return"] for run in runs.values()])
+        both = sorted(set(runs) & set(base))
+        if both and method != baseline:
+            gains = [runs[seed]["final_return"] - base[seed]["final_return"] for seed in both]
+            gain = interval(gains)
+            cell = f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+        seconds = np.median([run["wall_seconds"] for run in runs.values()])
+        lines.append(
+            f"| {data_set} | {method} | {len(runs)} | {found.value:.2f} [{found.low:.2f}, "
+            f"{found.high:.2f}] | {cell} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(results: dict[Key, Runs], path: Path, task: str) -> None:
+    """Draw the mean return over gradient steps, and each seed as a thin line."""
+    names = list(dict.fromkeys(data_set for data_set, _ in results))
+    figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for number, ((data_set, method), runs) in enumerate(results.items()):
+            if data_set != name or not runs:
+                continue
+            curves = np.array([[value for _, value in run["curve"]] for run in runs.values()])
+            steps = [step for step, _ in next(iter(runs.values()))["curve"]]
+            color = f"C{number % 10}"
+            axes.plot(steps, curves.T, color=color, linewidth=0.5, alpha=0.5)
+            axes.plot(steps, curves.mean(0), color=color, label=method)
+        axes.set(title=f"{task}, {name}", xlabel="gradient steps", ylabel="return")
+        axes.legend(fontsize=6)
+        axes.grid(alpha=0.3)
+    caption = "Share of 60 episodes that reach the goal; mean, and each seed."
+    save(figure, path, caption, width=60 * len(names))
+
+
+def main() -> None:
+    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the table."""
+    config = options(DEFAULTS)
+    run_dirs: dict[Key, dict[int, Path]] = defaultdict(dict)
+    for (seed, data_set, method), run_dir in folders(config).items():
+        run_dirs[data_set, method][seed] = run_dir
+    if not config.collect:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        prepare(config)
+        data = Path(config.out) / "data"
+        more = config.host, config.task, config.frames
+        calls = [
+            partial(in_new_process, run_seeds, data / name, method, dirs, *more)
+            for (name, method), dirs in run_dirs.items()
+        ]
+        run_all(config, calls)
+    results = {
+        key: {s: read(d) for s, d in dirs.items() if (d / "summary.json").exists()}
+        for key, dirs in run_dirs.items()
+    }
+    write_rows(Path(config.out) / "results.csv", rows(config.figure, results))
+    print(table(results, config.methods[0]))
+    draw(results, Path(config.out) / "figure.png", config.task)
+
+
+if __name__ == "__main__":
+    main()

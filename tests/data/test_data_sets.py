@@ -1,0 +1,182 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+from tensordict import TensorDict
+from torchrl.data import (
+    Bounded,
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    OneHot,
+    TensorDictReplayBuffer,
+    Unbounded,
+)
+
+from torchrl_recall import DataSetError, read_data_set
+
+SPECS = Unbounded((3,)), Bounded(-1, 1, (2,))
+
+
+def steps(num: int = 12, episode: int = 4) -> TensorDict:
+    path = torch.arange(3.0 * (num + 1)).reshape(num + 1, 3)
+    done = ((torch.arange(num) + 1) % episode == 0).unsqueeze(-1)
+    following = {
+        "observation": path[1:], "reward": torch.ones(num, 1), "terminated": done, "done": done,
+    }  # fmt: skip
+    data = {"observation": path[:-1], "action": torch.rand(num, 2) * 2 - 1, "next": following}
+    return TensorDict(data, [num])
+
+
+@pytest.mark.parametrize("storage", [LazyMemmapStorage, LazyTensorStorage])
+def test_a_dump_of_torchrl_is_read_without_its_pickles(storage, tmp_path):
+    buffer, data = TensorDictReplayBuffer(storage=storage(100), batch_size=4), steps()
+    buffer.extend(data)
+    buffer.dumps(tmp_path / "set")
+    for pickled in [*(tmp_path / "set").rglob("*.pkl"), *(tmp_path / "set").rglob("*.pickle")]:
+        pickled.write_bytes(b"\x80\x04cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode())
+    found = read_data_set(tmp_path / "set", *SPECS)
+    assert found.shape == (12,)
+    for key in ("observation", "action", ("next", "observation"), ("next", "reward")):
+        assert torch.equal(found[key], data[key])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_buffer_is_read_oldest_first(tmp_path):
+    buffer, data = TensorDictReplayBuffer(storage=LazyTensorStorage(10), batch_size=4), steps(13)
+    buffer.extend(data[:10])
+    buffer.extend(data[10:])
+    buffer.dumps(tmp_path)
+    assert torch.equal(read_data_set(tmp_path, *SPECS)["observation"], data["observation"][3:])
+
+
+def test_streams_of_several_environments_stay_apart(tmp_path):
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100, ndim=2), batch_size=4)
+    data = steps(12).reshape(2, 6)
+    buffer.extend(data)
+    buffer.dumps(tmp_path)
+    found = read_data_set(tmp_path, *SPECS)
+    assert found.shape == (2, 6)
+    assert torch.equal(found["observation"], data["observation"])
+
+
+def test_numbers_become_categories(tmp_path):
+    data = steps(4)
+    data["observation"], data["action"] = torch.tensor([0, 1, 2, 3]), torch.tensor([[2]] * 4)
+    data["next", "observation"] = torch.tensor([1, 2, 3, 4])
+    data.memmap(tmp_path)
+    found = read_data_set(tmp_path, OneHot(5), OneHot(3))
+    assert found["observation"].int().argmax(-1).tolist() == [0, 1, 2, 3]
+    assert found["action"].int().tolist() == [[0, 0, 1]] * 4
+    with pytest.raises(DataSetError, match="observation reaches from 1 to 4, but the task has 4"):
+        read_data_set(tmp_path, OneHot(4), OneHot(3))
+
+
+def _without_done(data):
+    return data.exclude(("next", "done"), ("next", "terminated"))
+
+
+FAULTS = {
+    "there is no 'action' among": lambda data: data.exclude("action"),
+    "observation has the shape": lambda data: data.set("observation", torch.zeros(12, 4)),
+    "reward is NaN or infinite in 1 steps": lambda data: data.set_at_(
+        ("next", "reward"), torch.nan, 3
+    ),
+    "'terminated' and 'done'": _without_done,
+    "action is out of its bounds in 12 of 12": lambda data: data.set(
+        "action", torch.full((12, 2), 7.0)
+    ),
+    "one number is expected": lambda data: data.set(("next", "reward"), torch.zeros(12, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_what_does_not_fit_the_task_is_named(message, tmp_path):
+    FAULTS[message](steps().clone()).memmap(tmp_path)
+    with pytest.raises(DataSetError, match=message):
+        read_data_set(tmp_path, *SPECS)
+
+
+def test_missing_and_damaged_folders_are_named(tmp_path):
+    with pytest.raises(DataSetError, match="does not exist"):
+        read_data_set(tmp_path / "nowhere", *SPECS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataSetError, match="holds no data set"):
+        read_data_set(tmp_path / "empty", *SPECS)
+    steps().memmap(tmp_path / "cut")
+    (tmp_path / "cut" / "action.memmap").write_bytes(b"1234")
+    with pytest.raises(DataSetError, match="4 bytes do not make"):
+        read_data_set(tmp_path / "cut", *SPECS)
+    meta = tmp_path / "cut" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "shape": "many"}))
+    with pytest.raises(DataSetError, match="names no shape"):
+        read_data_set(tmp_path / "cut", *SPECS)
+
+
+def test_a_rounded_action_is_clamped_to_its_bounds(tmp_path):
+    data = steps()
+    data["action"][0] = 1.0001
+    data.memmap(tmp_path)
+    assert read_data_set(tmp_path, *SPECS)["action"].max() == 1
+
+
+@pytest.fixture
+def minari_set(tmp_path, monkeypatch):
+    """A data set that Minari itself wrote."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    minari = pytest.importorskip("minari")
+    from minari.data_collector import EpisodeBuffer
+
+    def make(name, observations, actions, space, action_space):
+        buffers = [
+            EpisodeBuffer(
+                observations=observation, actions=action, rewards=[1.0] * len(action),
+                terminations=[False] * (len(action) - 1) + [True],
+                truncations=[False] * len(action), infos={},
+            )
+            for observation, action in zip(observations, actions, strict=True)
+        ]  # fmt: skip
+        minari.create_dataset_from_buffers(
+            name, buffers, observation_space=space, action_space=action_space
+        )
+        return tmp_path / name
+
+    return make
+
+
+def test_a_data_set_of_minari_is_read(minari_set):
+    path = [np.arange(9.0).reshape(3, 3), 100 + np.arange(12.0).reshape(4, 3)]
+    actions = [np.full((2, 2), 0.5, np.float32), np.full((3, 2), -0.5, np.float32)]
+    spaces = Box(-np.inf, np.inf, (3,), np.float64), Box(-1, 1, (2,), np.float32)
+    folder = minari_set("tests/vectors-v0", path, actions, *spaces)
+    found = read_data_set(folder, *SPECS)
+    assert found["observation"].dtype == torch.float32
+    assert found["observation"][:, 0].tolist() == [0, 3, 100, 103, 106]
+    assert found["next", "observation"][:, 0].tolist() == [3, 6, 103, 106, 109]
+    assert found["next", "done"].flatten().tolist() == [False, True, False, False, True]
+    assert found["is_init"].flatten().tolist() == [True, False, True, False, False]
+    same = read_data_set(folder / "data" / "main_data.hdf5", *SPECS)
+    assert torch.equal(same["action"], found["action"])
+
+
+def test_entries_of_minaris_dicts_are_joined_in_order(minari_set):
+    states = {"goal": np.ones((3, 1), np.float32), "place": np.zeros((3, 2), np.float32)}
+    space = Dict(goal=Box(-9, 9, (1,), np.float32), place=Box(-9, 9, (2,), np.float32))
+    folder = minari_set("tests/dicts-v0", [states], [np.array([0, 1])], space, Discrete(2))
+    found = read_data_set(folder, SPECS[0], OneHot(2), observation_keys=["place", "goal"])
+    assert found["observation"][0].tolist() == [0, 0, 1]
+    assert found["action"].int().tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(DataSetError, match=r"env.observation_keys=\[goal,place\]"):
+        read_data_set(folder, SPECS[0], OneHot(2))
+
+
+def test_a_file_that_is_no_data_set_of_minaris_is_named(tmp_path):
+    with h5py.File(tmp_path / "other.hdf5", "w") as file:
+        file.create_group("episode_0")
+    with pytest.raises(DataSetError, match="no array 'actions'"):
+        read_data_set(tmp_path / "other.hdf5", *SPECS)
+    (tmp_path / "text.hdf5").write_text("text")
+    with pytest.raises(DataSetError, match="is no data set of Minari's"):
+        read_data_set(tmp_path / "text.hdf5", *SPECS)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
+
+from torchrl_recall import Agreement, BacktrackingModel, OfflineRecall, RewardModel, UniformStates
+
+SPECS = Unbounded((2,)), Bounded(-1, 1, (2,))
+NUM = 2_000
+
+
+@pytest.fixture
+def data_set():
+    """A point that moves by a tenth of its action, and is rewarded by where it gets on one axis."""
+    states, actions = torch.rand(NUM, 2) * 2 - 1, torch.rand(NUM, 2) * 2 - 1
+    following, flag = states + 0.1 * actions, torch.zeros(NUM, 1, dtype=torch.bool)
+    data = TensorDict({
+        "observation": states, "action": actions,
+        "next": {
+            "observation": following, "reward": following[:, :1], "terminated": flag, "done": flag,
+        },
+    }, [NUM])  # fmt: skip
+    buffer = ReplayBuffer(storage=LazyTensorStorage(NUM))
+    buffer.extend(data)
+    return buffer
+
+
+def make(num_updates: int = 400, **kwargs) -> OfflineRecall:
+    model = BacktrackingModel.from_specs(*SPECS, num_cells=(32,), action_scale="learned")
+    reward = RewardModel(*SPECS, num_cells=(32,))
+    settings = {"num_reward_updates": 400, "lr": 3e-3, "trace_length": 3, "interval": 10}
+    return OfflineRecall(
+        model, reward, UniformStates(200), num_model_updates=num_updates, **settings | kwargs
+    )
+
+
+def landing_error(rows: TensorDict) -> torch.Tensor:
+    landed = rows["observation"] + 0.1 * rows["action"]
+    return (landed - rows["next", "observation"]).norm(dim=-1).median()
+
+
+def test_traces_obey_the_dynamics_and_end_in_real_states(data_set):
+    recall = make()
+    metrics = recall.step(data_set)
+    rows = recall.buffer[:]
+    assert len(rows) == 600
+    assert metrics["recall/kept_transitions"] == 1
+    assert landing_error(rows) < 0.03
+    untrained = make(0)
+    untrained.step(data_set)
+    assert landing_error(untrained.buffer[:]) > 0.06
+    error = (rows["next", "reward"] - rows["next", "observation"][:, :1]).abs().median()
+    assert error < 0.1
+    ends = rows.reshape(200, 3)[:, -1]["next", "observation"]
+    real = data_set[:]["next", "observation"]
+    assert (ends.unsqueeze(1) == real).all(-1).any(1).all()
+
+
+def test_models_learn_once_and_traces_are_rolled_out_when_due(data_set):
+    recall = make(1)
+    assert "backtracking/loss_state_predictor" in recall.step(data_set)
+    assert recall.step(data_set) == {}
+    recall.extend(TensorDict({}, [10]))
+    assert list(recall.step(data_set)) == ["recall/kept_transitions"]
+    assert len(recall.buffer) == 1_200
+
+
+def test_agreement_is_measured_on_what_no_model_learned_from(data_set):
+    forward = BacktrackingModel.from_specs(*SPECS, num_cells=(32,))
+    agreement = Agreement(forward, quantile=0.9, window=100)
+    recall = make(filters=[agreement])
+    metrics = recall.step(data_set)
+    assert int(agreement.count) == 100
+    assert int(recall.model.observations.count) == NUM - 100
+    assert 0.05 < metrics["recall/kept_transitions"] < 0.95
+    assert landing_error(recall.buffer[:]) < 0.03
+
+
+def test_two_forward_models_are_refused():
+    judges = [Agreement(BacktrackingModel.from_specs(*SPECS)) for _ in range(2)]
+    with pytest.raises(ValueError, match="two Agreement filters"):
+        make(filters=judges)

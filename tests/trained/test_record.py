@@ -1,0 +1,65 @@
+import json
+
+import pytest
+import torch
+from torchrl.data import Bounded
+
+from torchrl_recall import read_data_set, whole_trajectories
+from torchrl_recall.trained.record import record_run
+from torchrl_recall.trainers.schema import ConfigError
+
+
+def specs(run):
+    env = run.parts.env
+    return env.observation_spec_unbatched["observation"], env.action_spec_unbatched
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dqn", "ppo"])
+def test_whole_episodes_of_a_policy_are_recorded_again_from_the_same_seed(runs, kind, tmp_path):
+    run_dir, run = runs(kind)
+    about = record_run(run_dir, tmp_path / "a", episodes=2, seed=3)
+    record_run(run_dir, tmp_path / "b", episodes=2, seed=3)
+    found = read_data_set(tmp_path / "a", *specs(run))
+    again = read_data_set(tmp_path / "b", *specs(run))
+    assert (found == again).all()
+    trajectories = whole_trajectories(found)
+    assert len(trajectories) == about["episodes"] == 2
+    returns = [float(each["next", "reward"].sum()) for each in trajectories]
+    assert about["mean_return"] == pytest.approx(sum(returns) / 2)
+    told = json.loads((tmp_path / "a" / "about.json").read_text())
+    assert told["task"] == run.parts.name
+    spec = specs(run)[1]
+    if isinstance(spec, Bounded):
+        assert ((found["action"] >= spec.space.low) & (found["action"] <= spec.space.high)).all()
+
+
+def test_random_actions_and_a_runs_experience(runs, tmp_path):
+    run_dir, run = runs("sparse")
+    about = record_run(run_dir, tmp_path / "random", policy="random", frames=150)
+    assert about["frames"] >= 150
+    assert about["episodes"] == len(
+        whole_trajectories(read_data_set(tmp_path / "random", *specs(run)))
+    )
+    record_run(run_dir, tmp_path / "replay", policy="replay")
+    replay, rows = read_data_set(tmp_path / "replay", *specs(run)), run.parts.replay_buffer[:]
+    assert torch.equal(replay["observation"], rows["observation"])
+    assert torch.equal(replay["next", "reward"], rows["next", "reward"])
+
+
+@pytest.mark.filterwarnings("ignore:none of .* goals")
+def test_what_cannot_be_recorded_is_refused(runs, tmp_path):
+    run_dir, _ = runs("sparse")
+    (tmp_path / "there").mkdir()
+    for changes, message in (
+        ({"out": tmp_path / "there", "episodes": 1}, "exists"),
+        ({}, "give either frames=10000 or episodes=5"),
+        ({"policy": "replay", "frames": 5}, "leave out frames="),
+        ({"episodes": 1, "min_return": 2.0}, "51 episodes had a return below min_return=2.0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            record_run(run_dir, **{"out": tmp_path / "new", **changes})
+    with pytest.raises(ConfigError, match="many goals"):
+        record_run(runs("goal_gan")[0], tmp_path / "new", episodes=1)
+    with pytest.raises(ConfigError, match="transitions of several steps"):
+        record_run(runs("none")[0], tmp_path / "new", policy="replay")
+    assert not (tmp_path / "new").exists()

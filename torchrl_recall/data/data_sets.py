@@ -1,0 +1,284 @@
+"""Data sets of past experience: TorchRL's dumps and Minari's HDF5, read without a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Bounded, OneHot, TensorSpec
+
+from torchrl_recall.checks import next_key
+from torchrl_recall.data.minari_file import DataSetError, find_minari, read_minari
+
+__all__ = ["DataSetError", "conform", "read_data_set"]
+
+# Entries that tell which steps belong together.
+_KNOWN_BY: tuple[NestedKey, ...] = ("is_init", "step_count", ("collector", "traj_ids"))
+_MASK = ("collector", "mask")
+_FLAGS = ("done", "terminated", "truncated")
+_TOLERANCE = 1e-3  # of an action's range, within which actions beyond its bounds are clamped
+
+
+def read_data_set(
+    path: str | Path,
+    observation_spec: TensorSpec,
+    action_spec: TensorSpec,
+    *,
+    observation_keys: Sequence[str] | None = None,
+) -> TensorDict:
+    """Read a data set, and check that it is one of a task.
+
+    A folder may be what ``replay_buffer.dumps(path)`` of TorchRL wrote, what ``data.memmap(path)``
+    of a TensorDict wrote (``torchrl_recall.record`` does), or a Minari data set with its
+    ``data/main_data.hdf5``. Nothing is unpickled: files of numbers are read by the shapes that
+    JSON or HDF5 says, and all others are ignored.
+
+    Args:
+        path: the folder, or an HDF5 file.
+        observation_spec: of one state, a vector.
+        action_spec: of one action.
+
+    Keyword Args:
+        observation_keys: entries of the data that make up the state, joined in this order.
+
+    Returns:
+        Steps in order, ``[time]`` or ``[streams, time]``: ``observation``, ``action`` and, under
+        ``next``, ``observation``, ``reward``, ``terminated`` and ``done``; and what the data say of
+        which steps belong together.
+
+    Raises:
+        DataSetError: there is no data set, it is damaged, or it is none of this task.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, LazyMemmapStorage, ReplayBuffer, Unbounded
+        >>> from torchrl_recall.data.data_sets import read_data_set
+        >>> flag = torch.zeros(4, 1, dtype=torch.bool)
+        >>> data = TensorDict({
+        ...     "observation": torch.randn(4, 3), "action": torch.rand(4, 2),
+        ...     "next": {
+        ...         "observation": torch.randn(4, 3), "reward": torch.ones(4, 1),
+        ...         "terminated": flag, "done": flag,
+        ...     },
+        ... }, [4])
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> _ = data.memmap(folder.name)
+        >>> read_data_set(folder.name, Unbounded((3,)), Bounded(-1, 1, (2,))).shape
+        torch.Size([4])
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataSetError(f"{path} does not exist. Name a data set's folder or HDF5 file.")
+    keys = ["observation", *(observation_keys or [])]
+    if (file := find_minari(path)) is not None:
+        data = read_minari(file, observation_keys)
+    elif (path / "storage" / "meta.json").is_file():
+        data = _read_dump(path, keys)
+    elif (path / "meta.json").is_file():
+        data = _read_memmap(path, keys)
+    else:
+        raise DataSetError(
+            f"{path} holds no data set. Expected are storage/meta.json (replay_buffer.dumps of "
+            "TorchRL), meta.json (data.memmap of a TensorDict), data/main_data.hdf5 (Minari), or "
+            "an .hdf5 file. `python -m torchrl_recall.record RUN out=FOLDER` makes one."
+        )
+    if not data.numel() or not data.shape.numel():
+        raise DataSetError(f"{path} holds no step.")
+    return conform(data, observation_spec, action_spec, observation_keys=observation_keys)
+
+
+def conform(
+    data: TensorDictBase,
+    observation_spec: TensorSpec,
+    action_spec: TensorSpec,
+    *,
+    observation_keys: Sequence[str] | None = None,
+) -> TensorDict:
+    """Bring steps into the form that losses and models read, or say what is wrong with them.
+
+    Args:
+        data: ``[time]`` or ``[streams, time]``.
+        observation_spec: of one state.
+        action_spec: of one action.
+
+    Keyword Args:
+        observation_keys: see :func:`read_data_set`.
+
+    Raises:
+        DataSetError: an entry is missing, of another shape, not finite or out of bounds.
+    """
+    out = TensorDict({}, batch_size=data.shape)
+    for prefix in ((), ("next",)):
+        state = _state(data, prefix, observation_keys)
+        out.set((*prefix, "observation"), _fit(state, observation_spec, data, "observation"))
+    action = _fit(_entry(data, "action"), action_spec, data, "action")
+    out.set("action", _within(action, action_spec))
+    reward = _entry(data, ("next", "reward"))
+    if reward.numel() != data.shape.numel():
+        raise DataSetError(
+            f"rewards have the shape {tuple(reward.shape[data.ndim :])} each; one number is "
+            "expected. Sum them, or choose one."
+        )
+    out.set(("next", "reward"), reward.reshape(*data.shape, 1).float())
+    flags = {key: data.get(("next", key), None) for key in _FLAGS}
+    flags = {key: f.reshape(*data.shape, 1).bool() for key, f in flags.items() if f is not None}
+    if "terminated" not in flags or len(flags) < 2:
+        raise DataSetError(
+            f"of the ends of episodes there are {sorted(flags)} under 'next'; 'terminated' and "
+            "'done' (or 'truncated') are needed. Write them as TorchRL's environments do."
+        )
+    done = flags.get("done", torch.zeros((), dtype=torch.bool)) | flags["terminated"]
+    out.set(("next", "terminated"), flags["terminated"])
+    out.set(("next", "done"), done | flags.get("truncated", torch.zeros_like(done)))
+    for key, value in out.items(True, True):
+        if value.is_floating_point() and not value.isfinite().all():
+            name = key if isinstance(key, str) else ".".join(key)
+            bad = int((~value.isfinite()).reshape(data.shape.numel(), -1).any(-1).sum())
+            raise DataSetError(f"{name} is NaN or infinite in {bad} steps. Drop their episodes.")
+    for key in _KNOWN_BY:
+        if (told := data.get(key, None)) is not None:
+            out.set(key, told.clone())
+    return out
+
+
+def _entry(data: TensorDictBase, key: NestedKey) -> Tensor:
+    value = data.get(key, None)
+    if value is None:
+        held = sorted(".".join((k,) if isinstance(k, str) else k) for k in data.keys(True, True))
+        name = key if isinstance(key, str) else ".".join(key)
+        raise DataSetError(
+            f"there is no {name!r} among {held}. Rename the data's entries as TorchRL's "
+            "environments do; entries of a Dict observation are named by env.observation_keys."
+        )
+    return value
+
+
+def _state(
+    data: TensorDictBase, prefix: tuple[str, ...], observation_keys: Sequence[str] | None
+) -> Tensor:
+    """Return states, joined of the named entries where there is no ``observation``."""
+    whole = data.get((*prefix, "observation"), None)
+    if whole is not None or not observation_keys:
+        key = (*prefix, "observation")
+        return _entry(data, key if prefix else "observation")
+    entries = [_entry(data, (*prefix, key) if prefix else key) for key in observation_keys]
+    return torch.cat([entry.reshape(*data.shape, -1) for entry in entries], -1)
+
+
+def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Tensor:
+    """Cast an entry to its spec; numbers of categories become one-hot vectors."""
+    shape, size = value.shape[data.ndim :], spec.shape[-1] if len(spec.shape) else 1
+    is_index = not value.is_floating_point() and value.dtype is not torch.bool
+    if is_index and tuple(shape) in ((), (1,)) and (isinstance(spec, OneHot) or size > 1):
+        index = value.reshape(data.shape).long()
+        if ((index < 0) | (index >= size)).any():
+            raise DataSetError(
+                f"{name} reaches from {int(index.min())} to {int(index.max())}, but the task has "
+                f"{size} of them, counted from 0."
+            )
+        value = torch.nn.functional.one_hot(index, size)
+        shape = value.shape[data.ndim :]
+    if shape != spec.shape:
+        raise DataSetError(
+            f"{name} has the shape {tuple(shape)}, the task's is {tuple(spec.shape)}. Take a data "
+            "set of this task, or env.name and env.observation_keys of the data set's."
+        )
+    return value.to(spec.dtype)
+
+
+def _within(action: Tensor, spec: TensorSpec) -> Tensor:
+    """Clamp actions that rounding put beyond their bounds; refuse those that lie farther."""
+    if isinstance(spec, OneHot):
+        if not (action.long().sum(-1) == 1).all():
+            raise DataSetError("action is no one-hot vector in some steps.")
+        return action
+    if not isinstance(spec, Bounded):
+        return action
+    low, high = (getattr(spec.space, end).to("cpu") for end in ("low", "high"))
+    slack = _TOLERANCE * (high - low)
+    beyond = ((action < low - slack) | (action > high + slack)).any(-1)
+    if beyond.any():
+        raise DataSetError(
+            f"action is out of its bounds in {int(beyond.sum())} of {beyond.numel()} steps. Clip "
+            "actions to what the task executed."
+        )
+    return torch.clamp(action, low, high)
+
+
+def _read_dump(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
+    """Read the written rows of a replay buffer, oldest first."""
+    data = _read_memmap(folder / "storage", observation_keys)
+    told = _json(folder / "storage" / "storage_metadata.json")
+    try:
+        rows = int(told["len"]) // max(1, data.shape[1:].numel())
+        writer = folder / "writer" / "metadata.json"
+        cursor = int(_json(writer).get("cursor", 0)) if writer.is_file() else 0
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataSetError(f"{folder}: its metadata are damaged ({error!r}).") from error
+    if not 0 <= rows <= data.shape[0]:
+        raise DataSetError(f"{folder} says that it has {rows} rows, but has {data.shape[0]}.")
+    if rows == data.shape[0] and 0 < cursor < rows:  # the oldest follow the newest
+        data = cast(TensorDictBase, torch.cat([data[cursor:], data[:cursor]]))
+    data = data[:rows]
+    return data if data.ndim == 1 else data.transpose(0, data.ndim - 1).flatten(0, -2)
+
+
+def _read_memmap(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
+    """Read the entries that are needed of a TensorDict on disk."""
+    meta = _json(folder / "meta.json")
+    try:
+        data = TensorDict({}, batch_size=[int(n) for n in meta["shape"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataSetError(f"{folder / 'meta.json'} names no shape ({error!r}).") from error
+    if not data.ndim:
+        raise DataSetError(f"{folder} has no time dimension.")
+    wanted: list[NestedKey] = [*observation_keys, "action", *_KNOWN_BY, _MASK]
+    wanted += [next_key(key) for key in (*observation_keys, "reward", *_FLAGS)]
+    for key in wanted:
+        parts = (key,) if isinstance(key, str) else key
+        value = _read_tensor(folder.joinpath(*parts[:-1]), parts[-1])
+        if value is None:
+            continue
+        if value.shape[: data.ndim] != data.shape:
+            raise DataSetError(f"{folder}: {key} has the shape {tuple(value.shape)}.")
+        data.set(key, value)
+    mask = data.get(_MASK, None)
+    return data if mask is None else data[mask.reshape(data.shape)].exclude(_MASK)
+
+
+def _read_tensor(folder: Path, name: str) -> Tensor | None:
+    """Read the numbers of an entry; None if there is none of this name."""
+    meta = folder / "meta.json"
+    entry = _json(meta).get(name) if meta.is_file() else None
+    if not isinstance(entry, dict) or "dtype" not in entry:
+        return None
+    file = folder / f"{name}.memmap"
+    try:
+        dtype = getattr(torch, entry["dtype"].removeprefix("torch."))
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"no type {entry['dtype']}")
+        shape = torch.Size([int(n) for n in entry["shape"]])
+        if file.stat().st_size != shape.numel() * dtype.itemsize:
+            raise ValueError(f"{file.stat().st_size} bytes do not make {tuple(shape)} of {dtype}")
+        if not shape.numel():
+            return torch.zeros(shape, dtype=dtype)
+        numbers = torch.from_file(str(file), shared=False, size=shape.numel(), dtype=dtype)
+        return numbers.reshape(shape)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataSetError(f"{file} cannot be read: {error}. Make the data set again.") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no keys")
+        return found
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataSetError(f"{path} cannot be read: {error}. Make the data set again.") from error

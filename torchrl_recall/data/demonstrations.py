@@ -1,0 +1,154 @@
+"""Demonstrations: whole trajectories that are known to be good before the first step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+
+from torchrl_recall.checks import next_key
+from torchrl_recall.data.data_sets import DataSetError
+from torchrl_recall.data.streams import TrajectoryStreams
+from torchrl_recall.optim.batches import take_rows
+
+__all__ = ["Demonstrations", "whole_trajectories"]
+
+
+def whole_trajectories(
+    data: TensorDictBase,
+    *,
+    observation_key: NestedKey = "observation",
+    reward_key: NestedKey = "reward",
+    done_key: NestedKey = "done",
+) -> list[TensorDictBase]:
+    """Cut steps into the whole trajectories that they hold.
+
+    Args:
+        data: steps in order, ``[time]`` or ``[streams, time]``.
+
+    Keyword Args:
+        observation_key: where states are.
+        reward_key: where rewards are, under ``"next"``.
+        done_key: where the end of a trajectory is, under ``"next"``.
+
+    Returns:
+        Each whole trajectory, ``[time]``.
+
+    Raises:
+        DataSetError: no episode ends in the data, or a return is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.data.demonstrations import whole_trajectories
+        >>> data = TensorDict({"next": {
+        ...     "reward": torch.ones(6, 1), "done": (torch.arange(6) % 3 == 2).unsqueeze(-1),
+        ... }}, [6])
+        >>> [len(trajectory) for trajectory in whole_trajectories(data)]
+        [3, 3]
+    """
+    streams = TrajectoryStreams(next_key(done_key), observation_key)
+    found = streams.finished(data, capacity=max(1, data.shape.numel()))
+    if not found:
+        raise DataSetError(
+            f"no episode ends within the {data.shape.numel()} steps, so none is whole. Record "
+            "until 'done' (`torchrl_recall.record RUN episodes=5`), or mark the ends of episodes."
+        )
+    if streams.num_open:
+        warnings.warn(
+            f"the last {streams.num_open} steps of the demonstrations are of an episode that does "
+            "not end; they are left out.",
+            stacklevel=2,
+        )
+    for number, trajectory in enumerate(found):
+        total = trajectory.get(next_key(reward_key)).sum()
+        if not total.isfinite():
+            raise DataSetError(
+                f"the return of episode {number} is {float(total)}, by which no trajectories can "
+                "be ranked. Drop the episode, or mend its rewards."
+            )
+    return found
+
+
+class Demonstrations:
+    """Transitions of demonstrations, which recall draws from beside its own experience.
+
+    Until the agent has been where the demonstrations are, nobody else could teach a model how to
+    get there. The host's own batches are not touched.
+
+    Args:
+        trajectories: whole ones, ``[time]`` each.
+
+    Keyword Args:
+        device: where their rows are put.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+        >>> from torchrl_recall.data.demonstrations import Demonstrations
+        >>> demonstrations = Demonstrations([TensorDict({"action": torch.ones(3, 1)}, [3])])
+        >>> buffer = ReplayBuffer(storage=LazyTensorStorage(10))
+        >>> _ = buffer.extend(TensorDict({"action": torch.zeros(2, 1)}, [2]))
+        >>> both = demonstrations.beside(buffer)
+        >>> len(both), both[torch.tensor([4, 0])]["action"].flatten()
+        (5, tensor([0., 1.]))
+    """
+
+    def __init__(
+        self, trajectories: Sequence[TensorDictBase], *, device: torch.device | None = None
+    ) -> None:
+        self.device = device
+        rows = torch.cat(list(trajectories))
+        self.rows = rows if device is None else rows.to(device)
+
+    def beside(self, replay_buffer: ReplayBuffer) -> _Both:
+        """Return what holds both, to draw rows by their numbers."""
+        return _Both(self.rows, replay_buffer)
+
+    def state_dict(self) -> dict:
+        """Return the rows, so that a resumed run has the same whatever became of their file."""
+        return {"rows": self.rows.clone()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`."""
+        rows = state["rows"]
+        self.rows = rows if self.device is None else rows.to(self.device)
+
+
+class _Both:
+    """Rows of demonstrations and, after them, those of a replay buffer, in what both hold."""
+
+    ndim = 1
+
+    def __init__(self, rows: TensorDictBase, replay_buffer: ReplayBuffer) -> None:
+        self.rows, self.replay_buffer = rows, replay_buffer
+
+    @property
+    def storage(self) -> _Both:
+        """Return what is indexed for rows without transforms."""
+        return self
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.replay_buffer)
+
+    def __getitem__(self, index: Tensor | slice) -> TensorDictBase:
+        if isinstance(index, slice):
+            index = torch.arange(*index.indices(len(self)))
+        own = index < len(self.rows)
+        demonstrated = self.rows[index[own].to(_device(self.rows))]
+        if own.all():
+            return demonstrated
+        rows = take_rows(self.replay_buffer, index[~own] - len(self.rows))
+        keys = [key for key in demonstrated.keys(True, True) if key in rows.keys(True, True)]
+        out = torch.cat([demonstrated.select(*keys), rows.select(*keys)])
+        order = torch.cat([own.nonzero(), (~own).nonzero()]).squeeze(-1).argsort()
+        return out[order.to(_device(out))]
+
+
+def _device(rows: TensorDictBase) -> torch.device:
+    return next(iter(rows.values(True, True))).device

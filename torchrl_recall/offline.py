@@ -1,0 +1,249 @@
+"""Recall traces from a data set: the model first, then reverse rollouts for an offline host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+
+from torchrl_recall.checks import at_least
+from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.forward_updates import ForwardUpdates
+from torchrl_recall.model_updates import ModelUpdates, make_model_loss
+from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.joint_model import JointModel
+from torchrl_recall.modules.reward_model import RewardModel
+from torchrl_recall.optim.batches import BatchSource, Draws
+from torchrl_recall.reward_updates import RewardUpdates
+from torchrl_recall.schedule import Schedule
+from torchrl_recall.stateful import Part, Stateful, Steps
+from torchrl_recall.traces.agreement import Agreement, QuantileFilter
+from torchrl_recall.traces.generator import RecallTraceGenerator
+from torchrl_recall.traces.high_value_states import HighValueStates
+from torchrl_recall.traces.transitions import TraceTransitions
+
+__all__ = ["OfflineRecall"]
+
+_HELD_OUT = 0.1  # of the data at most, to judge traces by
+
+
+class OfflineRecall(Stateful):
+    r"""Transitions of recall traces that end in real states of a data set, for an offline host.
+
+    The models learn once, before the host: backward policy, state predictor (Eq. 2) and reward,
+    all from all data. Traces are rolled out from then on, every ``interval`` gradient steps, and
+    kept in a buffer that the host draws from beside its data set. A reverse rollout ends where the
+    data are: what is imagined leads back into them, and a policy that follows it does too.
+
+    After Wang et al., *Offline reinforcement learning with reverse model-based imagination*,
+    NeurIPS 2021, whose reverse policy is a variational autoencoder; filters after Lyu et al.,
+    *Double check your state before trusting it*, NeurIPS 2022.
+
+    Args:
+        model: the backtracking model (Eq. 1).
+        reward: learns what transitions give.
+        high_value_states: chooses end states that know what reaching them gave, such as
+            :class:`~torchrl_recall.UniformStates`.
+
+    Keyword Args:
+        interval: gradient steps of the host between rollouts.
+        num_model_updates: steps of Eq. 2; zero leaves the model untrained.
+        num_reward_updates: steps of the reward model.
+        batch_size: transitions in each of both.
+        lr: their learning rate.
+        state_batch_size: transitions from which end states are chosen.
+        trace_length: steps of each trace.
+        num_traces: traces that end in each state.
+        filters: modules that narrow the mask of traces, in order. The forward model of an
+            :class:`~torchrl_recall.Agreement` is trained as the model is; what it is sure of is
+            measured on transitions that no model learned from.
+        buffer_size: room for transitions of traces; the oldest leave it.
+        compile: whether gradient steps and trace generation are compiled.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
+        >>> from torchrl_recall import BacktrackingModel, OfflineRecall, RewardModel, UniformStates
+        >>> specs = Unbounded((3,)), Bounded(-1, 1, (2,))
+        >>> path = torch.randn(101, 3).cumsum(0)
+        >>> flag = torch.zeros(100, 1, dtype=torch.bool)
+        >>> data_set = ReplayBuffer(storage=LazyTensorStorage(100), batch_size=8)
+        >>> _ = data_set.extend(TensorDict({
+        ...     "observation": path[:-1], "action": torch.rand(100, 2),
+        ...     "next": {
+        ...         "observation": path[1:], "reward": torch.randn(100, 1),
+        ...         "terminated": flag, "done": flag,
+        ...     },
+        ... }, [100]))
+        >>> recall = OfflineRecall(
+        ...     BacktrackingModel.from_specs(*specs), RewardModel(*specs), UniformStates(16),
+        ...     num_model_updates=5, num_reward_updates=5,
+        ... )
+        >>> _ = recall.step(data_set)
+        >>> recall.transitions(8)["next", "reward"].shape
+        torch.Size([8, 1])
+    """
+
+    def __init__(
+        self,
+        model: BacktrackingModel,
+        reward: RewardModel,
+        high_value_states: HighValueStates,
+        *,
+        interval: int = 1_000,
+        num_model_updates: int = 10_000,
+        num_reward_updates: int = 10_000,
+        batch_size: int = 256,
+        lr: float = 1e-3,
+        state_batch_size: int = 4_096,
+        trace_length: int = 5,
+        num_traces: int = 1,
+        filters: Sequence[TensorDictModuleBase] = (),
+        buffer_size: int = 100_000,
+        compile: bool = False,
+    ) -> None:
+        at_least(1, state_batch_size=state_batch_size, buffer_size=buffer_size)
+        self.model, self.high_value_states = model, high_value_states
+        self.filters, self.state_batch_size = list(filters), state_batch_size
+        self.schedule, self.learned = Schedule(interval), Steps()
+        self.draws: BatchSource = Draws()
+        steps: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "compile": compile}
+        self.train_model = ModelUpdates(
+            make_model_loss(model), num_updates=num_model_updates, **steps
+        )
+        self.train_reward = RewardUpdates(reward, num_updates=num_reward_updates, **steps)
+        self.judges = [each for each in filters if isinstance(each, QuantileFilter)]
+        agreeing = [
+            judge.model
+            for judge in self.judges
+            if isinstance(judge, Agreement) and not isinstance(judge.model, JointModel)
+        ]
+        if len(agreeing) > 1:
+            raise ValueError("two Agreement filters have a forward model each; give one of them.")
+        self.train_forward = None
+        if agreeing:
+            self.train_forward = ForwardUpdates(agreeing[0], num_updates=num_model_updates, **steps)
+        self.generate = RecallTraceGenerator(
+            model, trace_length=trace_length, num_traces=num_traces, compile=compile
+        )
+        self.to_transitions = TraceTransitions(
+            reward=reward, observation_key=model.observation_key, action_key=model.action_key
+        )
+        device = next((p.device for p in model.parameters()), None)
+        storage = LazyTensorStorage(buffer_size, device=device or torch.device("cpu"))
+        self.buffer = ReplayBuffer(storage=storage)
+
+    def extend(self, data: TensorDictBase) -> None:
+        """Count gradient steps of the host.
+
+        Args:
+            data: as many rows as steps were taken.
+        """
+        self.schedule.advance(data.shape.numel())
+
+    def step(self, data_set: ReplayBuffer) -> dict[str, Tensor]:
+        """Train the models at the first call, then roll traces out as often as is due.
+
+        Args:
+            data_set: all real transitions.
+
+        Returns:
+            Detached means; empty if nothing was due.
+        """
+        if not self.learned.taken:
+            learned = self.learn_models(data_set)
+            self.learned.every(1)
+            return learned | self.roll_out(data_set)
+        metrics: dict[str, Tensor] = {}
+        for _ in self.schedule.rounds():
+            metrics = self.roll_out(data_set)
+        return metrics
+
+    def learn_models(self, data_set: ReplayBuffer) -> dict[str, Tensor]:
+        """Train all models (l.8-9), and measure what filters judge by on data held out of that."""
+        rows = data_set.storage[: len(data_set)]
+        held_out = 0
+        if self.judges:
+            widest = max(judge.window for judge in self.judges)
+            held_out = max(1, min(widest, round(_HELD_OUT * len(rows))))
+        order = torch.randperm(len(rows), device=_device(rows))
+        seen = rows[order[held_out:]]
+        experience: Any = _Seen(seen)
+        self.model.update_statistics(seen)
+        self.train_reward.model.update_statistics(seen)
+        metrics = self.train_model(experience, experience)
+        metrics |= self.train_reward(experience)
+        if self.train_forward is not None:
+            self.train_forward.update_statistics(seen)
+            metrics |= self.train_forward(experience)
+        for judge in self.judges:
+            judge.observe(rows[order[:held_out]])
+        return metrics
+
+    @torch.no_grad()
+    def roll_out(self, data_set: ReplayBuffer) -> dict[str, Tensor]:
+        """Generate traces to real states (l.10-11), and keep their transitions."""
+        candidates = self.draws.candidates(data_set, self.state_batch_size)
+        end_states = self.high_value_states(candidates)
+        metrics = {"recall/kept_transitions": torch.zeros(())}
+        if not len(end_states):
+            return metrics
+        traces = self.generate(end_states)
+        for transform in self.filters:
+            traces = transform(traces)
+        rows = self.to_transitions(traces, end_states)
+        if len(rows):
+            self.buffer.extend(rows)
+        metrics["recall/kept_transitions"] = torch.tensor(len(rows) / traces.numel())
+        return metrics
+
+    def transitions(self, num: int) -> TensorDictBase | None:
+        """Draw transitions of traces, with replacement; None while there are none."""
+        if not len(self.buffer):
+            return None
+        return self.buffer.storage[torch.randint(len(self.buffer), (num,))]
+
+    def drop_unfinished(self) -> None:
+        """Do nothing: nothing is collected."""
+
+    def stateful_parts(self) -> Mapping[str, Part]:
+        """Name what a resumed run needs; the critic belongs to the host."""
+        return {
+            "model": self.model,
+            "learned": self.learned,
+            "schedule": self.schedule,
+            "train_model": self.train_model,
+            "train_reward": self.train_reward,
+            "buffer": BufferState(self.buffer),
+            **({} if self.train_forward is None else {"train_forward": self.train_forward}),
+            **({"judges": nn.ModuleList(self.judges)} if self.judges else {}),
+        }
+
+
+class _Seen:
+    """Transitions that models learn from, all of which are as good to the backward policy."""
+
+    def __init__(self, rows: TensorDictBase) -> None:
+        self.storage = rows
+
+    def transitions(self) -> TensorDictBase:
+        return self.storage
+
+    def __len__(self) -> int:
+        return len(self.storage)
+
+    def __getitem__(self, index: Tensor) -> TensorDictBase:
+        return self.storage[index]
+
+
+def _device(rows: TensorDictBase) -> torch.device:
+    return next(iter(rows.values(True, True))).device

@@ -1,0 +1,214 @@
+"""Data sets of what a trained policy, random actions or a run's own training experienced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.envs import ExplorationType
+
+from torchrl_recall.trained.load import TrainedRun, load_run
+from torchrl_recall.trainers.runs import process
+from torchrl_recall.trainers.runs.checkpoints import CheckpointError, sync
+from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
+from torchrl_recall.trainers.tasks.acting import make_policy
+from torchrl_recall.trainers.tasks.gym import check_finite
+from torchrl_recall.trainers.tasks.step_collector import StepCollector
+
+__all__ = ["ABOUT", "record_run", "write_data_set"]
+
+ABOUT = "about.json"
+_KEYS = ("observation", "action", ("next", "observation"), ("next", "reward"))
+_FLAGS = (("next", "terminated"), ("next", "done"))
+_PATIENCE = 50  # episodes that are too bad, for each that is kept
+
+
+def record_run(
+    run_dir: str | Path,
+    out: str | Path,
+    *,
+    policy: Literal["trained", "random", "replay"] = "trained",
+    frames: int | None = None,
+    episodes: int | None = None,
+    deterministic: bool = False,
+    min_return: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write a data set of a run.
+
+    Args:
+        run_dir: the run's folder.
+        out: the data set's folder, which must not exist.
+
+    Keyword Args:
+        policy: the run's, or random actions, in whole episodes of the task; or ``"replay"``, all
+            of the run's own experience that its newest checkpoint holds.
+        frames: record until there are as many, and the episode ends.
+        episodes: record as many instead.
+        deterministic: whether the policy takes its mean instead of sampling.
+        min_return: drop episodes of a smaller return.
+        seed: of the task and of all random numbers.
+
+    Returns:
+        What ``about.json`` in the folder says.
+
+    Raises:
+        ConfigError: the folder exists, or the run cannot give such data.
+        CheckpointError: no checkpoint can be trusted, or the disk is full.
+    """
+    if Path(out).exists():
+        raise ConfigError(f"{out} exists. Remove it, or name another folder by out=.")
+    if policy == "replay":
+        if frames is not None or episodes is not None or min_return is not None:
+            raise ConfigError(
+                "policy=replay writes all of a run's experience; leave out frames=, episodes= and "
+                "min_return=."
+            )
+    elif (frames is None) == (episodes is None):
+        raise ConfigError("give either frames=10000 or episodes=5, the length of the data set.")
+    restore = ("host", "replay_buffer", "single") if policy == "replay" else ("host",)
+    run = load_run(run_dir, restore=restore)
+    if isinstance(run.config, GoalGANRecallConfig):
+        raise ConfigError(
+            f"{run_dir} is a run of goal_gan_recall.py, whose tasks have many goals; data sets are "
+            "of one. Take a run of sac_recall.py, dqn_recall.py, trpo_recall.py or ppo_recall.py."
+        )
+    if policy == "replay":
+        data = _experience(run)
+    else:
+        data = _episodes(run, policy, frames, episodes, deterministic, min_return, seed)
+    about = {
+        "task": run.parts.name,
+        "policy": policy,
+        "run": {"recall": run.config.recall.name, "seed": run.config.seed, "frames": run.frames},
+        "seed": seed,
+        **_returns(data),
+        "versions": process.versions(),
+    }
+    write_data_set(data, Path(out), about)
+    return about
+
+
+def write_data_set(data: TensorDictBase, folder: Path, about: dict[str, Any]) -> None:
+    """Write steps as a TensorDict on disk, which gets its name once all of it is there.
+
+    Args:
+        data: ``[time]``.
+        folder: must not exist.
+        about: goes to ``about.json``.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    temporary = folder.with_name(f".writing-{folder.name}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        data.cpu().memmap(temporary)
+        (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        os.replace(temporary, folder)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder} could not be written: {error}. Make room, or name another folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _experience(run: TrainedRun) -> TensorDictBase:
+    """Return the rows of the replay buffer, oldest first."""
+    buffer = run.parts.experience
+    if not len(buffer):
+        raise ConfigError(f"the replay buffer of {run.run_dir} is empty; let the run go on.")
+    rows = buffer.storage[: len(buffer)]
+    steps = rows.get("steps_to_next_obs", None)
+    if steps is not None and (steps > 1).any():
+        raise ConfigError(
+            f"the replay buffer of {run.run_dir} holds transitions of several steps (n_step), and "
+            "its run kept no others. Take a run with n_step=1, or of recall=backtracking."
+        )
+    if len(buffer) == buffer.storage.max_size:
+        rows = torch.roll(rows, -int(buffer.writer.state_dict()["_cursor"]), 0)
+    return rows.select(*_KEYS, *_FLAGS, "is_init", strict=False).clone()
+
+
+def _episodes(
+    run: TrainedRun,
+    policy: str,
+    frames: int | None,
+    episodes: int | None,
+    deterministic: bool,
+    min_return: float | None,
+    seed: int,
+) -> TensorDictBase:
+    """Collect whole episodes."""
+    env, kept, num_frames, dropped = run.parts.env, list[TensorDictBase](), 0, 0
+    kind = ExplorationType.DETERMINISTIC if deterministic else ExplorationType.RANDOM
+    act = make_policy(run.policy, kind, compile=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        env.set_seed(seed)
+        collector = StepCollector(
+            env,
+            _random(env) if policy == "random" else _clipped(act, env),
+            frames_per_batch=1,
+            total_frames=0,
+            init_random_frames=0,
+        )
+        while len(kept) < (episodes or 1) or (frames is not None and num_frames < frames):
+            episode = _episode(collector, run)
+            if min_return is not None and float(episode["next", "reward"].sum()) < min_return:
+                dropped += 1
+                if dropped > _PATIENCE * (len(kept) + 1):
+                    raise ConfigError(
+                        f"{dropped} episodes had a return below min_return={min_return}, and "
+                        f"{len(kept)} had not. Lower it, or take a better run."
+                    )
+                continue
+            kept.append(episode)
+            num_frames += len(episode)
+    return torch.cat(kept)  # type: ignore[return-value]
+
+
+def _episode(collector: StepCollector, run: TrainedRun) -> TensorDict:
+    """Take the steps of one episode; the last of one that never ends counts as its end."""
+    steps, longest = list[TensorDict](), run.config.eval.max_steps  # type: ignore[union-attr]
+    while not steps or not (steps[-1]["next", "done"].any() or len(steps) >= longest):
+        steps.append(collector.collect())
+        check_finite(steps[-1], env_name=run.parts.name, frames=len(steps))
+    episode = cast(TensorDict, torch.cat(steps))
+    episode["next", "done"][-1] = True
+    begins = torch.zeros(len(episode), 1, dtype=torch.bool)
+    begins[0] = True
+    return episode.set("is_init", begins)
+
+
+def _random(env: Any) -> Callable[[Tensor], Tensor]:
+    return lambda state: env.action_spec_unbatched.rand()
+
+
+def _clipped(act: Callable[[Tensor], Tensor], env: Any) -> Callable[[Tensor], Tensor]:
+    """Clip what a Gaussian policy chooses to what the task executes."""
+    space = env.action_spec_unbatched.space
+    if not hasattr(space, "low"):
+        return act
+    return lambda state: torch.clamp(act(state), space.low, space.high)
+
+
+def _returns(data: TensorDictBase) -> dict[str, Any]:
+    """Describe the whole episodes of steps in order."""
+    done, reward = (data["next", key].flatten() for key in ("done", "reward"))
+    ends = (done.nonzero().squeeze(-1) + 1).tolist()
+    starts = [0, *ends[:-1]]
+    totals = [float(reward[a:b].sum()) for a, b in zip(starts, ends, strict=True)]
+    mean = sum(totals) / len(totals) if totals else None
+    return {"frames": len(data), "episodes": len(totals), "mean_return": mean}

@@ -1,0 +1,140 @@
+"""Parts of the offline recipe: a data set as experience, and gradient steps in place of frames."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.envs import TransformedEnv
+
+from torchrl_recall.data.data_sets import DataSetError, read_data_set
+from torchrl_recall.stateful import Part
+from torchrl_recall.trainers.hosts.offline import OfflineHost
+from torchrl_recall.trainers.runs.parts import Parts
+from torchrl_recall.trainers.schema import ConfigError, OfflineRecallConfig
+from torchrl_recall.trainers.tasks.gym import DivergenceError
+
+__all__ = ["GradientSteps", "OfflineParts", "check_losses", "load_data_set"]
+
+
+def load_data_set(
+    config: OfflineRecallConfig, env: TransformedEnv, device: torch.device
+) -> ReplayBuffer:
+    """Read the data set that ``data_set`` names into a replay buffer.
+
+    Args:
+        config: ``data_set`` and ``env``.
+        env: gives the specs.
+        device: where its rows are put.
+
+    Raises:
+        ConfigError: there is none, or it is of another task.
+    """
+    specs = env.observation_spec_unbatched["observation"], env.action_spec_unbatched
+    try:
+        data = read_data_set(config.data_set, *specs, observation_keys=config.env.observation_keys)
+    except DataSetError as error:
+        raise ConfigError(f"data_set={config.data_set}: {error}") from error
+    rows = data.select("observation", "action", "next").reshape(-1).to(device)
+    storage = LazyTensorStorage(len(rows), device=device)
+    buffer = ReplayBuffer(storage=storage)
+    buffer.extend(rows)
+    return buffer
+
+
+class _Fingerprint:
+    """A data set as a part of a run's state: its checksum, since it stays where it is."""
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.buffer = buffer
+
+    def state_dict(self) -> dict:
+        """Return a checksum of all rows."""
+        digest, rows = hashlib.sha256(), self.buffer.storage[: len(self.buffer)]
+        for key in sorted(rows.keys(True, True), key=str):
+            digest.update(str(key).encode())
+            digest.update(rows.get(key).cpu().contiguous().numpy().tobytes())
+        return {"sha256": digest.hexdigest()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Refuse to go on with other data.
+
+        Raises:
+            ConfigError: the data set has changed.
+        """
+        if state != self.state_dict():
+            raise ConfigError(
+                "data_set has changed since the run was saved. Restore it, or choose another "
+                "run_dir."
+            )
+
+
+@dataclass
+class OfflineParts(Parts[OfflineHost]):
+    """Parts of a recipe whose experience is a data set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._fingerprint = _Fingerprint(self.replay_buffer)
+
+    def stateful(self) -> dict[str, Part]:
+        """Name the parts whose state a resumed run needs; of the data set a checksum."""
+        return super().stateful() | {"replay_buffer": self._fingerprint}
+
+
+class GradientSteps:
+    """Gradient steps in place of frames: the source of a run that collects nothing.
+
+    Args:
+        env: is evaluated in, and closed at the end.
+        config: ``collector``.
+    """
+
+    def __init__(self, env: TransformedEnv, config: OfflineRecallConfig) -> None:
+        self.env, self.frames = env, 0
+        self.total_frames = config.collector.total_frames
+        self.frames_per_batch = config.collector.frames_per_batch
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        while (left := self.total_frames - self.frames) > 0:
+            num = min(self.frames_per_batch, left)
+            self.frames += num
+            yield TensorDict({}, batch_size=[num])
+
+    def shutdown(self) -> None:
+        """Close the environment."""
+        if not self.env.is_closed:
+            self.env.close()
+
+    def state_dict(self) -> dict:
+        """Return nothing: no episode is open."""
+        return {}
+
+    def load_state_dict(self, state: dict | None, frames: int) -> bool:
+        """Count the steps already taken; return True, since no episode was cut."""
+        self.frames = frames
+        return True
+
+
+def check_losses(losses: Mapping[str, torch.Tensor], steps: int) -> None:
+    """Stop where a loss is no number any more.
+
+    Args:
+        losses: of the newest gradient step.
+        steps: taken so far.
+
+    Raises:
+        DivergenceError: naming the loss.
+    """
+    for name, loss in losses.items():
+        if not math.isfinite(float(loss.float().mean())):
+            raise DivergenceError(
+                f"{name} is {float(loss.float().mean())} within the steps after step {steps}: "
+                "training has diverged, so nothing was saved. Lower the host's lr, or mend the "
+                "data set's rewards."
+            )
