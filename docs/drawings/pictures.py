@@ -83,8 +83,10 @@ def maze_filters() -> Figure:
         "LoopErasure(radius=0.075)": LoopErasure(0.075),
         "Agreement(quantile=0.95)": agreement,
     }
-    figure = Figure(figsize=(13, 3.1), layout="constrained")
-    for axes, (name, keep) in zip(figure.subplots(1, 5), panels.items(), strict=True):
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    *places, last = figure.subplots(2, 3).flatten()
+    last.set_axis_off()
+    for axes, (name, keep) in zip(places, panels.items(), strict=True):
         mask = torch.ones(traces.shape, dtype=torch.bool)
         if keep is not None:
             mask = keep(traces.clone())["mask"]
