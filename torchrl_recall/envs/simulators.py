@@ -205,6 +205,14 @@ class MuJoCoSimulator(_GymSimulator):
 
     Raises:
         ValueError: the task is no such task.
+
+    Examples:
+        >>> import gymnasium, torch
+        >>> from torchrl_recall.envs import MuJoCoSimulator
+        >>> simulator = MuJoCoSimulator(gymnasium.make("Hopper-v5"))
+        >>> standing = torch.tensor([[1.25, *[0.0] * 10]])
+        >>> simulator.is_valid(standing), simulator.replay(standing, torch.zeros(1, 5, 3)).shape
+        (tensor([True]), torch.Size([1, 5, 11]))
     """
 
     _inner: Any
