@@ -52,6 +52,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!torchrl_recall\b).*\..*"),
     ("py:.*", r".*\b_AcceptedKeys"),
+    ("py:class", r".*\._\w+"),  # a private base
     ("py:data", "Ellipsis"),
 ]
 

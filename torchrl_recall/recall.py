@@ -396,7 +396,7 @@ class Recall(Stateful):
 
         Args:
             trajectories: whole ones, ``[time]`` each; see
-                :func:`~torchrl_recall.data.demonstrations.whole_trajectories`.
+                :func:`~torchrl_recall.whole_trajectories`.
 
         Raises:
             ValueError: the store has no room for one, or none is good enough for it.

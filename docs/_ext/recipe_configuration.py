@@ -33,6 +33,7 @@ RECIPES: dict[str, tuple[str, type[Group]]] = {
     "ppo_recall": ("on_policy", schema.PPORecallConfig),
     "a2c_recall": ("four_rooms", schema.A2CRecallConfig),
     "goal_gan_recall": ("goal_gan", schema.GoalGANRecallConfig),
+    "offline_recall": ("offline", schema.OfflineRecallConfig),
 }
 
 

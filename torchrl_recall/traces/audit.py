@@ -136,7 +136,7 @@ class TraceAuditor:
         }
 
     def metrics(self, traces: TensorDictBase) -> dict[str, float]:
-        """Audit traces for a log; see :meth:`__call__`.
+        """Audit traces for a log, as a call does.
 
         Returns:
             ``traces/landing_error_5``, ``traces/displacement_5``, ``traces/impossible_5`` and so
