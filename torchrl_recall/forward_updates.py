@@ -12,6 +12,7 @@ from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.stateful import Part, Stateful
 
@@ -36,6 +37,7 @@ class ForwardUpdates(Stateful):
         compile: whether steps are compiled.
 
     Raises:
+        TypeError: the model has a forward head already.
         ValueError: a number is out of its range.
 
     Examples:
@@ -66,6 +68,11 @@ class ForwardUpdates(Stateful):
         lr: float = 1e-3,
         compile: bool = False,
     ) -> None:
+        if isinstance(model, JointModel):
+            raise TypeError(
+                "a JointModel has a forward head, which JointLoss trains with all others; give "
+                "Recall the same JointModel as its model and its Agreement's."
+            )
         self.model = model
         self.steps = ModelUpdates(
             BacktrackingLoss(model),

@@ -17,7 +17,7 @@ from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.joint import JointLoss
 from torchrl_recall.optim.adam import make_adam
-from torchrl_recall.optim.batches import BatchSource, Draws, mean_losses
+from torchrl_recall.optim.batches import BatchSource, Draws, check_stored, mean_losses
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.traces.high_value_states import best_indices
@@ -143,6 +143,9 @@ class ModelUpdates(Stateful):
         if not self.num_updates:
             return {}
         keys, batches = self.loss.in_keys, []
+        if isinstance(self.loss, JointLoss):
+            cure = "Keep them in it, or take a BacktrackingModel."
+            check_stored(replay_buffer, keys, "the joint model", cure)
         top = self.most_valuable(trajectories) if self.needs_top else None
         if self.learns_policy:
             batches.append(self.draws.batches(top, self.num_updates, self.batch_size, keys))

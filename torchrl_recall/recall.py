@@ -93,7 +93,8 @@ class Recall(Stateful):
             backward policy is trained, and the state predictor learns from the first round on.
         reward: what the transitions of traces give, for a critic; see
             :class:`~torchrl_recall.TraceTransitions`. A :class:`~torchrl_recall.RewardModel` is
-            trained with the backtracking model, as often and on as many transitions.
+            trained with the backtracking model, as often and on as many transitions. A
+            :class:`~torchrl_recall.JointModel` has a reward of its own.
         bootstrap: whether each member of an ensemble learns from batches of its own; see
             :class:`~torchrl_recall.BacktrackingLoss`.
         filters: modules that complete traces or narrow their mask before they are imitated, in
@@ -212,6 +213,11 @@ class Recall(Stateful):
                 else []
             )
         _check_use(use, imitation_loss, high_value_states, reward, actions)
+        if isinstance(model, JointModel) and reward_key != "reward":
+            raise ValueError(
+                f"a JointModel learns ('next', 'reward'), but reward_key={reward_key!r}; rename the "
+                "entry by torchrl's RenameTransform, or take a BacktrackingModel."
+            )
         if use == "policy" and transition_filters:
             raise ValueError(
                 "transition_filters= is for a critic; imitated traces are cut by filters=. Give "
@@ -236,13 +242,15 @@ class Recall(Stateful):
             "compile": compile,
         }
         train_reward = train_forward = None
+        if isinstance(reward, JointModel):
+            reward = reward.predict_outcome
         if isinstance(reward, RewardModel):
             on_write.append(lambda data: reward.update_statistics(valid_steps(data)))
             train_reward = RewardUpdates(reward, **steps_of_models)
         cutting = (*([] if imitate is None else filters), *transition_filters)
         judges = {id(each): each for each in cutting if isinstance(each, QuantileFilter)}
         for judge in judges.values():  # real transitions are observed before models learn from them
-            if isinstance(judge, Agreement) and not isinstance(judge.model, JointModel):
+            if isinstance(judge, Agreement) and judge.model is not model:
                 if train_forward is not None:
                     raise ValueError(
                         "two Agreement filters have a forward model each, of which one would be "
@@ -251,9 +259,6 @@ class Recall(Stateful):
                 train_forward = ForwardUpdates(judge.model, **steps_of_models)
                 on_write.append(train_forward.update_statistics)
             on_write.append(judge.observe)
-        measured = trace_length if isinstance(trace_length, MeasuredLength) else None
-        if measured is not None:
-            on_write.append(measured.observe)
         train_model = ModelUpdates(
             make_model_loss(model, bootstrap=bootstrap),
             state_predictor_data=state_predictor_data,
@@ -297,7 +302,6 @@ class Recall(Stateful):
             train_forward=train_forward,
             transition_filters=transition_filters,
             judges=list(judges.values()),
-            measured_length=measured,
             state_batch_size=state_batch_size,
         )
 
@@ -361,7 +365,6 @@ class Recall(Stateful):
         train_forward: ForwardUpdates | None = None,
         transition_filters: Sequence[TensorDictModuleBase] = (),
         judges: Sequence[QuantileFilter] = (),
-        measured_length: MeasuredLength | None = None,
         **parts: Any,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size)
@@ -371,12 +374,15 @@ class Recall(Stateful):
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
         self.train_forward, self.transition_filters = train_forward, list(transition_filters)
         self.judges = nn.ModuleList(judges)  # filters whose state is saved
-        self.measured_length = measured_length
         self.demonstrations: Demonstrations | None = None
         for name, part in parts.items():
             setattr(self, name, part)
         # Dynamics can be learned before anything is known to be good.
         self.begins_early = not self.train_model.needs_top
+        length = getattr(self.generate, "trace_length", None)
+        self.measured_length = length if isinstance(length, MeasuredLength) else None
+        if self.measured_length is not None:
+            self.measured_length.watch(self.trajectories, model)
 
     def extend(self, data: TensorDictBase) -> None:
         """Offer new experience to the best trajectories (Alg. 1, line 5).

@@ -11,7 +11,7 @@ from torchrl_recall.checks import at_least, positive
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.objectives.reward import RewardModelLoss
 from torchrl_recall.optim.adam import make_adam
-from torchrl_recall.optim.batches import BatchSource, Draws, mean_losses
+from torchrl_recall.optim.batches import BatchSource, Draws, check_stored, mean_losses
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
 
@@ -78,12 +78,8 @@ class RewardUpdates(Stateful):
         """Train for a round on all experience; return detached means of the losses."""
         if not self.num_updates:
             return {}
-        known = replay_buffer.storage[:1].keys(True, True)
-        if missing := [key for key in self.loss.in_keys if key not in known]:
-            raise KeyError(
-                f"the reward model learns from {missing}, which the replay buffer given to step() "
-                "does not hold. Keep them in it, or give Recall(reward=...) a rule of your own."
-            )
+        cure = "Keep them in it, or give Recall(reward=...) a rule of your own."
+        check_stored(replay_buffer, self.loss.in_keys, "the reward model", cure)
         size = self.num_updates, self.batch_size
         batches = self.draws.batches(replay_buffer, *size, self.loss.in_keys)
         return mean_losses([self._update(batch) for batch in batches], "reward_model")

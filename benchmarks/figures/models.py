@@ -5,7 +5,8 @@
 
 SAC alone collects the data. A fifth of it, in blocks of 500 steps, is held out. Each kind trains a
 backtracking model, a forward model and a reward model for as many seconds as ``separate`` takes for
-``updates`` steps of each. ``models.csv`` and a table go to ``out``.
+``updates`` steps of each. The reward of a joint model is told s and a, that of the others s' too. A
+landing error beyond twice its displacement counts as that. ``models.csv`` and a table go to ``out``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from torchrl_recall.trained.load import load_run
 from torchrl_recall.trainers.runs import process
 
 BLOCK = 500  # steps
+ROUND = 50  # updates at a time, as in a round of recall
 KINDS: dict[str, dict[str, Any]] = {
     "separate": {},
     "joint": {},
@@ -90,7 +92,7 @@ def build(kind: str, specs: tuple, data: TensorDictBase) -> Models:
     backward.update_statistics(data)
     buffer = ReplayBuffer(storage=LazyTensorStorage(len(data)))
     buffer.extend(data)
-    one_step: dict[str, Any] = {"num_updates": 1, "batch_size": 256, "lr": 1e-3}
+    one_step: dict[str, Any] = {"num_updates": ROUND, "batch_size": 256, "lr": 1e-3}
     experience = Experience(buffer)
     train = ModelUpdates(make_model_loss(backward), **one_step)
     if isinstance(backward, JointModel):
@@ -144,12 +146,11 @@ def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, floa
     for kind in KINDS:
         torch.manual_seed(seed)
         models = build(kind, specs, learned)
-        for _ in range(20):  # what the first steps cost does not count
-            models.step()
-        steps, begun = 20, time.process_time()
+        models.step()  # what the first steps cost does not count
+        steps, begun = ROUND, time.process_time()
         while steps < updates if seconds is None else time.process_time() - begun < seconds:
             models.step()
-            steps += 1
+            steps += ROUND
         seconds = seconds or time.process_time() - begun
         values = [steps, *held_out_quality(models, held_out)]
         found += [(kind, metric, value) for metric, value in zip(METRICS, values, strict=True)]

@@ -14,8 +14,11 @@ from torchrl_recall import (
     BacktrackingModel,
     JointLoss,
     JointModel,
+    Recall,
     RecallTraceGenerator,
+    RewardStates,
 )
+from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.recipes import sac_recall
 from torchrl_recall.trainers.schema import ConfigError
@@ -94,8 +97,17 @@ def test_losses_by_hand_and_masked(trained):
 
     masked = data.clone().set("mask", torch.arange(50) < 20)
     masked["next", "reward"][20:] = torch.nan
-    for name, value in loss(masked).items():
-        torch.testing.assert_close(value, loss(data[:20])[name])
+    renamed = JointLoss(model)
+    renamed.set_keys(observation="state")
+    under_other_keys = masked.clone().rename_key_("observation", "state")
+    under_other_keys.rename_key_(("next", "observation"), ("next", "state"))
+    for each, rows in ((loss, masked), (renamed, under_other_keys)):
+        each.zero_grad()
+        found = each(rows)
+        for name, value in found.items():
+            torch.testing.assert_close(value, loss(data[:20])[name])
+        sum(found.values()).backward()
+        assert all(p.grad.isfinite().all() for p in each.parameters() if p.grad is not None)
 
 
 def test_the_trunk_is_one_and_learns_from_every_head():
@@ -164,6 +176,24 @@ def test_bad_input_is_named():
     assert not model.observations.count
     with pytest.raises(KeyError, match="reward"):
         model.update_statistics(data.exclude(("next", "reward")))
+    model.update_statistics(steps(0))
+    assert not model.rewards.count
+    with pytest.raises(TypeError, match="JointLoss trains with all others"):
+        ForwardUpdates(model)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(3))
+    buffer.extend(steps(3).exclude(("next", "terminated")))
+    update = ModelUpdates(JointLoss(model), num_updates=1, learns_policy=False)
+    with pytest.raises(KeyError, match="take a BacktrackingModel"):
+        update(None, buffer)
+    end_states = RewardStates(4)
+    with pytest.raises(ValueError, match="RenameTransform"):
+        Recall(model, None, end_states, use="critic", reward_key="extrinsic")
+
+
+def test_its_reward_is_what_a_critic_is_told(trained):
+    model, _ = trained
+    recall = Recall(model, None, RewardStates(4), use="critic", reward=model)
+    assert recall.to_transitions.reward == model.predict_outcome
 
 
 @pytest.mark.parametrize("recall", ["backtracking", "imitation"])

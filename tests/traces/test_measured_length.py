@@ -57,6 +57,41 @@ def test_length_and_errors_by_hand():
     assert int(length) == 1  # the first fails
 
 
+def test_one_diverging_piece_is_forgotten():
+    model = growing(0.0)
+    length = MeasuredLength(model, max_length=8)
+    for share in (1e30, torch.nan):
+        model.share = share
+        length.observe(walk(20, begin=1.0))
+        assert int(length) == 1
+        assert length.sums.isfinite().all()
+    model.share = 0.0
+    for _ in range(30):
+        length.observe(walk(20))
+    assert int(length) == 8
+
+
+def test_one_piece_does_not_outweigh_the_others():
+    """A state far away, of which the model knows nothing, is one of thirteen ends."""
+    model = growing(0.0)
+    data = walk(20)
+    data["observation"][10] += 1e12
+    data["next", "observation"][9] += 1e12
+    length = MeasuredLength(model, max_length=1)
+    length.observe(data)
+    assert length.relative_errors[0] <= 2
+
+
+def test_pieces_lie_in_the_newest_write_if_it_is_long_enough():
+    model = growing(0.0)
+    length = MeasuredLength(model, max_length=4)
+    length.observe(walk(10))
+    seen = []
+    model.sample_observation = lambda action, state: seen.append(state) or state - action
+    length.observe(walk(6, begin=10.0))
+    assert min(state.min() for state in seen) >= 11  # where the first step of the write led
+
+
 def test_it_ends_before_the_first_length_that_fails():
     length = MeasuredLength(growing(0.0), max_length=6)
     length.sums[0] = torch.tensor([0.1, 0.2, 9.0, 0.2, 0.2, 0.2])
@@ -174,6 +209,20 @@ def test_bad_input_is_named():
         RecallTraceGenerator(model, trace_length=MeasuredLength(model, max_length=10_001))
 
 
+def test_recall_shows_it_data_and_saves_it():
+    words = tiny("imitation", env__name="Pendulum-v1", recall__trace_length="auto")
+    recall, other = (sac_recall.build(configure(words), torch.device("cpu")).recall for _ in "ab")
+    data = sac_recall.build(configure(words), torch.device("cpu")).env.rollout(30, break_when_any_done=False)  # noqa: E501  # fmt: skip
+    recall.extend(data)
+    assert recall.measured_length.sums[1].sum() > 0
+    other.load_state_dict(recall.state_dict())
+    assert torch.equal(other.measured_length.sums, recall.measured_length.sums)
+    with pytest.raises(ValueError, match="another model"):
+        recall.measured_length.watch(recall.trajectories, growing(0.0))
+    with pytest.raises(ValueError, match="take TopTrajectories"):
+        recall.measured_length.watch(object(), recall.model)
+
+
 @pytest.fixture
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
@@ -201,6 +250,7 @@ def test_runs_log_it_and_go_on_bitwise(tmp_path):
     [
         (["recall=forward_dyna", "recall.reward=learned"], "give a number"),
         (["recall.max_landing_error=0"], "max_landing_error"),
+        (["backtracking.num_updates=0"], "leaves untrained"),
     ],
 )
 def test_what_does_not_fit_is_refused(words, cure):

@@ -143,7 +143,7 @@ class ForwardModelImitation(Stateful):
         max_kl: float | None = None,
         compile: bool = False,
     ) -> None:
-        at_least(1, state_batch_size=state_batch_size)
+        at_least(1, state_batch_size=state_batch_size, trace_length=trace_length)
         self.model, self.state_batch_size = model, state_batch_size
         self.ends = CriticStates(critic, num_states, observation_key=model.observation_key)
         steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)

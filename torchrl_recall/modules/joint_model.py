@@ -29,7 +29,8 @@ class JointModel(BacktrackingModel):
         \qquad h_t = f(s_t)
 
     App. G leaves joint training to future work: the reward would teach the trunk what of a state
-    matters. As a :class:`~torchrl_recall.BacktrackingModel` it goes wherever one goes.
+    matters. Its value is left out, since a critic says what states are worth. As a
+    :class:`~torchrl_recall.BacktrackingModel` it goes wherever one goes.
     :class:`~torchrl_recall.JointLoss` trains all heads at once.
     :class:`~torchrl_recall.Agreement` asks its forward head, and :meth:`predict_outcome` rewards
     what a critic learns from, so that neither needs a network of its own.
@@ -230,7 +231,8 @@ class JointModel(BacktrackingModel):
                 "Find the environment step that produced it and drop it from the data."
             )
         super().update_statistics(tensordict)
-        self.rewards.update(reward)
+        if reward.numel():
+            self.rewards.update(reward)
 
     def reward_of(self, tensordict: TensorDictBase) -> Tensor:
         """Return the real reward of transitions, shape ``[*batch, 1]``."""

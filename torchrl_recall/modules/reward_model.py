@@ -88,6 +88,8 @@ class RewardModel(TensorDictModuleBase):
     def update_statistics(self, tensordict: TensorDictBase) -> None:
         """Fold new transitions into the running means and variances; give each once."""
         state, action, following = self._read(tensordict)
+        if not state.numel():
+            return
         self.observations.update(state)
         self.actions.update(action)
         if self.deltas is not None:

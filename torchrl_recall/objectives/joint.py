@@ -6,7 +6,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl_recall.modules.joint_model import JointModel
-from torchrl_recall.objectives.backtracking import BacktrackingLoss
+from torchrl_recall.objectives.backtracking import BacktrackingLoss, zero_masked
 from torchrl_recall.objectives.reward import outcome_errors
 
 __all__ = ["JointLoss"]
@@ -73,7 +73,8 @@ class JointLoss(BacktrackingLoss):
         data = super()._data(tensordict)
         if ("next", "reward") in data.keys(True):
             return data
-        return data.update(tensordict.select(*_OUTCOME))  # under the model's keys, of renamed ones
+        outcome = zero_masked(tensordict, self._loss_mask_keys(), _OUTCOME)
+        return data.update(outcome.select(*_OUTCOME))  # of renamed keys, under the model's own
 
     def dynamics_losses(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
         """Compute all terms but that of the backward policy, reduced."""

@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, ReplayBufferEnsemble
 
-__all__ = ["BatchSource", "Draws", "mean_losses", "take_rows"]
+__all__ = ["BatchSource", "Draws", "check_stored", "mean_losses", "take_rows"]
 
 
 class BatchSource(Protocol):
@@ -145,3 +145,25 @@ def mean_losses(losses: Sequence[TensorDictBase], prefix: str) -> dict[str, Tens
         f"{prefix}/{key}": torch.stack(column).float().mean()
         for key, column in zip(losses[0].keys(), columns, strict=True)
     }
+
+
+def check_stored(
+    replay_buffer: ReplayBuffer, keys: Sequence[NestedKey], reader: str, cure: str
+) -> None:
+    """Refuse a replay buffer that lacks an entry.
+
+    Args:
+        replay_buffer: is not empty.
+        keys: that are needed.
+        reader: of the entries, for the error.
+        cure: what to do, for the error.
+
+    Raises:
+        KeyError: naming the entries and the cure.
+    """
+    known = replay_buffer.storage[:1].keys(True, True)
+    if missing := [key for key in keys if key not in known]:
+        raise KeyError(
+            f"{reader} learns from {missing}, which the replay buffer given to step() does not "
+            f"hold. {cure}"
+        )

@@ -10,6 +10,7 @@ import torch
 from tensordict.nn import TensorDictModuleBase
 
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.trainers.hosts.crossq import normalised_mlp
 from torchrl_recall.trainers.hosts.networks import (
     bounded_gaussian_actor,
@@ -85,17 +86,20 @@ def build_policy(
 def describe_model(config: OneSeedConfig) -> dict[str, Any]:
     """Name the sizes of the backtracking model that a configuration makes."""
     keys = "num_cells", "action_scale", "clamp_actions", "num_models"
-    return {key: getattr(config.backtracking, key) for key in keys}
+    sizes = {key: getattr(config.backtracking, key) for key in keys}
+    return sizes | {"joint": getattr(config.backtracking, "joint", False)}
 
 
-def build_model(specs: Specs, **sizes: Any) -> BacktrackingModel:
+def build_model(specs: Specs, *, joint: bool = False, **sizes: Any) -> BacktrackingModel:
     """Build the model that :func:`describe_model` describes, with new weights.
 
     Args:
         specs: of the task, as the model sees them.
 
     Keyword Args:
+        joint: whether it is a :class:`~torchrl_recall.JointModel`.
         sizes: see :meth:`~torchrl_recall.BacktrackingModel.from_specs`.
     """
     spec = specs.observation_spec_unbatched, specs.action_spec_unbatched
-    return BacktrackingModel.from_specs(*spec, **sizes).eval()
+    model_type = JointModel if joint else BacktrackingModel
+    return model_type.from_specs(*spec, **sizes).eval()

@@ -235,6 +235,11 @@ def _check_judges(config: Any) -> None:
             "recall.trace_length=auto measures a backtracking model along real trajectories; with "
             f"recall.method={recall.method}, give a number."
         )
+    if recall.trace_length == "auto" and not backtracking.num_updates:
+        raise ConfigError(
+            "recall.trace_length=auto measures a model that backtracking.num_updates=0 leaves "
+            "untrained; give a number."
+        )
     judged = recall.agreement is not None or recall.disagreement is not None
     if judged and recall.method != "recall":
         raise ConfigError(
