@@ -215,8 +215,8 @@ class Recall(Stateful):
         _check_use(use, imitation_loss, high_value_states, reward, actions)
         if isinstance(model, JointModel) and reward_key != "reward":
             raise ValueError(
-                f"a JointModel learns ('next', 'reward'), but reward_key={reward_key!r}; rename the "
-                "entry by torchrl's RenameTransform, or take a BacktrackingModel."
+                f"a JointModel learns ('next', 'reward'), but reward_key={reward_key!r}; rename "
+                "the entry by torchrl's RenameTransform, or take a BacktrackingModel."
             )
         if use == "policy" and transition_filters:
             raise ValueError(
@@ -368,10 +368,11 @@ class Recall(Stateful):
         **parts: Any,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size)
-        self.model, self.state_batch_size, self.traces = model, state_batch_size, None
+        self.model, self.state_batch_size = model, state_batch_size
         self.draws: BatchSource = Draws() if draws is None else draws
         device = next((p.device for p in model.parameters()), None)
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
+        self.newest, self.num_kept = FreshTransitions(device), 32  # traces, for an audit
         self.train_forward, self.transition_filters = train_forward, list(transition_filters)
         self.judges = nn.ModuleList(judges)  # filters whose state is saved
         self.demonstrations: Demonstrations | None = None
@@ -443,12 +444,21 @@ class Recall(Stateful):
                 traces = self.generate(end_states)  # l.11
                 if self.measured_length is not None:
                     metrics["recall/trace_length"] = torch.tensor(float(traces.shape[1]))
-                self.traces = traces.copy()  # without the mask that filters add
+                self.show(traces)
                 if self.to_transitions is not None:
                     metrics |= self._replace_transitions(traces.copy(), end_states)
                 if self.imitate is not None and share:
                     metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
         return metrics | self.schedule.metrics
+
+    def show(self, traces: TensorDictBase) -> None:
+        """Keep a few traces, as they are before filters, for whoever looks at them.
+
+        Args:
+            traces: shape ``[num_traces, trace_length]``; ``num_kept`` of them stay in ``newest``,
+                evenly spaced over end states.
+        """
+        self.newest.replace(traces[:: -(-len(traces) // self.num_kept)].clone())
 
     def _replace_transitions(
         self, traces: TensorDictBase, end_states: TensorDictBase
@@ -485,6 +495,7 @@ class Recall(Stateful):
             "model": self.model,
             "train_model": self.train_model,
             "draws": self.draws,
+            "newest": self.newest,
             **({} if self.imitate is None else {"imitate": self.imitate}),
             **({} if self.to_transitions is None else {"fresh": self.fresh}),
             **({} if self.train_reward is None else {"train_reward": self.train_reward}),

@@ -6,7 +6,8 @@
 SAC alone collects the data. A fifth of it, in blocks of 500 steps, is held out. Each kind trains a
 backtracking model, a forward model and a reward model for as many seconds as ``separate`` takes for
 ``updates`` steps of each. The reward of a joint model is told s and a, that of the others s' too. A
-landing error beyond twice its displacement counts as that. ``models.csv`` and a table go to ``out``.
+landing error beyond twice its displacement counts as twice. ``models.csv`` and a table go to
+``out``.
 """
 
 from __future__ import annotations

@@ -101,8 +101,10 @@ def test_few_traces_of_many_are_spread_over_their_end_states(audit, rows):
     found = build_audit(audit, recall, task)
     assert found() == {}  # nothing has been generated yet
     states = torch.arange(64.0).expand(11, 1, 64).T
-    recall.traces = TensorDict(
-        {"observation": states, "action": states, "next": {"observation": states}}, [64, 1]
+    recall.show(
+        TensorDict(
+            {"observation": states, "action": states, "next": {"observation": states}}, [64, 1]
+        )
     )
     assert found()["traces/landing_error_1"] == 0
     assert task.states[:, 0].tolist() == list(rows)

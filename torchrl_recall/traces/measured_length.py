@@ -179,7 +179,7 @@ class MeasuredLength(nn.Module):
         state, _, following = (pieces[key] for key in self._keys)
         done = pieces[self.done_key].reshape(*pieces.shape, -1).any(-1)
         goes_on = torch.isclose(following[:, 1:], state[:, :-1], rtol=1e-3, atol=1e-6)
-        goes_on = goes_on.reshape(*goes_on.shape[:2], -1).all(-1)
+        goes_on = goes_on.flatten(2).all(-1) if goes_on.ndim > 2 else goes_on
         goes_on &= ~done[:, 1:] & pieces["real"][:, 1:] & (times[:, 1:] >= 0)
         known = torch.cat([torch.ones_like(done[:, :1]), goes_on], 1).cumprod(1)
         return pieces.set("known", known)

@@ -49,12 +49,9 @@ def build_audit(
             raise ConfigError(f"recall.audit={num_traces}: {error} Or leave it auto.") from error
         say(f"traces are not audited: {error}")
         return None
-    num = _NUM_TRACES if num_traces == "auto" else num_traces
+    recall.num_kept = _NUM_TRACES if num_traces == "auto" else num_traces
 
     def audit() -> dict[str, float]:
-        if (traces := recall.traces) is None:
-            return {}
-        spaced = traces[:: -(-len(traces) // num)]  # those to one end state are contiguous
-        return auditor.metrics(spaced)
+        return {} if recall.newest.rows is None else auditor.metrics(recall.newest.rows)
 
     return audit

@@ -25,7 +25,7 @@ __all__ = [
     "sync",
 ]
 
-_FORMAT = "torchrl_recall checkpoint 5"
+_FORMAT = "torchrl_recall checkpoint 6"
 # Errors of reading a file that does not hold what it should.
 _DAMAGE = (
     SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
