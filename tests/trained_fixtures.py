@@ -61,7 +61,12 @@ KINDS = {
     **{host: _sac(host=host, **changes) for host, changes in _OTHER_HOSTS.items()},
     "none": _sac(recall="none", collector__total_frames=80, sac__n_step=3),
     "hopper": _sac(env__name="Hopper-v5", backtracking__num_models=2),
-    "sparse": _sac(env__name="pendulum_swingup", recall__end_states="reward", eval__num_episodes=2),
+    "sparse": _sac(
+        env__name="pendulum_swingup",
+        recall__end_states="reward",
+        eval__num_episodes=2,
+        backtracking__joint="true",
+    ),
     "dqn": _dqn("env.name=CartPole-v1"),
     "four_rooms": _dqn("env.name=torchrl_recall/FourRooms-v0"),
     "trpo": _on_policy("trpo"),

@@ -34,7 +34,13 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("figure_2", "figure_17") else [pytest.mark.slow])
+        for name in SMALL
+    ],
+)
 def test_every_figure_is_made(name, tmp_path):
     out = tmp_path / "out"
     done = figure(name, out, *SMALL[name])
@@ -56,8 +62,8 @@ def test_every_figure_is_made(name, tmp_path):
     ("name", "methods"),
     [
         ("figure_6", ["none", "ppo:none"]),
-        ("figure_8", ["backtracking+recall.trace_length=5"]),
-        ("figure_16", ["forward_model"]),
+        pytest.param("figure_8", ["backtracking+recall.trace_length=5"], marks=[pytest.mark.slow]),
+        pytest.param("figure_16", ["forward_model"], marks=[pytest.mark.slow]),
     ],
 )
 def test_mujoco_figures_are_made(name, methods, tmp_path):
@@ -154,6 +160,7 @@ def test_delayed_rewards_are_the_tasks_own_setting(tmp_path):
     assert "sb3 takes no settings of a task; leave env.delay=20 out" in peer.stderr
 
 
+@pytest.mark.slow
 def test_divergence_is_watched_round_by_round(tmp_path):
     """Traces of an untrained model that nothing cuts leave the data, farther at every step."""
     settings = ["recall.max_deviation=null", "recall.interval=200", "recall.advantage_gate=false"]
@@ -174,6 +181,7 @@ def test_divergence_is_watched_round_by_round(tmp_path):
     assert (tmp_path / "out/figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_coverage_figures_are_made(tmp_path):
     tiny = "+goal_gan.num_new=4+goal_gan.num_old=2+env.max_steps=5+trpo.batch_size=30"
     methods = [f"{recall}{tiny}" for recall in ("none", "backtracking")]
@@ -192,6 +200,7 @@ def test_coverage_figures_are_made(tmp_path):
         assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_replayed_traces_land_where_they_say(tmp_path):
     """A model of free space, well trained, is nearly right, and exact reverse dynamics are."""
     few = "+goal_gan.num_new=12+goal_gan.num_old=6+trpo.batch_size=100+backtracking.num_updates=400"
