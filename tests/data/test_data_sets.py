@@ -239,3 +239,22 @@ def test_a_file_that_is_no_data_set_of_minaris_is_named(tmp_path):
     (tmp_path / "text.hdf5").write_text("text")
     with pytest.raises(DataSetError, match="is no data set of Minari's"):
         read_data_set(tmp_path / "text.hdf5", *SPECS)
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
+def test_what_another_file_holds_is_not_read(kind, tmp_path):
+    with h5py.File(tmp_path / "secret.hdf5", "w") as file:
+        file["values"] = np.zeros((3, 3), np.float32)
+    with h5py.File(tmp_path / "set.hdf5", "w") as file:
+        group = file.create_group("episode_0")
+        if kind == "link":
+            group["observations"] = h5py.ExternalLink(str(tmp_path / "secret.hdf5"), "/values")
+        elif kind == "storage":
+            external = [(str(tmp_path / "secret.hdf5"), 0, 36)]
+            group.create_dataset("observations", (3, 3), np.float32, external=external)
+        else:
+            layout = h5py.VirtualLayout((3, 3), np.float32)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.hdf5"), "values", (3, 3))
+            group.create_virtual_dataset("observations", layout)
+    with pytest.raises(DataSetError, match="episode_0/observations is kept in another file"):
+        read_data_set(tmp_path / "set.hdf5", *SPECS)
