@@ -125,7 +125,7 @@ def check_losses(losses: Mapping[str, torch.Tensor], steps: int) -> None:
     """Stop where a loss is no number any more.
 
     Args:
-        losses: of the newest gradient step.
+        losses: of the newest gradient step, or of recall's models.
         steps: taken so far.
 
     Raises:
@@ -135,6 +135,6 @@ def check_losses(losses: Mapping[str, torch.Tensor], steps: int) -> None:
         if not math.isfinite(float(loss.float().mean())):
             raise DivergenceError(
                 f"{name} is {float(loss.float().mean())} within the steps after step {steps}: "
-                "training has diverged, so nothing was saved. Lower the host's lr, or mend the "
-                "data set's rewards."
+                "training has diverged, so nothing was saved. Lower the host's lr (backtracking.lr "
+                "for a loss of recall's models), or mend the data set's rewards."
             )
