@@ -93,8 +93,8 @@ class CQL(OfflineHost):
     """TorchRL's ``CQLLoss`` (Kumar et al., 2020): SAC whose Q is low where there are no data.
 
     TorchRL 0.14.1 takes the logarithm of the sum of exponents over one action of each of three
-    kinds, not over all ``num_random`` of them, and draws the random ones from [-1, 1]. It
-    rates actions of the next state as Q(s', a'), where the authors take Q(s, a'). The authors' first
+    kinds, not over all ``num_random`` of them, and draws the random ones from [-1, 1]. It rates
+    actions of the next state as Q(s', a'), where the authors take Q(s, a'). The authors' first
     steps, which clone the data, are left out.
 
     Args:
