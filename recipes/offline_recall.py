@@ -61,6 +61,7 @@ def learn(
     from torchrl_recall.trainers.tasks.data_set import check_losses
 
     metrics = parts.recall.step(parts.replay_buffer)  # l.8-9 at first, then l.10-11
+    check_losses(metrics, frames)
     keys, size = parts.host.loss_module.in_keys, config.replay_buffer.batch_size
     for _ in range(data.numel()):
         rows = parts.recall.transitions(config.num_transitions)

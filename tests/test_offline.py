@@ -1,9 +1,13 @@
+import warnings
+
 import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
 
 from torchrl_recall import Agreement, BacktrackingModel, OfflineRecall, RewardModel, UniformStates
+from torchrl_recall.trainers.tasks.data_set import check_losses
+from torchrl_recall.trainers.tasks.gym import DivergenceError
 
 SPECS = Unbounded((2,)), Bounded(-1, 1, (2,))
 NUM = 2_000
@@ -65,11 +69,27 @@ def test_models_learn_once_and_traces_are_rolled_out_when_due(data_set):
     assert len(recall.buffer) == 1_200
 
 
-def test_agreement_is_measured_on_what_no_model_learned_from(data_set):
+def test_agreement_is_measured_on_what_no_model_learned_from(data_set, monkeypatch):
     forward = BacktrackingModel.from_specs(*SPECS, num_cells=(32,))
     agreement = Agreement(forward, quantile=0.9, window=100)
     recall = make(filters=[agreement])
+    observe, held_out, drawn = agreement.observe, [], []
+    monkeypatch.setattr(agreement, "observe", lambda rows: (held_out.append(rows), observe(rows)))
+    for each in (recall.train_model, recall.train_reward, recall.train_forward.steps):
+        draws, batches = each.draws, each.draws.batches
+        monkeypatch.setattr(
+            draws,
+            "batches",
+            lambda data, *args, of=batches: (drawn.append(data), of(data, *args))[1],
+        )
     metrics = recall.step(data_set)
+    assert len(drawn) == 4  # of policy, state predictor, reward and forward model
+    (judged,) = held_out
+    everything = torch.arange(NUM - 100)
+    for data in drawn:
+        same = (judged["observation"].unsqueeze(1) == data[everything]["observation"]).all(-1)
+        assert not same.any()
+        assert len(data) == NUM - 100
     assert int(agreement.count) == 100
     assert int(recall.model.observations.count) == NUM - 100
     assert 0.05 < metrics["recall/kept_transitions"] < 0.95
@@ -80,3 +100,25 @@ def test_two_forward_models_are_refused():
     judges = [Agreement(BacktrackingModel.from_specs(*SPECS)) for _ in range(2)]
     with pytest.raises(ValueError, match="two Agreement filters"):
         make(filters=judges)
+
+
+def test_a_model_that_diverges_stops_the_run(data_set):
+    metrics = make(5, num_reward_updates=5, lr=1e30).step(data_set)
+    with pytest.raises(DivergenceError, match=r"backtracking\.lr"):
+        check_losses(metrics, 0)
+
+
+def test_rollouts_that_keep_nothing_are_said_once(data_set):
+    recall = make(1, num_reward_updates=1, filters=[_Nothing()])
+    with pytest.warns(UserWarning, match="kept no transition"):
+        recall.step(data_set)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recall.roll_out(data_set)
+
+
+class _Nothing(torch.nn.Module):
+    """A filter that leaves no step."""
+
+    def forward(self, traces):
+        return traces.set("mask", torch.zeros(traces.shape, dtype=torch.bool))

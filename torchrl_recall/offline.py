@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,6 +117,7 @@ class OfflineRecall(Stateful):
         self.filters, self.state_batch_size = list(filters), state_batch_size
         self.schedule, self.learned = Schedule(interval), Steps()
         self.draws: BatchSource = Draws()
+        self._warned = False
         steps: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "compile": compile}
         self.train_model = ModelUpdates(
             make_model_loss(model), num_updates=num_model_updates, **steps
@@ -203,6 +205,13 @@ class OfflineRecall(Stateful):
         rows = self.to_transitions(traces, end_states)
         if len(rows):
             self.buffer.extend(rows)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(
+                "a rollout of recall traces kept no transition, so the host learns from fewer. "
+                "Raise recall.agreement or recall.max_deviation, or backtracking.num_updates.",
+                stacklevel=2,
+            )
         metrics["recall/kept_transitions"] = torch.tensor(len(rows) / traces.numel())
         return metrics
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from runs.critic_runs import DEFAULTS, HOST, ROOT, experiment
 from runs.launchers import run_command
 
@@ -58,14 +58,15 @@ def prepare(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    OUT = "runs/demonstrations"
+    given = OmegaConf.from_cli()  # methods name the folder of their data, which is in out=
+    out = str(given.get("out", "runs/demonstrations"))
     experiment(
         {
             **DEFAULTS,
             "figure": "demonstrations",
-            "out": OUT,
+            "out": out,
             "tasks": ["point_free4"],
-            "methods": methods(OUT),
+            "methods": methods(out),
             "seeds": 5,
         },
         prepare,

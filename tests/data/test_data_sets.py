@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 
 import h5py
 import numpy as np
@@ -30,18 +32,32 @@ def steps(num: int = 12, episode: int = 4) -> TensorDict:
     return TensorDict(data, [num])
 
 
+class _Planted:
+    """A pickle that makes a folder when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 @pytest.mark.parametrize("storage", [LazyMemmapStorage, LazyTensorStorage])
 def test_a_dump_of_torchrl_is_read_without_its_pickles(storage, tmp_path):
     buffer, data = TensorDictReplayBuffer(storage=storage(100), batch_size=4), steps()
     buffer.extend(data)
     buffer.dumps(tmp_path / "set")
     for pickled in [*(tmp_path / "set").rglob("*.pkl"), *(tmp_path / "set").rglob("*.pickle")]:
-        pickled.write_bytes(b"\x80\x04cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode())
+        pickled.write_bytes(pickle.dumps(_Planted(tmp_path / "ran")))
+    planted = tmp_path / "set" / "planted.pkl"  # where a dump brings none
+    planted.write_bytes(pickle.dumps(_Planted(tmp_path / "ran")))
     found = read_data_set(tmp_path / "set", *SPECS)
     assert found.shape == (12,)
     for key in ("observation", "action", ("next", "observation"), ("next", "reward")):
         assert torch.equal(found[key], data[key])
     assert not (tmp_path / "ran").exists()
+    pickle.loads(planted.read_bytes())
+    assert (tmp_path / "ran").exists()  # it would have run
 
 
 def test_a_full_buffer_is_read_oldest_first(tmp_path):
@@ -60,6 +76,49 @@ def test_streams_of_several_environments_stay_apart(tmp_path):
     found = read_data_set(tmp_path, *SPECS)
     assert found.shape == (2, 6)
     assert torch.equal(found["observation"], data["observation"])
+
+
+@pytest.mark.parametrize("num", [12, 20, 25])
+def test_items_that_are_whole_trajectories_are_read_as_such(num, tmp_path):
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(20), batch_size=4)
+    data = steps(4 * num).reshape(num, 4)
+    for part in data.split(10):
+        buffer.extend(part)
+    buffer.dumps(tmp_path)
+    found = read_data_set(tmp_path, *SPECS)
+    assert torch.equal(found["observation"], data["observation"][-20:])
+
+
+def test_masked_steps_are_left_out_after_the_unwritten_ones(tmp_path):
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(20), batch_size=4)
+    data = steps(24).reshape(6, 4)
+    mask = torch.arange(4) < torch.tensor([[4], [3], [4], [2], [4], [1]])
+    buffer.extend(data.clone().set(("collector", "mask"), mask))
+    buffer.dumps(tmp_path)
+    found = read_data_set(tmp_path, *SPECS)
+    assert torch.equal(found["observation"], data["observation"][mask])
+
+
+def test_an_order_that_is_unclear_is_refused(tmp_path):
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(20), batch_size=4)
+    data = steps(80)[torch.randperm(80)]
+    data["next", "done"] = data["next", "terminated"] = torch.zeros(80, 1, dtype=torch.bool)
+    buffer.extend(data.reshape(20, 4))
+    buffer.dumps(tmp_path)
+    with pytest.raises(DataSetError, match=r"Write it flat"):
+        read_data_set(tmp_path, *SPECS)
+
+
+def test_transitions_of_several_steps_are_refused(tmp_path):
+    steps().set("steps_to_next_obs", torch.full((12,), 3)).memmap(tmp_path)
+    with pytest.raises(DataSetError, match="12 transitions are of several steps"):
+        read_data_set(tmp_path, *SPECS)
+
+
+def test_numbers_are_no_categories_of_continuous_actions(tmp_path):
+    steps().set("action", torch.ones(12, 1, dtype=torch.int64)).memmap(tmp_path)
+    with pytest.raises(DataSetError, match="action has the shape"):
+        read_data_set(tmp_path, *SPECS)
 
 
 def test_numbers_become_categories(tmp_path):
@@ -180,3 +239,22 @@ def test_a_file_that_is_no_data_set_of_minaris_is_named(tmp_path):
     (tmp_path / "text.hdf5").write_text("text")
     with pytest.raises(DataSetError, match="is no data set of Minari's"):
         read_data_set(tmp_path / "text.hdf5", *SPECS)
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
+def test_what_another_file_holds_is_not_read(kind, tmp_path):
+    with h5py.File(tmp_path / "secret.hdf5", "w") as file:
+        file["values"] = np.zeros((3, 3), np.float32)
+    with h5py.File(tmp_path / "set.hdf5", "w") as file:
+        group = file.create_group("episode_0")
+        if kind == "link":
+            group["observations"] = h5py.ExternalLink(str(tmp_path / "secret.hdf5"), "/values")
+        elif kind == "storage":
+            external = [(str(tmp_path / "secret.hdf5"), 0, 36)]
+            group.create_dataset("observations", (3, 3), np.float32, external=external)
+        else:
+            layout = h5py.VirtualLayout((3, 3), np.float32)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.hdf5"), "values", (3, 3))
+            group.create_virtual_dataset("observations", layout)
+    with pytest.raises(DataSetError, match="episode_0/observations is kept in another file"):
+        read_data_set(tmp_path / "set.hdf5", *SPECS)

@@ -139,6 +139,19 @@ def test_its_policy_is_loaded_exported_and_its_model_rolled_out(runs, host, tmp_
     assert traces.shape == (6, 5)
 
 
+@pytest.mark.parametrize("host", ["iql", "td3bc"])
+def test_its_policy_is_loaded_where_its_data_set_is_gone(runs, host, data_set):
+    run = runs(host)
+    states = TensorDict({"observation": torch.rand(5, 4)}, [5])
+    action = load_policy(run)(states.clone())["action"]
+    gone = data_set.with_name("gone")
+    data_set.rename(gone)
+    try:
+        assert torch.equal(load_policy(run)(states.clone())["action"], action)
+    finally:
+        gone.rename(data_set)
+
+
 def test_td3bc_sees_standardised_states(runs, data_set):
     _, state = load(runs("td3bc"))
     buffers = {key: value for key, value in state["host"]["loss"].items() if key.endswith("scale")}

@@ -65,13 +65,23 @@ def test_masked_steps_are_dropped():
 
 def test_a_rule_fills_in_all_but_the_last_step():
     rule = TensorDictModule(
-        lambda state: (10 * state, state > 5.5),
+        lambda state: (10 * state, state < 0),
         in_keys=[("next", "observation")],
         out_keys=[("next", "reward"), ("next", "terminated")],
     )
     rows = TraceTransitions(reward=rule)(traces(), ends([1.0, 2.0], [True, False]))
     assert rows["next", "reward"].flatten().tolist() == [10, 20, 1, 50, 60, 2]
-    assert rows["next", "done"].flatten().tolist() == [0, 0, 1, 0, 1, 0]
+    assert rows["next", "done"].flatten().tolist() == [0, 0, 1, 0, 0, 0]
+
+
+def test_steps_before_a_state_that_ends_the_episode_are_left_out():
+    rule = TensorDictModule(
+        lambda state: (10 * state, state == 6),
+        in_keys=[("next", "observation")],
+        out_keys=[("next", "reward"), ("next", "terminated")],
+    )
+    rows = TraceTransitions(reward=rule)(traces(), ends([1.0, 2.0], [True, False]))
+    assert rows["observation"].flatten().tolist() == [0, 1, 2, 6]
 
 
 def test_a_rule_of_another_kind_changes_nothing_else():

@@ -1,7 +1,9 @@
 import json
+import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torchrl.data import Bounded
 
 from torchrl_recall import read_data_set, whole_trajectories
@@ -63,3 +65,12 @@ def test_what_cannot_be_recorded_is_refused(runs, tmp_path):
     with pytest.raises(ConfigError, match="transitions of several steps"):
         record_run(runs("none")[0], tmp_path / "new", policy="replay")
     assert not (tmp_path / "new").exists()
+
+
+def test_rows_of_several_environments_are_no_replay(runs, tmp_path):
+    run_dir = shutil.copytree(runs("sparse")[0], tmp_path / "run")
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.collector.num_envs = 2
+    OmegaConf.save(config, run_dir / "config.yaml")
+    with pytest.raises(ConfigError, match=r"2 environments in turn.*collector\.num_envs=1"):
+        record_run(run_dir, tmp_path / "set", policy="replay")

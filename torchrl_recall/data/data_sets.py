@@ -20,6 +20,7 @@ __all__ = ["DataSetError", "conform", "read_data_set"]
 # Entries that tell which steps belong together.
 _KNOWN_BY: tuple[NestedKey, ...] = ("is_init", "step_count", ("collector", "traj_ids"))
 _MASK = ("collector", "mask")
+_STEPS = "steps_to_next_obs"
 _FLAGS = ("done", "terminated", "truncated")
 _TOLERANCE = 1e-3  # of an action's range, within which actions beyond its bounds are clamped
 
@@ -88,6 +89,8 @@ def read_data_set(
             "TorchRL), meta.json (data.memmap of a TensorDict), data/main_data.hdf5 (Minari), or "
             "an .hdf5 file. `python -m torchrl_recall.record RUN out=FOLDER` makes one."
         )
+    if (mask := data.get(_MASK, None)) is not None:
+        data = data[mask.reshape(data.shape).bool()].exclude(_MASK)
     if not data.numel() or not data.shape.numel():
         raise DataSetError(f"{path} holds no step.")
     return conform(data, observation_spec, action_spec, observation_keys=observation_keys)
@@ -114,6 +117,12 @@ def conform(
         DataSetError: an entry is missing, of another shape, not finite or out of bounds.
     """
     out = TensorDict({}, batch_size=data.shape)
+    steps = data.get(_STEPS, None)
+    if steps is not None and (steps > 1).any():
+        raise DataSetError(
+            f"{int((steps > 1).sum())} transitions are of several steps (MultiStep), of which no "
+            "model can learn s_t from s_{t+1}. Take a data set of single steps."
+        )
     for prefix in ((), ("next",)):
         state = _state(data, prefix, observation_keys)
         out.set((*prefix, "observation"), _fit(state, observation_spec, data, "observation"))
@@ -172,10 +181,11 @@ def _state(
 
 
 def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Tensor:
-    """Cast an entry to its spec; numbers of categories become one-hot vectors."""
-    shape, size = value.shape[data.ndim :], spec.shape[-1] if len(spec.shape) else 1
+    """Cast an entry to its spec; numbers of categories become the one-hot vectors of a OneHot."""
+    shape = value.shape[data.ndim :]
     is_index = not value.is_floating_point() and value.dtype is not torch.bool
-    if is_index and tuple(shape) in ((), (1,)) and (isinstance(spec, OneHot) or size > 1):
+    if is_index and tuple(shape) in ((), (1,)) and isinstance(spec, OneHot):
+        size = spec.shape[-1]
         index = value.reshape(data.shape).long()
         if ((index < 0) | (index >= size)).any():
             raise DataSetError(
@@ -216,17 +226,60 @@ def _read_dump(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
     data = _read_memmap(folder / "storage", observation_keys)
     told = _json(folder / "storage" / "storage_metadata.json")
     try:
-        rows = int(told["len"]) // max(1, data.shape[1:].numel())
+        length = int(told["len"])
         writer = folder / "writer" / "metadata.json"
         cursor = int(_json(writer).get("cursor", 0)) if writer.is_file() else 0
     except (KeyError, TypeError, ValueError) as error:
         raise DataSetError(f"{folder}: its metadata are damaged ({error!r}).") from error
-    if not 0 <= rows <= data.shape[0]:
-        raise DataSetError(f"{folder} says that it has {rows} rows, but has {data.shape[0]}.")
-    if rows == data.shape[0] and 0 < cursor < rows:  # the oldest follow the newest
-        data = cast(TensorDictBase, torch.cat([data[cursor:], data[:cursor]]))
-    data = data[:rows]
-    return data if data.ndim == 1 else data.transpose(0, data.ndim - 1).flatten(0, -2)
+    num_rows = data.shape[0]
+    if not 0 <= length <= data.shape.numel():
+        raise DataSetError(f"{folder} says that it has {length} rows, but has {num_rows}.")
+    if data.ndim == 1:
+        return _oldest_first(data, length, cursor)
+    if data.ndim > 2:
+        raise DataSetError(
+            f"{folder} has the shape {tuple(data.shape)}; [time, streams] or [trajectories, time] "
+            "is expected. Flatten it to one of them."
+        )
+    found = {}  # by how many steps follow each other
+    if length <= num_rows:  # an item is a trajectory
+        items = _oldest_first(data, length, cursor)
+        found["trajectories"] = items, _continuity(items, observation_keys)
+    if length % data.shape[1] == 0:  # an item is a step of each stream
+        streams = _oldest_first(data, length // data.shape[1], cursor).transpose(0, 1)
+        found["streams"] = streams, _continuity(streams, observation_keys)
+    shares = [share for _, share in found.values()]
+    if not found or (len(found) == 2 and (shares[0] == shares[1] or max(shares) < 0.5)):
+        raise DataSetError(
+            f"{folder} has the shape {tuple(data.shape)} and {length} items, which may be whole "
+            "trajectories, or steps of several environments: no order has steps that follow each "
+            "other. Write it flat, data.reshape(-1).memmap(path)."
+        )
+    return max(found.values(), key=lambda each: each[1])[0]
+
+
+def _oldest_first(data: TensorDictBase, num: int, cursor: int) -> TensorDictBase:
+    """Take the written rows in the order of their writing."""
+    if num == data.shape[0] and 0 < cursor < num:  # the oldest follow the newest
+        return cast(TensorDictBase, torch.cat([data[cursor:], data[:cursor]]))
+    return data[:num]
+
+
+def _continuity(data: TensorDictBase, observation_keys: Sequence[str]) -> float:
+    """Return the share of steps ``[streams, time]`` whose next state is the one that follows."""
+    key = next((k for k in observation_keys if data.get(k, None) is not None), "observation")
+    state, following = _entry(data, key), _entry(data, ("next", key))
+    num = (data.shape[0], data.shape[1] - 1)
+    if not torch.Size(num).numel():
+        return 0.0
+    counts = torch.ones(num, dtype=torch.bool)
+    for flag in _FLAGS:
+        if (ends := data.get(("next", flag), None)) is not None:
+            counts &= ~ends[:, :-1].reshape(*num).bool()
+    if (mask := data.get(_MASK, None)) is not None:
+        counts &= mask[:, 1:].reshape(*num)
+    same = (following[:, :-1] == state[:, 1:]).reshape(*num, -1).all(-1)
+    return float(same[counts].float().mean()) if counts.any() else 0.0
 
 
 def _read_memmap(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
@@ -238,7 +291,7 @@ def _read_memmap(folder: Path, observation_keys: Sequence[str]) -> TensorDictBas
         raise DataSetError(f"{folder / 'meta.json'} names no shape ({error!r}).") from error
     if not data.ndim:
         raise DataSetError(f"{folder} has no time dimension.")
-    wanted: list[NestedKey] = [*observation_keys, "action", *_KNOWN_BY, _MASK]
+    wanted: list[NestedKey] = [*observation_keys, "action", *_KNOWN_BY, _MASK, _STEPS]
     wanted += [next_key(key) for key in (*observation_keys, "reward", *_FLAGS)]
     for key in wanted:
         parts = (key,) if isinstance(key, str) else key
@@ -248,8 +301,7 @@ def _read_memmap(folder: Path, observation_keys: Sequence[str]) -> TensorDictBas
         if value.shape[: data.ndim] != data.shape:
             raise DataSetError(f"{folder}: {key} has the shape {tuple(value.shape)}.")
         data.set(key, value)
-    mask = data.get(_MASK, None)
-    return data if mask is None else data[mask.reshape(data.shape)].exclude(_MASK)
+    return data
 
 
 def _read_tensor(folder: Path, name: str) -> Tensor | None:

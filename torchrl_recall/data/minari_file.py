@@ -48,6 +48,7 @@ def read_minari(file: Path, observation_keys: Sequence[str] | None = None) -> Te
     try:
         with h5py.File(file, "r") as root:
             names = [name for name in root if name.startswith(_EPISODE)]
+            _refuse_links(root, file)
             names.sort(key=lambda name: int(name.removeprefix(_EPISODE)))
             episodes = [_episode(root[name], name, observation_keys) for name in names]
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -57,6 +58,23 @@ def read_minari(file: Path, observation_keys: Sequence[str] | None = None) -> Te
     if not episodes:
         raise DataSetError(f"{file} holds no group {_EPISODE}0, so it has no episode.")
     return torch.cat(episodes)  # type: ignore[return-value]
+
+
+def _refuse_links(group: Any, file: Path) -> None:
+    """Refuse whatever would have another file read."""
+    import h5py
+
+    for name in group:
+        link = group.get(name, getlink=True)
+        found = None if isinstance(link, h5py.ExternalLink) else group.get(name)
+        outside = isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
+        if isinstance(link, h5py.ExternalLink) or outside:
+            raise DataSetError(
+                f"{file}: {group.name.rstrip('/')}/{name} is kept in another file. Write the data "
+                "into one file (h5repack, or group.copy of h5py with expand_external=True)."
+            )
+        if isinstance(found, h5py.Group) and isinstance(link, h5py.HardLink):
+            _refuse_links(found, file)
 
 
 def _episode(group: Any, name: str, observation_keys: Sequence[str] | None) -> TensorDict:

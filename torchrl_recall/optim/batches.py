@@ -12,6 +12,8 @@ from torchrl.data import ReplayBuffer, ReplayBufferEnsemble
 
 __all__ = ["BatchSource", "Draws", "check_stored", "mean_losses", "take_rows"]
 
+_AT_ONCE = 100  # batches that are in memory
+
 
 class BatchSource(Protocol):
     """A source of random batches; many seeds in one process need another than one run does."""
@@ -63,13 +65,20 @@ class Draws:
     def batches(
         self, data: TensorDictBase | ReplayBuffer, num: int, size: int, keys: Sequence[NestedKey]
     ) -> Iterator[TensorDictBase]:
-        """Draw ``num`` batches of ``size`` transitions in one indexing.
+        """Draw ``num`` batches of ``size`` transitions, a hundred of them in one indexing.
 
         A replay buffer is indexed: its own batch size and priorities do not matter.
         """
         _check_rows(data)
-        index = torch.randint(len(data), (num * size,))
-        return iter(take_rows(data, index).select(*keys).reshape(num, size).unbind(0))
+        parts = (
+            (part, torch.randint(len(data), (part * size,)))
+            for part in (min(_AT_ONCE, num - begin) for begin in range(0, num, _AT_ONCE))
+        )
+        return (
+            batch
+            for part, index in parts
+            for batch in take_rows(data, index).select(*keys).reshape(part, size).unbind(0)
+        )
 
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]

@@ -116,8 +116,10 @@ class TraceTransitions(nn.Module):
         transitions.set(("next", "done"), transitions["next", "terminated"].clone())
         steps = torch.ones(traces.shape, dtype=torch.int64, device=device)
         transitions.set("steps_to_next_obs", steps)  # of the batch's shape, as MultiStep's
-        mask = traces.get("mask", None)
-        rows = transitions.reshape(-1) if mask is None else transitions[mask]
+        kept = _after_terminations(transitions["next", "terminated"].squeeze(-1))
+        if (mask := traces.get("mask", None)) is not None:
+            kept &= mask
+        rows = transitions[kept]
         return rows[finite_rows(rows, [*keys, ("next", "reward")])]
 
     def _warn_dense(self, reward: Tensor, terminated: Tensor) -> None:
@@ -130,6 +132,15 @@ class TraceTransitions(nn.Module):
                 "(Recall(reward=RewardModel(...)), recall.reward=learned), or give a rule.",
                 stacklevel=3,
             )
+
+
+def _after_terminations(terminated: Tensor) -> Tensor:
+    """Say which steps ``[traces, time]`` follow the last termination before a trace's end.
+
+    No episode goes on from a terminal state, so no real step leads from one to the end state.
+    """
+    ends = terminated[:, :-1].flip(-1).cumsum(-1).flip(-1).bool()  # one follows, or is here
+    return ~torch.cat([ends, torch.zeros_like(terminated[:, -1:])], -1)
 
 
 def finite_rows(rows: TensorDictBase, keys: Sequence[NestedKey]) -> Tensor:

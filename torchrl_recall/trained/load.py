@@ -191,6 +191,9 @@ def load_run(
         config.collector.num_envs = 1  # nothing is collected
     if hasattr(config.collector, "backend"):
         config.collector.backend = None
+    restores_data = restore is None or "replay_buffer" in restore
+    if hasattr(config, "data_set") and not restores_data and not Path(config.data_set).exists():
+        config.data_set = ""  # it may be gone; what it taught is restored
     if episodes is not None and hasattr(config.eval, "num_episodes"):
         config.eval.num_episodes = episodes
     with torch.random.fork_rng():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from omegaconf import OmegaConf
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import ExplorationType
@@ -73,6 +74,8 @@ def record_run(
             )
     elif (frames is None) == (episodes is None):
         raise ConfigError("give either frames=10000 or episodes=5, the length of the data set.")
+    if policy == "replay":
+        _refuse_many(Path(run_dir))
     restore = ("host", "replay_buffer", "single") if policy == "replay" else ("host",)
     run = load_run(run_dir, restore=restore)
     if isinstance(run.config, GoalGANRecallConfig):
@@ -122,6 +125,18 @@ def write_data_set(data: TensorDictBase, folder: Path, about: dict[str, Any]) ->
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_many(run_dir: Path) -> None:
+    """Refuse a run whose rows are of several environments in turn."""
+    path = run_dir / "config.yaml"
+    num = OmegaConf.select(OmegaConf.load(path), "collector.num_envs") if path.is_file() else None
+    if num is not None and num > 1:
+        raise ConfigError(
+            f"the replay buffer of {run_dir} holds steps of {num} environments in turn, whose "
+            "episodes policy=replay cannot tell apart. Take a run of collector.num_envs=1, or "
+            "policy=trained."
+        )
 
 
 def _experience(run: TrainedRun) -> TensorDictBase:

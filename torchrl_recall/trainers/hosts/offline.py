@@ -51,7 +51,8 @@ class IQL(OfflineHost):
     """TorchRL's ``IQLLoss`` (Kostrikov et al., 2022): expectiles of Q, and weighted imitation.
 
     The policy is a Gaussian around an action within the bounds, whose deviation is the same in all
-    states. Unlike the authors' its learning rate does not decay.
+    states. Unlike the authors' its learning rate does not decay, and rewards are not scaled by
+    1000 / (best - worst return), as theirs on MuJoCo, nor lowered by one, as theirs on antmaze.
 
     Args:
         env: gives the specs.
@@ -92,8 +93,9 @@ class CQL(OfflineHost):
     """TorchRL's ``CQLLoss`` (Kumar et al., 2020): SAC whose Q is low where there are no data.
 
     TorchRL 0.14.1 takes the logarithm of the sum of exponents over one action of each of three
-    kinds, not over all ``num_random`` of them, and draws the random ones from [-1, 1]. The authors'
-    first steps, which clone the data, are left out.
+    kinds, not over all ``num_random`` of them, and draws the random ones from [-1, 1]. It rates
+    actions of the next state as Q(s', a'), where the authors take Q(s, a'). The authors' first
+    steps, which clone the data, are left out.
 
     Args:
         env: gives the specs.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorSpec
 from torchrl.envs import TransformedEnv
 
 from torchrl_recall.data.data_sets import DataSetError, read_data_set
@@ -27,6 +27,8 @@ def load_data_set(
 ) -> ReplayBuffer:
     """Read the data set that ``data_set`` names into a replay buffer.
 
+    Where it names none, as where only networks are to be restored, the buffer has one row of zeros.
+
     Args:
         config: ``data_set`` and ``env``.
         env: gives the specs.
@@ -36,11 +38,23 @@ def load_data_set(
         ConfigError: there is none, or it is of another task.
     """
     specs = env.observation_spec_unbatched["observation"], env.action_spec_unbatched
+    if not config.data_set:
+        return _buffer(_zeros(*specs).to(device), device)
     try:
         data = read_data_set(config.data_set, *specs, observation_keys=config.env.observation_keys)
     except DataSetError as error:
         raise ConfigError(f"data_set={config.data_set}: {error}") from error
-    rows = data.select("observation", "action", "next").reshape(-1).to(device)
+    return _buffer(data.select("observation", "action", "next").reshape(-1).to(device), device)
+
+
+def _zeros(observation_spec: TensorSpec, action_spec: TensorSpec) -> TensorDict:
+    state, flag = observation_spec.zero(), torch.zeros(1, dtype=torch.bool)
+    following = {"observation": state, "reward": torch.zeros(1), "terminated": flag, "done": flag}
+    data = TensorDict({"observation": state, "action": action_spec.zero(), "next": following})
+    return data.unsqueeze(0)
+
+
+def _buffer(rows: TensorDictBase, device: torch.device) -> ReplayBuffer:
     storage = LazyTensorStorage(len(rows), device=device)
     buffer = ReplayBuffer(storage=storage)
     buffer.extend(rows)
@@ -125,7 +139,7 @@ def check_losses(losses: Mapping[str, torch.Tensor], steps: int) -> None:
     """Stop where a loss is no number any more.
 
     Args:
-        losses: of the newest gradient step.
+        losses: of the newest gradient step, or of recall's models.
         steps: taken so far.
 
     Raises:
@@ -135,6 +149,6 @@ def check_losses(losses: Mapping[str, torch.Tensor], steps: int) -> None:
         if not math.isfinite(float(loss.float().mean())):
             raise DivergenceError(
                 f"{name} is {float(loss.float().mean())} within the steps after step {steps}: "
-                "training has diverged, so nothing was saved. Lower the host's lr, or mend the "
-                "data set's rewards."
+                "training has diverged, so nothing was saved. Lower the host's lr (backtracking.lr "
+                "for a loss of recall's models), or mend the data set's rewards."
             )
