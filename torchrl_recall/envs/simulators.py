@@ -42,6 +42,7 @@ _NUM_ANGLES: dict[type, int] = {
     Continuous_MountainCarEnv: 0,
 }
 _OFF_UNIT = 0.1  # of a quaternion, which a model does not hold at unit length
+_FREE, _BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
 
 
 @runtime_checkable
@@ -270,9 +271,9 @@ class MuJoCoSimulator(_GymSimulator):
         """Say whether all observed orientations are within 0.1 of unit length."""
         model = self._inner.model
         for kind, address in zip(model.jnt_type, model.jnt_qposadr, strict=True):
-            if kind not in (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_BALL):
+            if kind not in (_FREE, _BALL):
                 continue
-            after_place = 3 if kind == mujoco.mjtJoint.mjJNT_FREE else 0
+            after_place = 3 if kind == _FREE else 0
             first = address + after_place - self.skipped
             if abs(np.linalg.norm(observation[first : first + 4]) - 1) > _OFF_UNIT:
                 return False
