@@ -8,6 +8,7 @@ rows in that folder. A verdict that the numbers contradict is refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -154,11 +155,19 @@ def _check(claim: Claim, numbers: list[Number]) -> None:
     """Refuse a verdict that the deciding intervals contradict."""
     sides = [number.side for number in numbers]
     known = [number.side for number in numbers if number.found is not None]
+    for_it = bool(known) and max(known) > 0
+    is_whole = for_it and min(sides) > 0
     rules: dict[str, tuple[bool, str]] = {
         "reproduced": (bool(known) and min(known) > 0, "every interval on the claim's side"),
-        "partly": (bool(sides) and (max(sides) > 0 or len(known) < len(sides)), "one on its side"),
-        "not seen": (bool(sides), "an effect"),
-        "opposite": (bool(known) and min(known) < 0, "one interval on the other side"),
+        "partly": (
+            (for_it and not is_whole) or (not known and bool(sides)),
+            "some but not all on the claim's side, or counts alone",
+        ),
+        "not seen": (bool(sides) and not for_it, "an effect, and no interval on the claim's side"),
+        "opposite": (
+            bool(known) and min(known) < 0 and not for_it,
+            "an interval on the other side, and none on the claim's",
+        ),
         "not run": (not sides, "no effect, since none was run"),
     }
     if claim.verdict not in rules:
@@ -209,21 +218,28 @@ def _number(effect: Effect, claim: Claim, results: Path) -> Number:
     return KINDS[effect.kind](effect, rows)
 
 
-def _to_target(effect: Effect, rows: list[dict[str, str]], task: str) -> list[dict[int, float]]:
-    """Read frames to the target of method and baseline; of a seed that failed, its end."""
-    return [
-        {
-            int(row["seed"]): float(row["value"] or row["frames"])
-            for row in rows
-            if (row["task"], row["method"], row["metric"]) == (task, name, "frames_to_target")
-        }
-        for name in (effect.method, effect.baseline)
-    ]
+def _to_target(rows: list[dict[str, str]], task: str, name: str) -> dict[int, tuple[float, float]]:
+    """Read frames to the target of a method, infinite without it, and its end, by seed."""
+    return {
+        int(row["seed"]): (float(row["value"] or math.inf), float(row["frames"]))
+        for row in rows
+        if (row["task"], row["method"], row["metric"]) == (task, name, "frames_to_target")
+    }
 
 
 def _times(effect: Effect, rows: list[dict[str, str]], task: str) -> dict[int, float]:
-    ours, theirs = _to_target(effect, rows, task)
-    return {seed: theirs[seed] / ours[seed] for seed in sorted(set(ours) & set(theirs))}
+    """Compute how many times fewer frames the method needs, by the seeds of both.
+
+    Of a pair in which one ended without the target, both count up to there, as in the table.
+    """
+    ours, theirs = (_to_target(rows, task, name) for name in (effect.method, effect.baseline))
+    times = {}
+    for seed in sorted(set(ours) & set(theirs)):
+        pair = ours[seed], theirs[seed]
+        limit = min((end for needed, end in pair if math.isinf(needed)), default=math.inf)
+        our_frames, their_frames = (min(needed, limit) for needed, _ in pair)
+        times[seed] = their_frames / our_frames
+    return times
 
 
 def _fewer(effect: Effect, rows: list[dict[str, str]]) -> Number:

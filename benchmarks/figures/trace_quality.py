@@ -54,7 +54,9 @@ GOAL_TASKS = Path(__file__).parents[2] / "recipes/config/goal_gan/env"
 GOAL = ("point_umaze", "point_free4", "point_maze")
 MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 NUM_VISITED = 4_096  # states that NearVisited looks at
-Quality = dict[tuple[str, str, int, str], list[float]]  # by task, filter, length and metric
+MIN_TRACES = 20  # behind a number, else a dash
+# By task, filter, length and metric; then by seed.
+Quality = dict[tuple[str, str, int, str], dict[int, float]]
 
 
 def of_task(task: str, config: DictConfig) -> tuple[bool, int]:
@@ -160,19 +162,49 @@ def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, 
             yield from ((name, k, metric, value) for metric, value in values.items())
 
 
-def table(quality: Quality, lengths: list[int]) -> str:
-    """Format a row for each task and filter as Markdown: means over seeds, at each length."""
+def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> str:
+    """Weight seeds by the traces that count in a metric; a dash where too few are left.
+
+    A filter may leave traces to some seeds alone: then an unweighted mean compares other seeds.
+    """
+    values, shares = quality.get((task, name, k, metric), {}), traces_left(quality, task, name, k)
+    impossible = quality.get((task, name, k, "impossible"), {})
+    weights = {
+        seed: num * shares[seed] * (1 if metric == "impossible" else 1 - impossible[seed])
+        for seed in values
+    }
+    total = sum(weights.values())
+    if total < MIN_TRACES:
+        return "-"
+    return f"{sum(weights[seed] * value for seed, value in values.items()) / total:.2f}"
+
+
+def traces_left(quality: Quality, task: str, name: str, k: int) -> dict[int, float]:
+    """Return each seed's share of traces that a filter left at a length, where it left any."""
+    shares = quality.get((task, name, k, "num_traces"), {})
+    return {seed: share for seed, share in shares.items() if share}
+
+
+def table(quality: Quality, lengths: list[int], num: int) -> str:
+    """Format a row for each task and filter as Markdown: all seeds' traces, at each length.
+
+    Args:
+        quality: what :func:`measure` yields.
+        lengths: steps before the end state.
+        num: traces of each seed, before filters.
+    """
     steps = " / ".join(map(str, lengths))
     lines = [
-        f"| task | filter | steps kept | impossible at {steps} | landing error at {steps} "
-        f"| displacement at {steps} |",
-        "|---|---|---|---|---|---|",
+        f"| task | filter | steps kept | traces (seeds) left at {steps} | impossible at {steps} "
+        f"| landing error at {steps} | displacement at {steps} |",
+        "|---|---|---|---|---|---|---|",
     ]
     for task, name in dict.fromkeys((task, name) for task, name, *_ in quality):
-        cells = [str(interval(quality[task, name, 0, "steps kept"]))]
+        cells = [str(interval(list(quality[task, name, 0, "steps kept"].values())))]
+        left = [traces_left(quality, task, name, k) for k in lengths]
+        cells.append(" / ".join(f"{round(num * sum(x.values()))} ({len(x)})" for x in left))
         for metric in ("impossible", "landing_error", "displacement"):
-            found = [quality.get((task, name, k, metric)) for k in lengths]
-            cells.append(" / ".join(f"{sum(x) / len(x):.2f}" if x else "-" for x in found))
+            cells.append(" / ".join(pool(quality, task, name, k, metric, num) for k in lengths))
         lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -190,7 +222,9 @@ def draw(config: DictConfig, quality: Quality) -> None:
                 for k in lengths[::-1]:  # a seed that has none left at some length
                     if len(quality[task, name, k, metric]) < len(quality[task, name, 1, metric]):
                         lengths.remove(k)
-                values = torch.tensor([quality[task, name, k, metric] for k in lengths]).T
+                values = torch.tensor(
+                    [list(quality[task, name, k, metric].values()) for k in lengths]
+                ).T
                 draw_band(axes, lengths, values.numpy(), color=f"C{number}", label=name)
             axes.set(title=task, xlabel="steps before the end state", ylim=(0, None))
             axes.grid(alpha=0.3)
@@ -220,18 +254,18 @@ if __name__ == "__main__":
             "tolerance": 0.1,  # of the exact simulator as a filter, standard deviations
         }
     )
-    quality: Quality = defaultdict(list)
+    quality: Quality = defaultdict(dict)
     rows = []
     for (seed, task, method), run_dir in run_missing(config, run).items():
         if not (run_dir / "summary.json").exists():
             continue
         for name, k, metric, value in measure(run_dir, config):
             if not math.isnan(value):
-                quality[task, name, k, metric].append(value)
+                quality[task, name, k, metric][seed] = value
                 label = f"{name}: {metric}, {k} steps" if k else f"{name}: {metric}"
                 rows.append(("traces", task, method, seed, of_task(task, config)[1], label, value))
     if not rows:
         sys.exit(f"no run in {config.out} has finished yet, so there is nothing to show")
     write_rows(Path(config.out) / "trace_quality.csv", rows)
     draw(config, quality)
-    print(table(quality, list(config.lengths)))
+    print(table(quality, list(config.lengths), config.num_traces))

@@ -101,6 +101,14 @@ def test_a_seed_that_failed_counts_as_its_end(results):
     assert "seen: 2 of 2 against 1 of 2" in page
 
 
+def test_a_pair_counts_up_to_the_smaller_limit(results):
+    text = (results / "rows.csv").read_text()
+    text = text.replace("60,frames_to_target,60", "30,frames_to_target,")
+    (results / "rows.csv").write_text(text)
+    page = claim(results, "partly", "fewer", "means", "reached")
+    assert "seen: 2.00 [1.00, 4.00] × fewer" in page  # 40 / 10, and 30 / 30
+
+
 @pytest.mark.parametrize(
     ("verdict", "kinds", "methods"),
     [
@@ -110,6 +118,8 @@ def test_a_seed_that_failed_counts_as_its_end(results):
         ("partly", ["means"], ("none", "backtracking")),
         ("opposite", ["means"], ("backtracking", "none")),
         ("not run", ["means"], ("backtracking", "none")),
+        ("not seen", ["means"], ("backtracking", "none")),
+        ("partly", ["means"], ("backtracking", "none")),  # all of it
         ("not seen", [], ("backtracking", "none")),
     ],
 )

@@ -340,3 +340,18 @@ def test_figures_take_the_runs_of_a_sweep(tmp_path):
         rows = read_rows(tmp_path / "figure" / "results.csv")
         assert {row["seed"] for row in rows} == set("012"[: int(seeds)])
         assert len([path for path in (tmp_path / "figure").iterdir() if path.is_dir()]) == folders
+
+
+def test_a_filter_that_empties_a_seed_is_weighted_by_what_it_leaves(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    from trace_quality import table
+
+    quality = {
+        ("A", "f", 0, "steps kept"): {0: 0.5, 1: 0.1},
+        ("A", "f", 1, "num_traces"): {0: 0.9, 1: 0.1, 2: 0.0},
+        ("A", "f", 1, "impossible"): {0: 0.0, 1: 0.5},
+        ("A", "f", 1, "landing_error"): {0: 1.0, 1: 20.0},  # of 90 and of 5 traces
+    }
+    row = table(quality, [1], 100).splitlines()[-1]
+    assert row.endswith("| 100 (2) | 0.05 | 2.00 | - |")
+    assert table(quality, [1], 10).splitlines()[-1].endswith("| 10 (2) | - | - | - |")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -35,6 +36,25 @@ def test_a_run_of_the_same_settings_is_found(find_swept, tmp_path, monkeypatch):
     (tmp_path / "sweep" / "job" / "summary.json").unlink()
     find_swept.__globals__["_told"].cache_clear()
     assert find_swept(sweeps, "sac", words) is None  # it is not finished
+
+
+def test_a_prolonged_run_or_one_of_other_versions_is_not_taken(find_swept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    job, sweeps = tmp_path / "sweep" / "job", [str(tmp_path / "sweep")]
+    words = tiny("none", env__name="Pendulum-v1", collector__total_frames=120)
+    assert train(job, words) == 0
+    text = (job / "summary.json").read_text()
+    other = json.loads(text)
+    other["versions"]["torch"] = "1.0"
+    (job / "summary.json").write_text(json.dumps(other))
+    assert find_swept(sweeps, "sac", words) is None
+    (job / "summary.json").write_text(text)
+    words = [*words, "collector.total_frames=180"]
+    assert train(job, [*words, "resume=auto"]) == 0
+    find_swept.__globals__["_told"].cache_clear()
+    assert json.loads((job / "summary.json").read_text())["total_frames"] == [120, 180]
+    assert find_swept(sweeps, "sac", words) is None
 
 
 def test_folders_without_runs_are_named(find_swept, tmp_path):

@@ -131,6 +131,22 @@ def test_an_observation_in_other_units_is_refused():
         make_simulator(task)
 
 
+def test_an_observation_without_all_velocities_is_refused():
+    task = gymnasium.wrappers.TransformObservation(
+        gymnasium.make("Hopper-v5"), lambda x: x[:5], gymnasium.spaces.Box(-np.inf, np.inf, (5,))
+    )
+    with pytest.raises(ValueError, match=r"Hopper-v5 cannot be put"):
+        make_simulator(task)
+
+
+def test_an_orientation_has_unit_length():
+    task = gymnasium.make("Ant-v5")
+    states = torch.from_numpy(task.reset(seed=0)[0]).repeat(4, 1)
+    length = states[0, 1:5].norm()
+    states[:, 1:5] *= torch.tensor([1.0, 1.05, 1.5, 0.0])[:, None] / length
+    assert make_simulator(task).is_valid(states).tolist() == [1, 1, 0, 0]
+
+
 def test_slips_and_strangers_are_refused():
     with pytest.raises(ValueError, match=r"slip with probability 0.1.*Audit with slip=0"):
         make_simulator(FourRoomsEnv(5, slip=0.1))

@@ -41,6 +41,8 @@ _NUM_ANGLES: dict[type, int] = {
     MountainCarEnv: 0,
     Continuous_MountainCarEnv: 0,
 }
+_OFF_UNIT = 0.1  # of a quaternion, which a model does not hold at unit length
+_FREE, _BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
 
 
 @runtime_checkable
@@ -48,7 +50,9 @@ class Simulator(Protocol):
     """A task that can be put into the states that it observes."""
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True for states in which an episode can go on, ``[num]``.
+        """Return True for states that can be and in which an episode goes on, ``[num]``.
+
+        Known ends are those that :func:`make_simulator` names; others count as going on.
 
         Args:
             states: shape ``[num, *state_shape]``, environment units.
@@ -72,7 +76,8 @@ def make_simulator(task: Any) -> Simulator:
     - MuJoCo tasks of Gymnasium whose observation begins with positions and velocities, such as
       Hopper-v5. Positions that are not observed are zero. What follows, such as contact forces, is
       not compared. Velocities that the observation clips, as Hopper's beyond 10, are what it says.
-      A state that would have ended the episode as unhealthy is not valid.
+      A state that would have ended the episode as unhealthy is not valid, nor is one whose
+      quaternion is more than 0.1 off unit length.
     - Pendulum, Acrobot, CartPole and MountainCar, and this package's small sparse tasks. States out
       of bounds are not valid, nor are those in walls. Cosine and sine are read as an angle, and
       are not valid more than 0.1 off the unit circle.
@@ -131,7 +136,7 @@ class _GymSimulator(ABC):
         """Put the simulator into an observed state, shape ``[observation_dim]``."""
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True for states in which an episode can go on, ``[num]``."""
+        """Return True for states that can be, and end no episode in a way that is known."""
         rows = states.detach().double().cpu().numpy()
         valid = [bool(np.isfinite(row).all()) and self._can_be(row) for row in rows]
         return torch.tensor(valid, dtype=torch.bool, device=states.device)
@@ -178,7 +183,7 @@ class _GymSimulator(ABC):
                     self.put(np.asarray(first, np.float64))
                 after = self._task.step(action)[0]
                 steps.append(self.coordinates(torch.from_numpy(np.asarray(after, np.float64))))
-            except (AttributeError, IndexError, TypeError, ValueError) as error:
+            except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
                 raise ValueError(self._refusal()) from error
         if steps[0].shape != steps[1].shape or not torch.allclose(steps[0], steps[1], atol=1e-4):
             raise ValueError(self._refusal())
@@ -230,8 +235,17 @@ class MuJoCoSimulator(_GymSimulator):
         super().__init__(task)
 
     def put(self, observation: np.ndarray) -> None:
-        """Put the simulator into an observed state, shape ``[observation_dim]``."""
+        """Put the simulator into an observed state, shape ``[observation_dim]``.
+
+        Raises:
+            ValueError: the observation has fewer entries than positions and velocities.
+        """
         positions, velocities = self._num
+        if len(observation) < positions + velocities:
+            raise ValueError(
+                f"{self.name} observes {positions} positions and {velocities} velocities, but a "
+                f"state has {len(observation)} entries. Leave out the wrapper that drops some."
+            )
         qpos = np.concatenate([np.zeros(self.skipped), observation[:positions]])
         mujoco.mj_resetData(self._inner.model, self._inner.data)  # what solved the step before
         self._inner.set_state(qpos, observation[positions : positions + velocities])
@@ -246,10 +260,24 @@ class MuJoCoSimulator(_GymSimulator):
         return states[..., : sum(self._num)]
 
     def _can_be(self, observation: np.ndarray) -> bool:
+        if not self._has_unit_quaternions(observation):
+            return False
         if not getattr(self._inner, "_terminate_when_unhealthy", False):
             return True
         self.put(observation)
         return bool(self._inner.is_healthy)
+
+    def _has_unit_quaternions(self, observation: np.ndarray) -> bool:
+        """Say whether all observed orientations are within 0.1 of unit length."""
+        model = self._inner.model
+        for kind, address in zip(model.jnt_type, model.jnt_qposadr, strict=True):
+            if kind not in (_FREE, _BALL):
+                continue
+            after_place = 3 if kind == _FREE else 0
+            first = address + after_place - self.skipped
+            if abs(np.linalg.norm(observation[first : first + 4]) - 1) > _OFF_UNIT:
+                return False
+        return True
 
     def _check(self) -> None:
         if not self._is_whole:

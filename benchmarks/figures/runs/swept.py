@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from torchrl_recall.results.folders import find_folders
 from torchrl_recall.trainers import schema
+from torchrl_recall.trainers.runs import process
 from torchrl_recall.trainers.runs.resumption import finished, flat
 
 __all__ = ["find_swept"]
@@ -46,11 +47,21 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
         if told != asked:
             continue
         try:
-            if finished(config, folder):
-                return folder
+            summary = finished(config, folder)
         except schema.ConfigError:  # it differs in something else
             continue
+        if summary and _is_straight(summary):
+            return folder
     return None
+
+
+def _is_straight(summary: dict) -> bool:
+    """Say whether a run was made in one go, or resumed unchanged, by this machine's versions.
+
+    A prolonged run annealed over another span before, which its configuration does not tell.
+    """
+    is_ours = summary.get("versions", process.versions()) == process.versions()
+    return is_ours and len(summary.get("total_frames", [0])) == 1
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from torchrl_recall.trainers.runs.resumption import check_config, command
+from torchrl_recall.trainers.runs.resumption import check_config, command, ended_at_target
 from torchrl_recall.trainers.schema import ConfigError
 
 CONFIG = {"seed": 0, "optim": {"lr": 1e-3}, "collector": {"total_frames": 100}, "resume": "never"}
@@ -53,3 +53,13 @@ def test_a_shell_and_hydra_both_take_the_command(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["recipes/sac_recall.py"])
     (word,) = [w for w in shlex.split(command(Path(folder), 5)) if w.startswith("run_dir=")]
     assert OverridesParser.create().parse_override(word).value() == folder
+
+
+@pytest.mark.parametrize(
+    ("reached", "stops", "ended"),
+    [(50, True, True), (50, False, False), (None, True, False), ([50, 60], True, True),
+     ([50, None], True, False), ([50, 60], False, False)],
+)  # fmt: skip
+def test_a_target_ends_a_run_that_may_stop_there(reached, stops, ended):
+    config = CONFIG | {"eval": {"stop_at_target": stops}}
+    assert ended_at_target({"frames_to_target": reached}, config) == ended

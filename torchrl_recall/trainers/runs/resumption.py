@@ -83,7 +83,7 @@ def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads((run_dir / "summary.json").read_text())
         saved = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-        at_target = isinstance(summary.get("frames_to_target"), int)
+        at_target = ended_at_target(summary, config)
         if summary["frames"] < config["collector"]["total_frames"] and not at_target:
             return None
     except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException, YAMLError):
@@ -97,6 +97,18 @@ def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
         asked["compile"] = saved.get("compile")
     check_config(asked, saved, run_dir)
     return summary
+
+
+def ended_at_target(summary: dict, config: dict) -> bool:
+    """Say whether all seeds of a run reached the target, where it may stop there.
+
+    Args:
+        summary: of the run.
+        config: what is asked for.
+    """
+    reached = summary.get("frames_to_target")
+    each = reached if isinstance(reached, list) else [reached]
+    return bool(config.get("eval", {}).get("stop_at_target", True) and each and all(each))
 
 
 def command(run_dir: Path, total_frames: int) -> str:

@@ -83,6 +83,7 @@ class Run:
         self._stack = ExitStack()
         self._state_is_good = False  # whether all of the last batch has been learned from
         self._episode_is_good, self._resumed = True, False
+        self._total_frames = [config.collector.total_frames]  # of a prolonged run, each in turn
 
     def __enter__(self) -> Run:
         process.quiet()
@@ -228,6 +229,7 @@ class Run:
             "config": self.config.model_dump(),
             "versions": process.versions(),
             "frames": self.frames,
+            "total_frames": self._total_frames,
             "wall_seconds": self.log_file.wall_seconds,
             "metrics": {k: float(v) for k, v in self.metrics.items()},
             **{name: part.state_dict() for name, part in self.parts.stateful().items()},
@@ -304,6 +306,7 @@ class Run:
             "seed": config.seeds if isinstance(config, A2CRecallConfig) else config.seed,
             "recall": config.recall.name,
             "frames": self.frames,
+            "total_frames": self._total_frames,
             **more,
             "final_eval_return": self.final_return,
             "steps_per_second": round(self.log_file.steps_per_second(self.frames), 2),
@@ -342,6 +345,9 @@ class Run:
         for name, part in self.parts.stateful().items():
             part.load_state_dict(state[name])
         self.metrics = dict(state["metrics"])
+        before = state.get("total_frames", [state["config"]["collector"]["total_frames"]])
+        changed = before[-1] != self._total_frames[0]
+        self._total_frames = [*before, *self._total_frames] if changed else list(before)
         if not self.parts.collector.load_state_dict(state["collector"], self.frames):
             self.parts.drop_unfinished()
         process.set_rng_state_dict(state["rng"])
