@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from runs.evidence import options
-from runs.mujoco_runs import MUJOCO, Curves, collect, shared, show
+from runs.evidence import folders, options
+from runs.mujoco_runs import DIVERGED, MUJOCO, Curves, collect, shared, show
 
 DEFAULTS = {
     **MUJOCO,
@@ -37,8 +37,25 @@ def changed(config: DictConfig, **changes: object) -> DictConfig:
     return OmegaConf.merge(config, changes)  # type: ignore[return-value]
 
 
-def best_length(curves: Curves, task: str, names: dict[str, int]) -> int:
-    """Return the length of the largest mean return over training, of the tuning seeds."""
+def find_diverged(tuning: DictConfig) -> set[tuple[str, str]]:
+    """Return the tasks and methods of which a tuning run diverged."""
+    return {
+        (task, method)
+        for (_, task, method), run_dir in folders(tuning).items()
+        if (run_dir / DIVERGED).exists() and not (run_dir / "summary.json").exists()
+    }
+
+
+def best_length(
+    curves: Curves, task: str, names: dict[str, int], diverged: set[tuple[str, str]]
+) -> int:
+    """Return the length of the largest mean return over training, of the tuning seeds.
+
+    Lengths that diverged are last.
+    """
+    names = {name: length for name, length in names.items() if (task, name) not in diverged}
+    if not names:
+        sys.exit(f"{task}: tuning runs of every length diverged; lower recall.lr in untrained=.")
     of_task = {name: shared(curves[task, name]) for name in names if curves[task, name]}
     ends = {len(evaluations) for runs in of_task.values() for evaluations, _ in runs.values()}
     if len(of_task) < len(names) or len(ends) > 1:
@@ -69,7 +86,8 @@ def main() -> None:
     found = collect("sac", tuning)
     show(tuning, found)
     curves: Curves = {}
-    chosen = {task: best_length(found, task, names) for task in config.tasks}
+    diverged = find_diverged(tuning)
+    chosen = {task: best_length(found, task, names, diverged) for task in config.tasks}
     for task, length in chosen.items():
         untrained = f"{config.untrained}+recall.trace_length={length}"
         methods = [*config.methods, untrained]

@@ -355,3 +355,16 @@ def test_a_filter_that_empties_a_seed_is_weighted_by_what_it_leaves(monkeypatch)
     row = table(quality, [1], 100).splitlines()[-1]
     assert row.endswith("| 100 (2) | 0.05 | 2.00 | - |")
     assert table(quality, [1], 10).splitlines()[-1].endswith("| 10 (2) | - | - | - |")
+
+
+def test_a_length_that_diverged_is_not_chosen_and_ends_no_figure(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    from figure_15 import best_length
+
+    curves = {("A", "one"): {0: ([10, 20], [1.0, 2.0])}, ("A", "two"): {0: ([10], [9.0])}}
+    names = {"one": 1, "two": 2}
+    assert best_length(curves, "A", names, {("A", "two")}) == 1
+    with pytest.raises(SystemExit, match="missing or unfinished"):
+        best_length(curves, "A", names, set())
+    with pytest.raises(SystemExit, match="every length diverged"):
+        best_length(curves, "A", names, {("A", "one"), ("A", "two")})

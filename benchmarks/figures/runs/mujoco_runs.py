@@ -30,7 +30,7 @@ from torchrl_recall.results.rows import COLUMNS, write_rows
 from torchrl_recall.results.table import table
 from torchrl_recall.trainers.runs.process import write_whole
 
-__all__ = ["MUJOCO", "Curves", "collect", "experiment", "show"]
+__all__ = ["DIVERGED", "MUJOCO", "Curves", "collect", "experiment", "show"]
 
 ROOT = Path(__file__).parents[3]
 MUJOCO = {
@@ -41,6 +41,7 @@ MUJOCO = {
     "collect": False,  # only from the runs there are
     **OPTIONS,
 }
+DIVERGED = "diverged.txt"  # in a run's folder: the error that ended it
 PEERS = {"sb3": "stable_baselines3", "sbx": "sbx"}
 Curve = tuple[list[int], list[float]]
 Curves = dict[tuple[str, str], dict[int, Curve]]
@@ -81,6 +82,8 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
         command += [f"run_dir={run_dir}", "resume=auto"]
     done = run_command(command)
     if done.returncode:
+        if "DivergenceError: " in done.stderr:
+            write_whole(run_dir / DIVERGED, done.stderr[-2000:])
         print(f"{run_dir.name} did not finish; its rows so far count. {done.stderr[-2000:]}")
     else:
         print(f"{run_dir.name}: done", flush=True)
