@@ -87,7 +87,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Number:
-    """What an effect came to.
+    """Outcome of an effect.
 
     Attributes:
         text: in the page.

@@ -59,7 +59,7 @@ Row = dict[str, float]
 
 
 class Watch:
-    """What rounds of recall do, read off its parts from outside.
+    """Record of what each round of recall does to its parts.
 
     Args:
         parts: of a recipe; ``recall`` generates and imitates traces.

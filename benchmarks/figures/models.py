@@ -70,7 +70,7 @@ class Experience:
 
 @dataclass
 class Models:
-    """What is trained, and how a step of everything is taken.
+    """Models of a kind, with the step that trains them all.
 
     Attributes:
         backward: the backtracking model.

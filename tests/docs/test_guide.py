@@ -31,7 +31,7 @@ BLOCKS = [
 
 @pytest.fixture
 def yours() -> dict:
-    """What a reader has: a task, networks, a loss, a buffer and a collector."""
+    """Make what a reader has: a task, networks, a loss, a buffer and a collector."""
     env = GymEnv("Pendulum-v1", max_episode_steps=20)
     net = torch.nn.Sequential(
         MLP(in_features=3, out_features=2, num_cells=[8]), NormalParamExtractor()

@@ -46,11 +46,13 @@ def test_a_simulator_goes_on_as_the_task_did(name, num_steps):
     path = simulator.replay(states[:1], actions[None])[0]
     expected = simulator.coordinates(states[1:])
     assert torch.allclose(simulator.coordinates(path), expected, atol=1e-4)
+    begun = simulator.coordinates(states[:1])
+    assert not torch.allclose(begun.expand_as(expected), expected, atol=1e-3)  # it moved
     assert (expected[-1] - simulator.coordinates(states[0])).abs().max() > 1e-3  # it did move
 
 
 def test_order_does_not_matter():
-    """What the solver keeps from the step before is forgotten."""
+    """Forget what the solver keeps from the step before."""
     states, actions = episode(gymnasium.make("Ant-v5"), 6)
     simulator = make_simulator(gymnasium.make("Ant-v5"))
     alone = simulator.replay(states[2:3], actions[None, 2:4])
@@ -106,6 +108,7 @@ def test_a_maze_goes_on_whatever_its_batch_size():
     actions = rollout["action"].repeat(2, 1, 1)[:3]
     path = make_simulator(env).replay(states, actions)
     assert torch.allclose(path[:2], rollout["next", "observation"], atol=1e-5)
+    assert not torch.allclose(path[:, -1], states, atol=1e-3)  # it moved
     assert torch.equal(path[0], path[2])
 
 

@@ -48,7 +48,7 @@ def trained():
     model.update_statistics(data)
     buffer = ReplayBuffer(storage=LazyTensorStorage(len(data)))
     buffer.extend(data)
-    update = ModelUpdates(JointLoss(model), num_updates=600, batch_size=128, lr=3e-3, learns_policy=False)  # noqa: E501  # fmt: skip
+    update = ModelUpdates(JointLoss(model), num_updates=600, lr=1e-3, learns_policy=False)  # noqa: E501  # fmt: skip
     return model, update(None, buffer)
 
 
@@ -67,7 +67,7 @@ def test_all_heads_learn(trained):
     for log_prob in (model.forward_log_prob(data), model.state_predictor_log_prob(data)):
         normal = torch.distributions.Normal(0.0, deviations)
         marginal = normal.log_prob(data["observation"] - data["next", "observation"]).sum(-1)
-        assert log_prob.mean() > marginal.mean() + 2  # nats better than knowing no state
+        assert log_prob.mean() > marginal.mean() + 6  # nats better than knowing no state
 
 
 def test_the_backward_half_is_a_backtracking_model(trained):
@@ -82,7 +82,7 @@ def test_the_backward_half_is_a_backtracking_model(trained):
 
 def test_losses_by_hand_and_masked(trained):
     model, _ = trained
-    data = steps(50, seed=2)
+    data = steps(50, seed=4)
     none, loss = JointLoss(model, reduction="none")(data), JointLoss(model)
     backward = BacktrackingLoss(model)(data)
     for name, value in backward.items():
@@ -92,6 +92,7 @@ def test_losses_by_hand_and_masked(trained):
     target = (data["next", "reward"] - model.rewards.mean) / model.rewards.scale()
     torch.testing.assert_close(none["loss_reward"], (reward - target).square().squeeze(-1))
     ended = data["next", "terminated"]
+    assert 0 < ended.sum() < 50  # both signs are scored
     by_hand = -torch.where(ended, logit.sigmoid().log(), (-logit).sigmoid().log()).squeeze(-1)
     torch.testing.assert_close(none["loss_termination"], by_hand, rtol=1e-4, atol=1e-5)
 

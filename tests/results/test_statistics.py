@@ -140,7 +140,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 
 
 def test_a_difference_of_two_methods_by_hand():
-    """Of 1 to 4 and of 0 to 3 the middle halves are 2, 3 and 1, 2."""
+    """Compare the middle halves by hand: 2 and 3 of 1 to 4, 1 and 2 of 0 to 3."""
     found = stratified_difference([[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [2.0, 3.0]])
     assert found.value == pytest.approx(1.0)
     same = stratified_difference([[1.0] * 4, [5.0] * 4], [[1.0] * 4, [5.0] * 4])

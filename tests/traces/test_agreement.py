@@ -82,7 +82,7 @@ def test_errors_are_those_of_the_newest(forward_model):
 
 
 def test_each_stream_gives_its_newest(forward_model):
-    """Of four streams of ten steps and a window of eight, the last two steps of each."""
+    """Show four streams to a window of eight: it takes the last two steps of each."""
     data = steps(40, seed=1).reshape(4, 10)
     agreement = Agreement(forward_model, window=8)
     agreement.observe(data)

@@ -53,7 +53,7 @@ def test_a_trace_out_of_a_wall_by_hand():
 
 
 def test_a_trace_through_a_wall_misses():
-    """Of two that jump over the wall one is masked out; the third is right."""
+    """Jump over the wall twice, once under a mask; the third trace is right."""
     jump, right = [[0.0, -0.4], [0.0, 0.4]], [[0.0, 0.5], [0.0, 0.6]]
     traces = traces_of([jump, jump, right], torch.tensor([0.0, 1.0]).expand(3, 1, 2))
     (found,) = TraceAuditor(UMAZE, lengths=[1])(traces).values()
@@ -78,7 +78,7 @@ def test_errors_are_in_units_of_the_scale():
     ("name", "tolerance"), [("Hopper-v5", 1e-5), ("HalfCheetah-v5", 1e-5), ("Ant-v5", 1e-5)]
 )
 def test_real_trajectories_land(name, tolerance):
-    """What an observation leaves out does not matter: no root position is seen here."""
+    """Replay without the root position, which the observation leaves out."""
     task, paths, actions = gymnasium.make(name), [], []
     task.action_space.seed(0)
     for seed in range(3):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.modules import MLP
 
-from torchrl_recall.checks import next_key, require, unraveled
+from torchrl_recall.checks import next_key, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.reward_model import real_reward, write_outcome
 from torchrl_recall.modules.standardization import ContinuousCodec, codec_from_spec
 
 __all__ = ["JointModel"]
@@ -209,9 +210,7 @@ class JointModel(BacktrackingModel):
         Returns:
             The same tensordict, with ``("next", "reward")`` and ``("next", "terminated")``.
         """
-        reward, logit = self.predict(tensordict)
-        tensordict.set(("next", "reward"), self.rewards.decode(reward))
-        return tensordict.set(("next", "terminated"), logit > 0)
+        return write_outcome(tensordict, self.rewards, *self.predict(tensordict))
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
@@ -236,8 +235,7 @@ class JointModel(BacktrackingModel):
 
     def reward_of(self, tensordict: TensorDictBase) -> Tensor:
         """Return the real reward of transitions, shape ``[*batch, 1]``."""
-        reward = require(tensordict, ("next", "reward"), "JointModel", "Give real transitions.")
-        return reward.reshape(*tensordict.shape, 1)
+        return real_reward(tensordict, "JointModel")
 
     def _condition(self, next_observation: Tensor, action: Tensor | None = None) -> TensorDict:
         data = super()._condition(next_observation, action)

@@ -15,7 +15,39 @@ from torchrl_recall.checks import next_key, require, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
 
-__all__ = ["RewardModel"]
+__all__ = ["RewardModel", "real_reward", "write_outcome"]
+
+
+def write_outcome(
+    tensordict: TensorDictBase, rewards: ContinuousCodec, reward: Tensor, logit: Tensor
+) -> TensorDictBase:
+    """Write the expected reward of transitions, and whether an end is likelier than none.
+
+    Args:
+        tensordict: transitions of any batch shape.
+        rewards: codec of the reward.
+        reward: standardised, shape ``[*batch, 1]``.
+        logit: of an end, the same shape.
+
+    Returns:
+        The same tensordict, with ``("next", "reward")`` and ``("next", "terminated")``.
+    """
+    tensordict.set(("next", "reward"), rewards.decode(reward))
+    return tensordict.set(("next", "terminated"), logit > 0)
+
+
+def real_reward(tensordict: TensorDictBase, reader: str) -> Tensor:
+    """Return the reward of real transitions, shape ``[*batch, 1]``.
+
+    Args:
+        tensordict: any batch shape.
+        reader: what reads it, for the error.
+
+    Raises:
+        KeyError: there is none.
+    """
+    reward = require(tensordict, ("next", "reward"), reader, "Give real transitions.")
+    return reward.reshape(*tensordict.shape, 1)
 
 
 class RewardModel(TensorDictModuleBase):
@@ -98,8 +130,7 @@ class RewardModel(TensorDictModuleBase):
 
     def reward_of(self, tensordict: TensorDictBase) -> Tensor:
         """Return the real reward of transitions, shape ``[*batch, 1]``."""
-        reward = require(tensordict, ("next", "reward"), "RewardModel", "Give real transitions.")
-        return reward.reshape(*tensordict.shape, 1)
+        return real_reward(tensordict, "RewardModel")
 
     def predict(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return the standardised reward and the logit of an end, each ``[*batch, 1]``."""
@@ -121,9 +152,7 @@ class RewardModel(TensorDictModuleBase):
         Returns:
             The same tensordict, with ``("next", "reward")`` and ``("next", "terminated")``.
         """
-        reward, logit = self.predict(tensordict)
-        tensordict.set(("next", "reward"), self.rewards.decode(reward))
-        return tensordict.set(("next", "terminated"), logit > 0)
+        return write_outcome(tensordict, self.rewards, *self.predict(tensordict))
 
     def _read(self, tensordict: TensorDictBase) -> list[Tensor]:
         cure = "Rename the entry, or build the model with observation_key= and action_key=."

@@ -78,16 +78,13 @@ class JointLoss(BacktrackingLoss):
 
     def dynamics_losses(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
         """Compute all terms but that of the backward policy, reduced."""
-        losses = super().dynamics_losses(tensordict)
         with self._functional_model() as model:
             data = self._data(tensordict)
             reward, termination = outcome_errors(model, data)
-            losses |= {
+            errors = {
                 "loss_forward_predictor": -model.forward_log_prob(data),
                 "loss_reward": reward,
                 "loss_termination": termination,
             }
-        return {
-            name: loss if name == "loss_state_predictor" else self._reduce_loss(loss, tensordict)
-            for name, loss in losses.items()
-        }
+        reduced = {name: self._reduce_loss(each, tensordict) for name, each in errors.items()}
+        return super().dynamics_losses(tensordict) | reduced

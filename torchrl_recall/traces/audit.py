@@ -23,7 +23,7 @@ _CURE = "Name it with observation_key= or action_key=."
 
 @dataclass(frozen=True)
 class AuditedLength:
-    """What the simulator says of traces from some steps before their end state.
+    """Findings of the simulator on traces, begun some steps before their end states.
 
     Distances are root mean squares over dimensions, and medians over traces, since a simulator that
     is put far off the data may throw a few of them anywhere. They are NaN where no trace was

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
+from tensordict import NestedKey
 from tensordict.nn import AddStateIndependentNormalScale, TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
@@ -177,13 +178,7 @@ def gaussian_actor(
     action_dim = spec.shape[-1]
     scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
     network = ConcatInputs(tanh_mlp(in_features, num_cells, action_dim, 0.01, device), scale)
-    return ProbabilisticActor(
-        TensorDictModule(network, in_keys=in_keys, out_keys=["loc", "scale"]),
-        in_keys=["loc", "scale"],
-        spec=spec,
-        distribution_class=IndependentNormal,
-        return_log_prob=False,
-    )
+    return _normal_actor(network, in_keys, spec)
 
 
 class _Bounds(nn.Module):
@@ -218,8 +213,15 @@ def bounded_gaussian_actor(
     action_dim = spec.shape[-1]
     scale = AddStateIndependentNormalScale(action_dim, scale_mapping="exp", device=device)
     mean = mlp(in_features, action_dim, num_cells, device)
+    return _normal_actor(ConcatInputs(mean, _Bounds(spec), scale), in_keys, spec)
+
+
+def _normal_actor(
+    network: nn.Module, in_keys: Sequence[NestedKey], spec: TensorSpec
+) -> ProbabilisticActor:
+    """Wrap a network of mean and deviation into a Gaussian policy, unbounded."""
     return ProbabilisticActor(
-        TensorDictModule(ConcatInputs(mean, _Bounds(spec), scale), in_keys, ["loc", "scale"]),
+        TensorDictModule(network, in_keys=in_keys, out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],
         spec=spec,
         distribution_class=IndependentNormal,
