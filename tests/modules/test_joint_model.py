@@ -48,7 +48,7 @@ def trained():
     model.update_statistics(data)
     buffer = ReplayBuffer(storage=LazyTensorStorage(len(data)))
     buffer.extend(data)
-    update = ModelUpdates(JointLoss(model), num_updates=600, lr=1e-3, learns_policy=False)  # fmt: skip
+    update = ModelUpdates(JointLoss(model), num_updates=600, lr=1e-3, learns_policy=False)
     return model, update(None, buffer)
 
 
