@@ -13,7 +13,7 @@ from torchrl.objectives import HardUpdate, LossModule, SoftUpdate
 from updates import run, sac
 
 from torchrl_recall import BacktrackingLoss, ImitationLoss
-from torchrl_recall.optim.compiled_step import total_loss
+from torchrl_recall.optim.functional_loss import total_loss
 from torchrl_recall.optim.gradient_step import make_update
 
 

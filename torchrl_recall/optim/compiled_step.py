@@ -13,10 +13,10 @@ Two bugs of torch 2.14.1 are worked round:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import torch
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, AdamW, Optimizer
@@ -25,10 +25,9 @@ from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.objectives.utils import TargetNetUpdater
 
 from torchrl_recall.optim.compilation import compile_function
+from torchrl_recall.optim.functional_loss import FunctionalLoss
 
-__all__ = ["CompiledStep", "total_loss"]
-
-Path = tuple[str, ...]
+__all__ = ["CompiledStep"]
 
 
 class CompiledStep:
@@ -36,9 +35,7 @@ class CompiledStep:
 
     The graph takes plain tensors because guards on tensordicts cost as much as a small network.
     Optimisers other than Adam and AdamW, and updaters other than
-    :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph. Running statistics that
-    the function moves, such as those of batch renormalisation, leave the graph beside the
-    gradients, for within a gradient nothing from outside may be written to.
+    :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph.
 
     Args:
         loss_module: any loss module.
@@ -71,15 +68,12 @@ class CompiledStep:
         loss_fn: Callable[..., TensorDictBase],
         max_grad_norm: float | None,
     ) -> None:
-        self.loss_module = loss_module
+        # Tensors go in and out of the graph by position; paths say where each belongs.
+        self.loss = FunctionalLoss(loss_module, loss_fn)
+        self.trained, self.fixed = self.loss.trained, self.loss.fixed
         self.optimizer = optimizer
         self.target_updater = target_updater
-        self.loss_fn = loss_fn
         self.max_grad_norm = max_grad_norm
-        # Tensors go in and out of the graph by position; paths say where each belongs.
-        leaves = list(_leaves(loss_module))
-        self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
-        self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
         # The whole update is one graph where optimiser and updater are of the kinds written below.
         self.whole = _is_plain_adam(optimizer) and (
             target_updater is None or type(target_updater) is SoftUpdate
@@ -90,7 +84,6 @@ class CompiledStep:
             if self.whole
             else compile_function(self._gradient, settled=(0, 1))
         )
-        self.moving: list[int] = []  # positions among the fixed tensors of running statistics
         self.initialized = False
 
     def __call__(self, *args: TensorDictBase) -> TensorDictBase:
@@ -121,20 +114,7 @@ class CompiledStep:
     def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
         """Fix the module's attributes and the optimiser's groups, which the graph assumes."""
         # Loss modules make some attributes in their first forward, which moves running statistics.
-        rng = torch.get_rng_state()
-        fixed = [leaf for _, leaf in self.fixed]
-        saved = [(leaf.clone(), leaf._version) for leaf in fixed]
-        with torch.no_grad():
-            self.loss_fn(*(arg.copy() for arg in args))
-            # torch's own batch normalisation writes without a new version.
-            self.moving = [
-                i
-                for i, (leaf, (value, version)) in enumerate(zip(fixed, saved, strict=True))
-                if leaf._version != version or not torch.equal(leaf, value)
-            ]
-            for i in self.moving:
-                fixed[i].copy_(saved[i][0])
-        torch.set_rng_state(rng)
+        self.loss.find_moving(*args)
 
         # The optimiser's groups as positions among the trained tensors.
         indices = {leaf: i for i, (_, leaf) in enumerate(self.trained)}
@@ -207,37 +187,13 @@ class CompiledStep:
         self, trained: list[Tensor], fixed: list[Tensor], data: list
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Compute the gradients of the trained tensors, clipped, and the detached losses."""
-        function = torch.func.grad_and_value(self._loss, has_aux=True)
-        gradients, (_, (losses, moved)) = function(trained, fixed, data)
-        for i, statistic in zip(self.moving, moved, strict=True):
-            fixed[i].copy_(statistic)
+        gradients, losses = self.loss.gradient(trained, fixed, data)
         if self.max_grad_norm is not None:
             steered = [gradients[i] for group in self.groups for i in group]
             norm = get_total_norm(steered, foreach=False)
             scale = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             gradients = [gradient * scale for gradient in gradients]
         return gradients, losses
-
-    def _loss(
-        self, trained: list[Tensor], fixed: list[Tensor], data: list[tuple[dict, torch.Size]]
-    ) -> tuple[Tensor, tuple[dict[str, Tensor], list[Tensor]]]:
-        """Evaluate ``loss_fn`` with the given tensors in place of the module's parameters.
-
-        Returns:
-            The total; and the losses and the running statistics that they moved.
-        """
-        fixed = [leaf.clone() if i in self.moving else leaf for i, leaf in enumerate(fixed)]
-        paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
-        values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
-        attributes = self.loss_module.__dict__
-        attributes.update(values)  # instance attributes hide the registered parameters
-        try:
-            losses = self.loss_fn(*(TensorDict(entries, batch_size=size) for entries, size in data))
-        finally:
-            for name in values:
-                del attributes[name]
-        moved = [fixed[i] for i in self.moving]
-        return total_loss(losses), (dict(losses.detach().items()), moved)
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:
@@ -251,58 +207,3 @@ def _is_plain_adam(optimizer: Optimizer) -> bool:
         or (group["weight_decay"] and not group["decoupled_weight_decay"])
         for group in optimizer.param_groups
     )
-
-
-def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
-    """List parameters, targets and buffers of the module's networks, by attribute and key."""
-    for name, child in loss_module.named_children():
-        if isinstance(child, TensorDictParams):
-            for key, leaf in child.items(True, True):
-                yield (name, *(key if isinstance(key, tuple) else (key,))), leaf
-    for name, parameter in loss_module.named_parameters(recurse=False):
-        if parameter.requires_grad:
-            yield (name,), parameter
-
-
-def _nested(
-    items: Iterable[tuple[Path, Tensor]], loss_module: LossModule
-) -> dict[str, TensorDict | Tensor]:
-    """Build the module's attributes from plain tensors."""
-    values: dict[str, TensorDict | Tensor] = {}
-    for (name, *key), tensor in items:
-        if not key:
-            values[name] = tensor
-            continue
-        if name not in values:
-            values[name] = TensorDict({}, batch_size=getattr(loss_module, name).batch_size)
-        values[name].set(tuple(key), tensor)  # type: ignore[union-attr]
-    return values
-
-
-def total_loss(losses: TensorDictBase) -> Tensor:
-    """Sum the losses that a loss module returns: its entries named ``loss`` or ``loss_*``.
-
-    Args:
-        losses: output of a loss module.
-
-    Returns:
-        Their sum, with its graph.
-
-    Raises:
-        ValueError: there is none.
-
-    Examples:
-        >>> import torch
-        >>> from tensordict import TensorDict
-        >>> from torchrl_recall.optim.compiled_step import total_loss
-        >>> one = torch.tensor(1.0)
-        >>> total_loss(TensorDict({"loss_actor": one, "loss_alpha": one, "entropy": one}))
-        tensor(2.)
-    """
-    found = [value for key, value in losses.items() if key.startswith("loss")]
-    if not found:
-        raise ValueError(
-            f"the loss module returned {sorted(losses.keys())}, none of them a loss; the names of "
-            "what is to be minimised begin with 'loss'."
-        )
-    return sum(found[1:], found[0])

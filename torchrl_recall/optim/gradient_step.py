@@ -11,7 +11,8 @@ from torchrl.objectives import LossModule
 from torchrl.objectives.utils import TargetNetUpdater
 
 from torchrl_recall.optim.compilation import with_fallback
-from torchrl_recall.optim.compiled_step import CompiledStep, total_loss
+from torchrl_recall.optim.compiled_step import CompiledStep
+from torchrl_recall.optim.functional_loss import total_loss
 
 __all__ = ["make_update"]
 

@@ -55,6 +55,7 @@ class DelayedPolicy(Stateful):
         explorer: the policy as it collects.
         policy: the policy as Eq. 3 scores it.
         num_updates: gradient steps of the critics for each frame.
+        losses: functions of a batch of real rows, of the critics and of the policy.
     """
 
     actor: TensorDictModuleBase
@@ -92,6 +93,7 @@ class DelayedPolicy(Stateful):
             torch.optim.Adam(critics, lr, betas, fused=True),
             torch.optim.Adam(rest, lr, fused=True),
         ]
+        self.losses = critic_losses, policy_losses
         critic_losses = with_traces(critic_losses, loss_module.in_keys)
         steps = (critic_losses, critic_targets), (policy_losses, policy_targets)
         self.step_critics, self._step_policy = (

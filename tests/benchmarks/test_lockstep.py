@@ -1,0 +1,148 @@
+"""Seeds side by side: each learns what it learns alone, in the recipe's own steps."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["crossq.critic_num_cells=[32,32]", "crossq.num_cells=[16]", "crossq.warmup_steps=3"]
+SMALL += ["collector.init_random_frames=20", "replay_buffer.batch_size=8"]
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The modules of the figure, and its configurations in small."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks/figures")
+    import crossq
+    from runs import lockstep
+
+    yield crossq, lockstep
+    for name in [name for name in sys.modules if name == "crossq" or name.split(".")[0] == "runs"]:
+        del sys.modules[name]
+
+
+def configs(crossq, seeds: int = 2, **more):
+    options = {**crossq.DEFAULTS, "seeds": seeds, "frames": 40, "settings": SMALL, **more}
+    return crossq.configs_of("Pendulum-v1", OmegaConf.create(options))
+
+
+def make_hosts(lockstep, settings):
+    hosts = []
+    for config in settings:
+        torch.manual_seed(config.seed)
+        env = lockstep.make_env("Pendulum-v1", torch.device("cpu"))
+        hosts.append(lockstep.CrossQ(env, config, torch.device("cpu")))
+    return hosts
+
+
+def batches(transitions, seeds: int, number: int) -> list[TensorDict]:
+    made = []
+    for _ in range(number):
+        data = transitions(seeds, 8)
+        data["action"] = data["action"][..., :1]
+        data["next", "reward"] = torch.randn(seeds, 8, 1)
+        data["next", "terminated"] = torch.rand(seeds, 8, 1) < 0.3
+        data["next", "done"] = data["next", "terminated"]
+        made.append(data)
+    return made
+
+
+@pytest.mark.parametrize("part", ["critics", "policy"])
+def test_a_seed_takes_the_step_of_the_recipes_host(figure, transitions, part):
+    """Adam's means, which are gradients, and running statistics, in a step of either kind."""
+    crossq, lockstep = figure
+    settings = configs(crossq, seeds=1)
+    (host,) = make_hosts(lockstep, settings)
+    stacked = lockstep.StackedCrossQ(make_hosts(lockstep, settings))
+    (batch,) = batches(transitions, 1, 1)
+    rows = batch.to_dict()
+    stacked.initialize(rows)
+    which = ["critics", "policy"].index(part)
+    torch.manual_seed(1)
+    stacked.step_policy(rows) if which else stacked.step_critics(rows)
+    torch.manual_seed(1)
+    host.step_policy(batch[0]) if which else host.step_critics(batch[0])
+
+    number = 0
+    ours, theirs = stacked.optimizers[which], host.optimizers[which]
+    for group, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+        assert (group["lr"], group["betas"]) == (other["lr"], other["betas"])
+        for mine, parameter in zip(group["params"], other["params"], strict=True):
+            mean, expected = ours.state[mine]["exp_avg"], theirs.state[parameter]["exp_avg"]
+            torch.testing.assert_close(mean[0], expected, rtol=1e-4, atol=1e-6)
+            number += bool(expected.abs().max() > 1e-4)
+    assert number > 5  # parameters with a gradient
+    own = lockstep.FunctionalLoss(host.loss_module, host.losses[0])
+    assert len(own.fixed) > 8
+    for (_, leaf), ours in zip(own.fixed, stacked.fixed, strict=True):
+        torch.testing.assert_close(ours[0], leaf)
+    state = torch.randn(1, 5, 3)
+    mode = host.actor(TensorDict({"observation": state[0]}, [5]))["loc"].tanh() * 2
+    action = stacked.act(state, explore=False)[0]
+    torch.testing.assert_close(action, mode, rtol=1e-2, atol=1e-2)
+
+
+def test_seeds_do_not_touch_each_other(figure, transitions):
+    """Other rows and weights of the second seed leave the first one as it is, bit for bit."""
+    crossq, lockstep = figure
+    data = batches(transitions, 2, 4)
+    results = []
+    for other in (False, True):
+        hosts = make_hosts(lockstep, configs(crossq, first_seed=3))
+        if other:
+            hosts[1] = make_hosts(lockstep, configs(crossq, seeds=1, first_seed=9))[0]
+        stacked = lockstep.StackedCrossQ(hosts)
+        torch.manual_seed(0)
+        stacked.initialize(data[0].to_dict())
+        for batch in data:
+            rows = batch.clone()
+            if other:
+                rows["next", "reward"][1] += 1
+            stacked.step_critics(rows.to_dict())
+            stacked.step_policy(rows.to_dict())
+        results.append(stacked.trained)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one[0], two[0])
+        assert not torch.equal(one[1], two[1])
+
+
+def test_rows_of_the_buffer_are_the_tasks_own(figure):
+    """What a seed stores is what its task did, and it goes on where an episode ended."""
+    crossq, lockstep = figure
+    settings = [*SMALL, "collector.init_random_frames=198"]
+    (config,) = configs(crossq, seeds=1, frames=250, settings=settings)
+    lane = lockstep.Lockstep("Pendulum-v1", [config], torch.device("cpu"))
+    for _ in range(202):
+        lane.step()
+    state, action, following, reward, terminated = lane.buffer[0, :202].split([3, 1, 3, 1, 1], -1)
+    assert not terminated.any()
+    continues = (state[1:] == following[:-1]).all(-1)
+    assert continues.nonzero().numel() == 200
+    assert not continues[199]  # the episode's last step
+    angle = torch.atan2(state[:, 1], state[:, 0])
+    cost = angle**2 + 0.1 * state[:, 2] ** 2 + 0.001 * action[:, 0].clamp(-2, 2) ** 2
+    torch.testing.assert_close(reward[:, 0], -cost, rtol=1e-4, atol=1e-4)
+
+
+def test_the_command_writes_rows_and_takes_up_what_is_missing(figure, monkeypatch, tmp_path):
+    """Each seed has a return for each evaluation; complete tasks are not run again."""
+    crossq, _ = figure
+    words = [f"out={tmp_path}", "tasks=[Pendulum-v1]", "frames=40", "eval_interval=20"]
+    words += ["seeds=2", "device=cpu", f"settings={[*SMALL, 'eval.num_episodes=1']}"]
+    monkeypatch.setattr(sys, "argv", ["crossq.py", *words])
+    crossq.main()
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["frames"]) for row in rows] == [
+        ("0", "20"), ("1", "20"), ("0", "40"), ("1", "40"),
+    ]  # fmt: skip
+    assert all(-2000 < float(row["value"]) < 0 for row in rows)
+    monkeypatch.setattr(crossq, "Lockstep", None)  # nothing is left to run
+    crossq.main()

@@ -1,0 +1,177 @@
+"""A loss module as a function of plain tensors, with the gradient of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+__all__ = ["FunctionalLoss", "total_loss"]
+
+Path = tuple[str, ...]
+Data = list[tuple[dict, torch.Size]]
+
+
+class FunctionalLoss:
+    """Losses and their gradients as functions of plain tensors, which may be compiled or vmapped.
+
+    Running statistics that the losses move, such as those of batch renormalisation, are returned
+    beside them, for within a gradient nothing from outside may be written to.
+
+    Args:
+        loss_module: any loss module.
+        loss_fn: function of tensordicts to differentiate; it uses the module's parameters only.
+
+    Attributes:
+        trained: path and tensor of each parameter that asks for a gradient.
+        fixed: path and tensor of each other parameter, target and buffer.
+        moving: positions among ``fixed`` of running statistics, see :meth:`find_moving`.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.data import Bounded, Unbounded
+        >>> from torchrl_recall import BacktrackingLoss, BacktrackingModel
+        >>> from torchrl_recall.optim.functional_loss import FunctionalLoss
+        >>> model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+        >>> loss = BacktrackingLoss(model)
+        >>> functional = FunctionalLoss(loss, loss)
+        >>> len(functional.trained) == len(list(loss.parameters()))
+        True
+    """
+
+    def __init__(self, loss_module: LossModule, loss_fn: Callable[..., TensorDictBase]) -> None:
+        self.loss_module, self.loss_fn = loss_module, loss_fn
+        leaves = list(_leaves(loss_module))
+        self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
+        self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
+        self.moving: list[int] = []
+
+    def find_moving(self, *args: TensorDictBase) -> None:
+        """Find the running statistics, and let the module make what it makes at its first use.
+
+        Nothing is moved: statistics and the generator of the CPU are put back.
+
+        Args:
+            args: arguments of ``loss_fn``.
+        """
+        rng = torch.get_rng_state()
+        fixed = [leaf for _, leaf in self.fixed]
+        saved = [(leaf.clone(), leaf._version) for leaf in fixed]
+        with torch.no_grad():
+            self.loss_fn(*(arg.copy() for arg in args))
+            # torch's own batch normalisation writes without a new version.
+            self.moving = [
+                i
+                for i, (leaf, (value, version)) in enumerate(zip(fixed, saved, strict=True))
+                if leaf._version != version or not torch.equal(leaf, value)
+            ]
+            for i in self.moving:
+                fixed[i].copy_(saved[i][0])
+        torch.set_rng_state(rng)
+
+    def gradient(
+        self, trained: list[Tensor], fixed: list[Tensor], data: Data
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Compute gradients at given tensors, and move the running statistics among them.
+
+        Args:
+            trained: where to differentiate, in the order of the attribute.
+            fixed: the other tensors, likewise.
+            data: arguments of ``loss_fn``, each as a dictionary and its batch size.
+
+        Returns:
+            The gradient of the sum of the losses by each trained tensor, and the detached losses.
+        """
+        function = torch.func.grad_and_value(self._loss, has_aux=True)
+        gradients, (_, (losses, moved)) = function(trained, fixed, data)
+        for i, statistic in zip(self.moving, moved, strict=True):
+            fixed[i].copy_(statistic)
+        return gradients, losses
+
+    def call(self, function: Callable[[], Any], trained: list[Tensor], fixed: list[Tensor]) -> Any:
+        """Call a function while given tensors stand in place of the module's own.
+
+        Args:
+            function: reads the module's parameters.
+            trained: in the order of the attribute.
+            fixed: likewise.
+        """
+        paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
+        values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
+        attributes = self.loss_module.__dict__
+        attributes.update(values)  # instance attributes hide the registered parameters
+        try:
+            return function()
+        finally:
+            for name in values:
+                del attributes[name]
+
+    def _loss(
+        self, trained: list[Tensor], fixed: list[Tensor], data: Data
+    ) -> tuple[Tensor, tuple[dict[str, Tensor], list[Tensor]]]:
+        """Return the total; and the losses and the running statistics that they moved."""
+        fixed = [leaf.clone() if i in self.moving else leaf for i, leaf in enumerate(fixed)]
+        args = [TensorDict(entries, batch_size=size) for entries, size in data]
+        losses = self.call(lambda: self.loss_fn(*args), trained, fixed)
+        moved = [fixed[i] for i in self.moving]
+        return total_loss(losses), (dict(losses.detach().items()), moved)
+
+
+def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
+    """List parameters, targets and buffers of the module's networks, by attribute and key."""
+    for name, child in loss_module.named_children():
+        if isinstance(child, TensorDictParams):
+            for key, leaf in child.items(True, True):
+                yield (name, *(key if isinstance(key, tuple) else (key,))), leaf
+    for name, parameter in loss_module.named_parameters(recurse=False):
+        if parameter.requires_grad:
+            yield (name,), parameter
+
+
+def _nested(
+    items: Iterable[tuple[Path, Tensor]], loss_module: LossModule
+) -> dict[str, TensorDict | Tensor]:
+    """Build the module's attributes from plain tensors."""
+    values: dict[str, TensorDict | Tensor] = {}
+    for (name, *key), tensor in items:
+        if not key:
+            values[name] = tensor
+            continue
+        if name not in values:
+            values[name] = TensorDict({}, batch_size=getattr(loss_module, name).batch_size)
+        values[name].set(tuple(key), tensor)  # type: ignore[union-attr]
+    return values
+
+
+def total_loss(losses: TensorDictBase) -> Tensor:
+    """Sum the losses that a loss module returns: its entries named ``loss`` or ``loss_*``.
+
+    Args:
+        losses: output of a loss module.
+
+    Returns:
+        Their sum, with its graph.
+
+    Raises:
+        ValueError: there is none.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.optim.functional_loss import total_loss
+        >>> one = torch.tensor(1.0)
+        >>> total_loss(TensorDict({"loss_actor": one, "loss_alpha": one, "entropy": one}))
+        tensor(2.)
+    """
+    found = [value for key, value in losses.items() if key.startswith("loss")]
+    if not found:
+        raise ValueError(
+            f"the loss module returned {sorted(losses.keys())}, none of them a loss; the names of "
+            "what is to be minimised begin with 'loss'."
+        )
+    return sum(found[1:], found[0])
