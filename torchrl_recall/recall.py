@@ -528,7 +528,7 @@ def _check_use(
         )
     if use != "policy" and isinstance(high_value_states, CriticStates | GoalStates):
         raise ValueError(
-            f"use={use!r} needs end states that know what reaching them gave, which "
+            f"use={use!r} needs end states that carry their reward, which "
             f"{type(high_value_states).__name__} do not; take ReturnStates(critic, num_states), or "
             "RewardStates."
         )

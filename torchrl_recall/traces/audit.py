@@ -258,7 +258,7 @@ class ExactDynamics(TensorDictModuleBase):
 
 
 class Distance:
-    """Root-mean-square distance over the dimensions that a simulator compares, divided by a scale."""
+    """Root-mean-square distance over the dimensions that a simulator compares, in scaled units."""
 
     def __init__(self, simulator: Any, scale: Scale) -> None:
         self._coordinates = simulator.coordinates

@@ -105,7 +105,7 @@ class LoopErasure(TensorDictModuleBase):
             equal = (path.unsqueeze(1) == path.unsqueeze(2)).all(-1)
             return narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
 
-        # Walk back: distances are not transitive, so each state is compared with the kept ones only.
+        # Walk back: nearness is not transitive, so each state is compared with kept ones only.
         near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
         kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
         kept[:, length] = True  # the end state itself
@@ -126,7 +126,7 @@ class LoopErasure(TensorDictModuleBase):
 
 
 class AdvantageGate(TensorDictModuleBase):
-    r"""Filter that keeps a pair only if the critic prefers its action: :math:`Q(s_t, a_t) > V(s_t)`.
+    r"""Filter that keeps a pair if the critic prefers its action: :math:`Q(s_t, a_t) > V(s_t)`.
 
     The filter helps hosts with a state-action critic, such as SAC, and hurts PPO.
 

@@ -95,7 +95,9 @@ class MeasuredLength(nn.Module):
         # For each length: decayed sums of relative errors, and of the number of writes.
         self.register_buffer("sums", torch.zeros(2, max_length, device=device))
         self._value = 1
-        self._newest: TensorDictBase | None = None  # steps in which pieces of the next write may begin
+        self._newest: TensorDictBase | None = (
+            None  # steps in which pieces of the next write may begin
+        )
 
     def __int__(self) -> int:
         return self._value

@@ -91,8 +91,8 @@ class TraceTransitions(nn.Module):
                 "states; give [num_traces, trace_length] and the states that they end in."
             )
         cure = (
-            "Take end states from ReturnStates, RewardStates or UniformStates, which know what "
-            "reaching them gave where the experience says so; name its flag with terminated_key=."
+            "Take end states from ReturnStates, RewardStates or UniformStates, which carry reward "
+            "and terminal flag of their transitions; name the flag with terminated_key=."
         )
         reader, num = "TraceTransitions", len(traces) // end_states.numel()
         reward, terminated = (
@@ -129,8 +129,8 @@ class TraceTransitions(nn.Module):
         if not self._warned and ((reward != 0) & ~terminated.bool()).any():
             self._warned = True
             warnings.warn(
-                "end states gave a reward without ending the episode, so the steps before them may "
-                "give one too, but traces are told that they give nothing. Learn the reward "
+                "end states were rewarded without ending the episode, so earlier steps may be "
+                "rewarded too, but in traces their reward is set to zero. Learn the reward "
                 "(Recall(reward=RewardModel(...)), recall.reward=learned), or give a rule.",
                 stacklevel=3,
             )

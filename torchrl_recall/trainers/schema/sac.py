@@ -137,7 +137,7 @@ class SACTracesConfig(RecallConfig):
             )
         if self.method == "recall" and self.use != "policy" and self.end_states == "value":
             yield (
-                f"recall.use={self.use} needs end states that know what reaching them gave; take "
+                f"recall.use={self.use} needs end states that carry their reward; take "
                 "recall.end_states=return, reward or uniform."
             )
         if self.method == "recall" and self.use != "critic" and self.actions == "uniform":
