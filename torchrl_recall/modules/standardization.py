@@ -107,7 +107,7 @@ class DiscreteCodec(nn.Module):
         return value.to(torch.get_default_dtype())
 
     def target(self, value: Tensor) -> Tensor:
-        """Return the value whose log-probability is computed: an integer index or one-hot vector."""
+        """Return the value whose log-probability is computed, as an index or one-hot vector."""
         return value.long()
 
     def decode(self, sample: Tensor) -> Tensor:

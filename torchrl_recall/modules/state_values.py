@@ -278,7 +278,7 @@ class StateValues(TensorDictModuleBase):
         )
 
 
-# The name of StateValues while only SAC's losses could be read.
+#: Former name of :class:`~torchrl_recall.StateValues`, from when it only supported losses of SAC.
 SACCritic = StateValues
 
 

@@ -1,9 +1,9 @@
 """One gradient step as one compiled graph: loss, gradient, Adam and soft target update.
 
-It exists for its speed. With an eager Adam after a compiled gradient, an update takes 1.09 times as
-long for SAC and 1.20 times as long for the backtracking model.
+The whole step is one graph for speed. With an eager Adam after a compiled gradient, an update takes
+1.09 times as long for SAC and 1.20 times as long for the backtracking model.
 
-Two bugs of torch 2.14.1 are worked round:
+Two bugs of torch 2.14.1 are avoided:
 
 - Compiled graphs may return gradients with transposed strides, which a fused Adam on CPU reads as
   if they were the parameter's. Gradients that leave the graph are made contiguous.
@@ -34,21 +34,22 @@ Path = tuple[str, ...]
 class CompiledStep:
     """Gradient step as one graph of plain tensors, in place of eager loss, backward and optimiser.
 
-    The graph takes plain tensors because guards on tensordicts cost as much as a small network.
+    The graph takes plain tensors because guards on tensordicts take as long as a small network.
     Optimisers other than Adam and AdamW, and updaters other than
-    :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph. Running statistics that
-    the function moves, such as those of batch renormalisation, leave the graph beside the
-    gradients, for within a gradient nothing from outside may be written to.
+    :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph. Running statistics, such
+    as those of batch renormalisation, are outputs of the graph, because a differentiated function
+    cannot write to tensors from outside.
 
     Args:
         loss_module: any loss module.
-        optimizer: over parameters of the module.
-        target_updater: updater of the module's targets, stepped last; None where there is none.
-        loss_fn: function of tensordicts to differentiate; it uses the module's parameters only.
-        max_grad_norm: largest norm of the optimiser's whole gradient; None does not clip.
+        optimizer: an optimiser of parameters of the module.
+        target_updater: updater of the module's target networks, stepped last; None without targets.
+        loss_fn: function of tensordicts to differentiate. It must not use parameters of other
+            modules.
+        max_grad_norm: largest norm of the gradient of all optimised parameters; None does not clip.
 
     Raises:
-        ValueError: at the first call, if the optimiser has parameters that are not the module's.
+        ValueError: at the first call, if the optimiser has parameters of another module.
 
     Examples:
         >>> import torch
@@ -97,7 +98,7 @@ class CompiledStep:
         """Update the parameters in place.
 
         Args:
-            args: arguments of ``loss_fn``.
+            args: the arguments of ``loss_fn``.
 
         Returns:
             The output of ``loss_fn`` before the step, detached.
@@ -163,10 +164,10 @@ class CompiledStep:
         return [self._adam_state(group["params"]) for group in groups], options
 
     def _adam_state(self, parameters: list[Tensor]) -> tuple[list[Tensor], ...]:
-        """Return Adam's means, variances and step counts, made where there are none yet."""
+        """Return Adam's means, variances and step counts; create missing ones."""
         states = [self.optimizer.state[parameter] for parameter in parameters]
         for parameter, state in zip(parameters, states, strict=True):
-            if not state:  # where Adam itself begins
+            if not state:  # the initial state of Adam
                 state["step"] = torch.zeros((), device=parameter.device)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
@@ -175,7 +176,7 @@ class CompiledStep:
     def _step(
         self, trained: list[Tensor], fixed: list[Tensor], data: list, states: list, options: list
     ) -> dict[str, Tensor]:
-        """Take one whole step; this is the graph."""
+        """Take one whole step; this function is compiled to the graph."""
         gradients, losses = self._gradient(trained, fixed, data)
 
         # Adam, by the functional form of torch's own.
@@ -224,7 +225,7 @@ class CompiledStep:
         """Evaluate ``loss_fn`` with the given tensors in place of the module's parameters.
 
         Returns:
-            The total; and the losses and the running statistics that they moved.
+            The total loss, the single losses, and the changed running statistics.
         """
         fixed = [leaf.clone() if i in self.moving else leaf for i, leaf in enumerate(fixed)]
         paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
@@ -243,7 +244,8 @@ class CompiledStep:
 def _is_plain_adam(optimizer: Optimizer) -> bool:
     """Return True if the optimiser may go into the graph.
 
-    Adam's L2 penalty may not: torch 2.14.1 compiles it wrongly together with ``torch.func.grad``.
+    Adam with an L2 penalty may not, because torch 2.14.1 compiles it wrongly together with
+    ``torch.func.grad``.
     """
     return type(optimizer) in (Adam, AdamW) and not any(
         group["amsgrad"]
@@ -254,7 +256,7 @@ def _is_plain_adam(optimizer: Optimizer) -> bool:
 
 
 def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
-    """List parameters, targets and buffers of the module's networks, by attribute and key."""
+    """Yield parameters, targets and buffers of the module's networks, by attribute and key."""
     for name, child in loss_module.named_children():
         if isinstance(child, TensorDictParams):
             for key, leaf in child.items(True, True):
@@ -286,10 +288,10 @@ def total_loss(losses: TensorDictBase) -> Tensor:
         losses: output of a loss module.
 
     Returns:
-        Their sum, with its graph.
+        The sum, attached to the autograd graph.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such entry.
 
     Examples:
         >>> import torch
