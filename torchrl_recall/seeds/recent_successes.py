@@ -73,12 +73,12 @@ class RecentSuccesses:
 
     @property
     def seen(self) -> Tensor:
-        """The seeds that have had a success: booleans of shape ``[num_seeds]``."""
+        """Booleans of shape ``[num_seeds]``, True for seeds that have had a success."""
         return self.count > 0
 
     @property
     def ready(self) -> bool:
-        """True: dynamics are learned from all experience, even before the first success."""
+        """Always True, because dynamics are learned from all experience, before any success."""
         return True
 
     def extend(self, data: TensorDictBase) -> int:
@@ -142,7 +142,7 @@ class RecentSuccesses:
 
     @property
     def waits_for(self) -> str:
-        """An empty text: the store is always ready."""
+        """An empty text, because the store is always ready."""
         return ""
 
     def flush(self) -> None:
