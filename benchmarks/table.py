@@ -126,7 +126,7 @@ def commands(pages: Iterable[Path]) -> list[str]:
 
 
 def _makes(command: str, figure: str, methods: set[str]) -> bool:
-    """Say whether a command made a figure's rows: by its name, its folder or its methods."""
+    """Return whether a command made a figure's rows: by its name, its folder or its methods."""
     script = _script(command)
     options = dict(word.split("=", 1) for word in command.split()[2:] if "=" in word)
     default = script.removeprefix("figure_")

@@ -1,4 +1,4 @@
-"""Checks of arguments and entries: each check's words are written here once."""
+"""Checks of arguments and tensordict entries, each with its error message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["at_least", "next_key", "positive", "require", "unraveled"]
 
 
 def at_least(least: int, **named: object) -> None:
-    """Refuse arguments that are not integers of a least size.
+    """Refuse arguments that are not integers of at least a given size.
 
     Args:
         least: the smallest integer to accept.
@@ -59,7 +59,7 @@ def positive(**named: float) -> None:
 
 
 def require(tensordict: TensorDictBase, key: NestedKey, reader: str, cure: str) -> Tensor:
-    """Return an entry, or say who reads it and how to provide it.
+    """Return an entry, or raise an error that says who needs it and how to provide it.
 
     Args:
         tensordict: data that should hold the entry.
@@ -95,10 +95,13 @@ def require(tensordict: TensorDictBase, key: NestedKey, reader: str, cure: str) 
 
 
 def unraveled(key: NestedKey) -> NestedKey:
-    """Return a key as tensordicts spell it: a string, or a flat tuple of several.
+    """Return a key in TensorDict's canonical form: a string, or a flat tuple of strings.
 
     Args:
         key: a key of any nesting.
+
+    Returns:
+        The same key, without nested tuples or tuples of one string.
 
     Examples:
         >>> from torchrl_recall.checks import unraveled
@@ -109,10 +112,13 @@ def unraveled(key: NestedKey) -> NestedKey:
 
 
 def next_key(key: NestedKey) -> NestedKey:
-    """Return where an entry of the following step is: the same key under ``"next"``.
+    """Return the key of the same entry in the next step, under ``"next"``.
 
     Args:
         key: a key of any nesting.
+
+    Returns:
+        The nested key that begins with ``"next"``.
 
     Examples:
         >>> from torchrl_recall.checks import next_key

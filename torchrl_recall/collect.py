@@ -52,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Collect the run folders that the command line names, and return the exit status.
 
     Args:
-        words: of the command line; None: those of the process.
+        words: arguments of the command line; None reads those of the process.
     """
     return run_command(_collect, Options, USAGE, num_words=range(1, sys.maxsize), words=words)
 
@@ -98,7 +98,7 @@ def _collect(words: Sequence[str], options: Options) -> None:
 
 
 def _read(paths: Sequence[Path], options: Options) -> tuple[list[Run], list[str]]:
-    """Read all runs; return them, and what is to be said of the folders without."""
+    """Return the runs in some folders, and a message for each folder without a run."""
     given = [path for path in paths if path.resolve() != Path(options.out).resolve()]
     folders, skipped = find_folders(given)
     runs = []

@@ -28,20 +28,20 @@ def run_command(
     num_words: range = range(1, 2),
     words: Sequence[str] | None = None,
 ) -> int:
-    """Read a command line, and do what it says.
+    """Parse a command line and run the command.
 
     Args:
-        body: is given the words without ``=``, and the options.
-        options: their names, types, ranges and defaults.
-        usage: is printed for ``--help``; its first line also where the command is used wrongly.
+        body: the command, called with the arguments without ``=`` and the options.
+        options: names, types, ranges and defaults of the options.
+        usage: text printed for ``--help``. Its first line is printed for a wrong command line too.
 
     Keyword Args:
-        num_words: how many words without ``=`` there may be.
-        words: of the command line; those of the process by default.
+        num_words: allowed numbers of arguments without ``=``.
+        words: arguments of the command line; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 where the command was used wrongly, or 1 where it could not be done,
-        which one line on stderr explains.
+        The exit status: 0 on success, 2 for a wrong command line, and 1 if the command failed. One
+        line on stderr gives the reason.
 
     Examples:
         >>> from torchrl_recall.command_line import run_command

@@ -20,15 +20,16 @@ __all__ = ["ForwardUpdates"]
 
 
 class ForwardUpdates(Stateful):
-    r"""Steps of a forward model on all experience.
+    r"""Gradient steps of a forward model on all experience.
 
     .. math:: -\sum_t \log p(\Delta_t \mid a_t, s_t), \qquad \Delta_t = s_{t+1} - s_t
 
-    A backtracking model whose data run the other way *is* a forward model of the same size. Its
-    state predictor alone is trained.
+    A backtracking model that is trained on data reversed in time *is* a forward model of the same
+    size. Only its state predictor is trained.
 
     Args:
-        model: q(s_t | a_t, s_{t+1}) by its names; here s_{t+1} is where a step begins.
+        model: a backtracking model, q(s_t | a_t, s_{t+1}). Here its input s_{t+1} holds the state
+            in which a step begins.
 
     Keyword Args:
         num_updates: steps in each round.
@@ -89,7 +90,7 @@ class ForwardUpdates(Stateful):
         return reverse_time(data, observation_key=self.model.observation_key)
 
     def update_statistics(self, data: TensorDictBase) -> None:
-        """Fold new transitions into the model's statistics; give each once."""
+        """Add new transitions to the model's statistics; pass each transition once."""
         self.model.update_statistics(self._reverse(valid_steps(data)))
 
     def __call__(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
@@ -98,5 +99,5 @@ class ForwardUpdates(Stateful):
         return {f"forward_model/{key.partition('/')[2]}": loss for key, loss in losses.items()}
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name the model, whose statistics are part of it, and the optimiser."""
+        """Name the model, with its statistics, and the optimiser."""
         return {"model": self.model, "steps": self.steps}

@@ -21,17 +21,26 @@ from torchrl_recall.stateful import Part, Stateful
 
 __all__ = ["AdamSteps", "ImitationUpdates", "TrustRegionSteps", "make_steps"]
 
-_ENOUGH_STATES = 4_096  # of the newest, to measure a divergence on
+_ENOUGH_STATES = 4_096  # that measure a divergence well
 
 
 class ImitationSteps(Protocol):
-    """Steps of Eq. 3."""
+    """Interface of the gradient steps of imitation (Eq. 3)."""
 
     def begin(self, share: float, num_updates: int) -> None:
-        """Set the length of a round's steps."""
+        """Set the length of the steps of one round.
+
+        Args:
+            share: factor of the length, in (0, 1].
+            num_updates: number of steps in the round.
+        """
 
     def observe(self, data: TensorDictBase) -> None:
-        """Look at the newest experience."""
+        """Receive the newest experience.
+
+        Args:
+            data: transitions, of any batch shape.
+        """
 
     def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
         """Take one step on a batch of pairs, and return its losses."""
@@ -44,17 +53,17 @@ class ImitationSteps(Protocol):
 
 
 class AdamSteps(Stateful):
-    """Steps of Adam, as the paper takes them; nothing bounds how far they move the policy.
+    """Imitation steps by Adam, as in the paper, without a bound on the policy's change.
 
-    Annealing shortens the learning rate, since Adam ignores the scale of a loss.
+    Annealing lowers the learning rate, because Adam ignores the scale of a loss.
 
     Args:
         loss: Eq. 3, holding the policy.
 
     Keyword Args:
-        lr: the learning rate; the paper takes the host's.
-        optimizer: over the policy's parameters; Adam by default.
-        draws: reduces the loss of a batch.
+        lr: the learning rate; the paper uses that of the host.
+        optimizer: an optimiser of the policy's parameters; Adam by default.
+        draws: reduces the losses of a batch to one number.
         compile: whether steps are compiled.
 
     Raises:
@@ -98,7 +107,7 @@ class AdamSteps(Stateful):
         self._update = make_update(loss, self.optimizer, loss_fn=self._losses, compile=compile)
 
     def begin(self, share: float, num_updates: int) -> None:
-        """Set the learning rate of a round."""
+        """Set the learning rate of a round to ``share`` of its full value."""
         self.optimizer.param_groups[0]["lr"] = self.lr * share
 
     def observe(self, data: TensorDictBase) -> None:
@@ -118,23 +127,24 @@ class AdamSteps(Stateful):
 
 
 class TrustRegionSteps:
-    r"""Steps within a trust region, which bounds how far a round moves the policy.
+    r"""Imitation steps within a trust region, which bounds the policy's change in one round.
 
-    Each of a round's ``n`` steps has the radius
+    A round has ``n`` steps. The radius of each step is
 
     .. math:: \delta = \text{max\_kl} \, (\text{share} / n)^2
 
-    since ``n`` steps in one direction then go as far as one of ``max_kl``.
+    The divergence grows with the square of the distance. So ``n`` steps in one direction change the
+    policy as much as one step of radius ``max_kl``.
 
     Args:
         loss: Eq. 3, holding the policy.
 
     Keyword Args:
-        max_kl: how far a round may move the policy, in nats, measured on the newest experience.
-            Large batches of it are thinned to between 4,096 and 8,192 states.
+        max_kl: bound on the policy's change in one round, in nats, measured on the newest
+            experience. Large batches are thinned to between 4,096 and 8,192 states.
 
     Raises:
-        ValueError: the radius is not positive.
+        ValueError: ``max_kl`` is not positive.
 
     Examples:
         >>> import torch
@@ -166,11 +176,11 @@ class TrustRegionSteps:
         self._newest: TensorDictBase | None = None
 
     def begin(self, share: float, num_updates: int) -> None:
-        """Set the radius of a round's steps."""
+        """Set the radius of each step of a round."""
         self.region.max_kl = self.max_kl * (share / num_updates) ** 2
 
     def observe(self, data: TensorDictBase) -> None:
-        """Keep the newest experience, on which the divergence is measured."""
+        """Keep the newest experience; the divergence is measured on it."""
         newest = valid_steps(data).reshape(-1).select(*self._keys)
         self._newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)]
 
@@ -194,15 +204,18 @@ class TrustRegionSteps:
 def make_steps(
     loss: ImitationLoss, *, lr: float = 3e-4, max_kl: float | None = None, compile: bool = False
 ) -> AdamSteps | TrustRegionSteps:
-    """Build the steps that a configuration asks for.
+    """Build steps within a trust region if there is a bound, and steps of Adam otherwise.
 
     Args:
         loss: Eq. 3, holding the policy.
 
     Keyword Args:
         lr: Adam's learning rate.
-        max_kl: radius of a round in nats; None takes steps of Adam.
+        max_kl: bound on the policy's change in one round, in nats; None takes steps of Adam.
         compile: whether Adam's steps are compiled.
+
+    Returns:
+        :class:`AdamSteps` or :class:`TrustRegionSteps`.
     """
     positive(lr=lr)
     if max_kl is None:
@@ -211,7 +224,7 @@ def make_steps(
 
 
 class ImitationUpdates:
-    r"""Steps of imitation on the pairs that some transforms leave (Alg. 1, lines 12 and 13; Eq. 3).
+    r"""Imitation of state-action pairs that pass all filters (Alg. 1, lines 12 and 13; Eq. 3).
 
     .. math:: -\sum_t \log \pi_\theta(a_t \mid s_t)
 
@@ -222,7 +235,7 @@ class ImitationUpdates:
     Keyword Args:
         num_updates: steps in each round.
         batch_size: pairs in each step.
-        transforms: modules that complete the pairs or narrow their mask, in order.
+        transforms: modules that add entries to the pairs or narrow their mask, applied in order.
         draws: the source of random batches.
 
     Raises:
@@ -270,15 +283,15 @@ class ImitationUpdates:
         self.draws: BatchSource = Draws() if draws is None else draws
 
     def __call__(self, pairs: TensorDictBase, share: float = 1.0) -> dict[str, Tensor]:
-        """Imitate for a round.
+        """Take the imitation steps of one round.
 
         Args:
             pairs: states and actions, of any batch shape.
-            share: of the steps' length, in (0, 1].
+            share: factor of the steps' length, in (0, 1].
 
         Returns:
-            ``recall/kept``, the share of pairs that the transforms left, and the mean loss if they
-            left any; empty without updates.
+            ``recall/kept``, the share of pairs that the transforms kept, and the mean loss if any
+            pair was kept; empty without updates.
         """
         if not self.num_updates:
             return {}

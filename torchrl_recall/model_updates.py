@@ -26,37 +26,38 @@ __all__ = ["ModelUpdates", "make_model_loss"]
 
 
 class ModelUpdates(Stateful):
-    r"""Steps of maximum likelihood of a backtracking model (Alg. 1, lines 8 and 9; Eq. 2).
+    r"""Gradient steps of maximum likelihood of a backtracking model (Alg. 1, l.8-9; Eq. 2).
 
     .. math:: -\sum_t \log q(a_t \mid s_{t+1}) + \log q(\Delta s_t \mid a_t, s_{t+1})
 
-    where the first term, the backward policy, learns from good trajectories, and the second, the
-    state predictor, from all experience unless told otherwise. A state predictor without trainable
-    parameters, such as known dynamics, is left out.
+    The first term is the backward policy, which learns from good trajectories. The second is the
+    state predictor, which learns from all experience by default. A state predictor without
+    trainable parameters, such as known dynamics, is not trained.
 
     Args:
         loss: Eq. 2, holding the model.
 
     Keyword Args:
-        num_updates: steps in each round; zero leaves the model untrained.
-        batch_size: transitions in each step.
+        num_updates: gradient steps in each round; zero leaves the model untrained.
+        batch_size: transitions of good trajectories in each step.
         all_batch_size: transitions of all experience in each step; ``batch_size`` by default.
         lr: β, the learning rate.
-        state_predictor_data: ``"all"`` transitions or, as in the paper, only the ``"top"``
-            trajectories.
-        learns_policy: whether the backward policy is trained; traces of uniform actions need none.
-        state_fraction: k, the share of most valuable states that the model learns from (line 8);
-            a share below one needs a critic.
+        state_predictor_data: training data of the state predictor: ``"all"`` transitions or, as in
+            the paper, only those of the ``"top"`` trajectories.
+        learns_policy: whether the backward policy is trained. Traces of uniform actions need none.
+        state_fraction: k, a share in (0, 1]. The model learns from this share of the good states,
+            the most valuable ones (line 8). A share below one needs a critic.
         critic: writes ``state_value``, which ranks states for ``state_fraction``.
-        state_batch_size: transitions that are ranked for ``state_fraction``.
-        prepare: applied to each batch first, such as a reversal of time.
-        optimizer: over the loss's parameters; :func:`~torchrl_recall.optim.adam.make_adam` by
-            default.
+        state_batch_size: number of transitions that are ranked for ``state_fraction``.
+        prepare: function applied to each batch before the loss, such as
+            :func:`~torchrl_recall.reverse_time`.
+        optimizer: an optimiser of the loss's parameters;
+            :func:`~torchrl_recall.optim.adam.make_adam` by default.
         draws: the source of random batches.
         compile: whether steps are compiled.
 
     Raises:
-        ValueError: a number is out of its range, or a critic is needed.
+        ValueError: a number is out of its range, or a critic is needed but missing.
 
     Examples:
         >>> import torch
@@ -134,11 +135,12 @@ class ModelUpdates(Stateful):
         """Train the model for a round.
 
         Args:
-            trajectories: the good ones.
+            trajectories: a store of good trajectories, such as
+                :class:`~torchrl_recall.data.top_trajectories.TopTrajectories`.
             replay_buffer: all experience.
 
         Returns:
-            Detached means of the losses; empty without updates.
+            Detached means of the losses over the round; empty without updates.
         """
         if not self.num_updates:
             return {}
@@ -160,11 +162,11 @@ class ModelUpdates(Stateful):
 
     @property
     def needs_top(self) -> bool:
-        """Say whether it learns from the good trajectories, and so has to wait for them."""
+        """Whether training needs good trajectories, and so has to wait for them."""
         return self.learns_policy or self.state_predictor_data == "top"
 
     def most_valuable(self, trajectories: Any) -> Any:
-        """Return the ``state_fraction`` of most valuable states of the good trajectories."""
+        """Return transitions of the most valuable ``state_fraction`` of the good states."""
         if self.critic is None or self.state_fraction == 1:
             return trajectories.transitions()
         states = self.draws.candidates(trajectories.buffer, self.state_batch_size)
@@ -195,7 +197,7 @@ class ModelUpdates(Stateful):
         return TensorDict(losses)
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name the optimiser; the model belongs to whoever generates traces with it."""
+        """Name the optimiser; the model is saved by the object that owns it."""
         return {"optimizer": self.optimizer}
 
 
@@ -206,7 +208,12 @@ def make_model_loss(model: BacktrackingModel, *, bootstrap: bool = False) -> Bac
         model: the model to train.
 
     Keyword Args:
-        bootstrap: see :class:`~torchrl_recall.BacktrackingLoss`.
+        bootstrap: whether each member of an ensemble learns from its own random batches; see
+            :class:`~torchrl_recall.BacktrackingLoss`.
+
+    Returns:
+        A :class:`~torchrl_recall.JointLoss` of a joint model, and otherwise a
+        :class:`~torchrl_recall.BacktrackingLoss`.
     """
     if isinstance(model, JointModel):
         return JointLoss(model)

@@ -1,4 +1,4 @@
-"""Recall traces from a data set: the model first, then reverse rollouts for an offline host."""
+"""Recall traces from a data set: train the model once, then generate traces for an offline host."""
 
 from __future__ import annotations
 
@@ -30,40 +30,41 @@ from torchrl_recall.traces.transitions import TraceTransitions
 
 __all__ = ["OfflineRecall"]
 
-_HELD_OUT = 0.1  # of the data at most, to judge traces by
+_HELD_OUT = 0.1  # largest share of the data that no model learns from, for filters of traces
 
 
 class OfflineRecall(Stateful):
     r"""Transitions of recall traces that end in real states of a data set, for an offline host.
 
-    The models learn once, before the host: backward policy, state predictor (Eq. 2) and reward,
-    all from all data. Traces are rolled out from then on, every ``interval`` gradient steps, and
-    kept in a buffer that the host draws from beside its data set. A reverse rollout ends where the
-    data are: what is imagined leads back into them, and a policy that follows it does too.
+    All models are trained once, before the host, on the whole data set: the backward policy, the
+    state predictor (Eq. 2) and the reward model. After that, traces are generated every
+    ``interval`` gradient steps. Their transitions go into a buffer, from which the host draws
+    beside its data set. Every trace ends in a state of the data set, so imagined steps lead towards
+    the data, and a policy that follows them stays near the data.
 
-    After Wang et al., *Offline reinforcement learning with reverse model-based imagination*,
-    NeurIPS 2021, whose reverse policy is a variational autoencoder; filters after Lyu et al.,
-    *Double check your state before trusting it*, NeurIPS 2022.
+    The method follows Wang et al., *Offline reinforcement learning with reverse model-based
+    imagination*, NeurIPS 2021, whose reverse policy is a variational autoencoder. The filters
+    follow Lyu et al., *Double check your state before trusting it*, NeurIPS 2022.
 
     Args:
         model: the backtracking model (Eq. 1).
-        reward: learns what transitions give.
-        high_value_states: chooses end states that know what reaching them gave, such as
-            :class:`~torchrl_recall.UniformStates`.
+        reward: the reward model, which learns the reward of each transition.
+        high_value_states: chooses end states that carry the reward of the transition into them,
+            such as :class:`~torchrl_recall.UniformStates`.
 
     Keyword Args:
         interval: gradient steps of the host between rollouts.
-        num_model_updates: steps of Eq. 2; zero leaves the model untrained.
-        num_reward_updates: steps of the reward model.
-        batch_size: transitions in each of both.
-        lr: their learning rate.
-        state_batch_size: transitions from which end states are chosen.
+        num_model_updates: gradient steps of Eq. 2; zero leaves the model untrained.
+        num_reward_updates: gradient steps of the reward model.
+        batch_size: transitions in each gradient step of either model.
+        lr: learning rate of both.
+        state_batch_size: number of transitions from which end states are chosen.
         trace_length: steps of each trace.
         num_traces: traces that end in each state.
-        filters: modules that narrow the mask of traces, in order. The forward model of an
-            :class:`~torchrl_recall.Agreement` is trained as the model is; what it is sure of is
-            measured on transitions that no model learned from.
-        buffer_size: room for transitions of traces; the oldest leave it.
+        filters: modules that narrow the mask of traces, applied in order. The forward model of an
+            :class:`~torchrl_recall.Agreement` is trained like the backtracking model. Its usual
+            error is measured on transitions that no model learned from.
+        buffer_size: capacity for transitions of traces; the oldest are overwritten.
         compile: whether gradient steps and trace generation are compiled.
 
     Raises:
@@ -148,18 +149,19 @@ class OfflineRecall(Stateful):
         """Count gradient steps of the host.
 
         Args:
-            data: as many rows as steps were taken.
+            data: a batch with one row for each gradient step.
         """
         self.schedule.advance(data.shape.numel())
 
     def step(self, data_set: ReplayBuffer) -> dict[str, Tensor]:
-        """Train the models at the first call, then roll traces out as often as is due.
+        """Train the models at the first call, and generate traces once for each rollout due.
 
         Args:
             data_set: all real transitions.
 
         Returns:
-            Detached means; empty if nothing was due.
+            Detached means of losses and of the share that filters kept; empty if no rollout was
+            due.
         """
         if not self.learned.taken:
             learned = self.learn_models(data_set)
@@ -171,7 +173,7 @@ class OfflineRecall(Stateful):
         return metrics
 
     def learn_models(self, data_set: ReplayBuffer) -> dict[str, Tensor]:
-        """Train all models (l.8-9), and measure what filters judge by on data held out of that."""
+        """Train all models (l.8-9), then measure the filters' thresholds on held-out data."""
         rows = data_set.storage[: len(data_set)]
         held_out = 0
         if self.judges:
@@ -225,7 +227,7 @@ class OfflineRecall(Stateful):
         """Do nothing: nothing is collected."""
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name what a resumed run needs; the critic belongs to the host."""
+        """Name the parts whose state a resumed run needs; the host saves the critic."""
         return {
             "model": self.model,
             "learned": self.learned,
@@ -239,7 +241,7 @@ class OfflineRecall(Stateful):
 
 
 class _Seen:
-    """Transitions that models learn from, all of which are as good to the backward policy."""
+    """Store of training transitions, all equally good for the backward policy."""
 
     def __init__(self, rows: TensorDictBase) -> None:
         self.storage = rows

@@ -39,14 +39,14 @@ __all__ = ["Recall"]
 class Recall(Stateful):
     r"""Recall traces beside a host algorithm: lines 5 and 8 to 13 of Algorithm 1.
 
-    From Goyal et al., *Recall Traces*, ICLR 2019. Give it the model and the policy's loss, call
-    :meth:`extend` with what was collected and :meth:`step` after the host's own update. Nothing
-    happens before some trajectory has been better than another: until then no state is known to be
-    good.
+    From Goyal et al., *Recall Traces*, ICLR 2019. Give it the backtracking model and the imitation
+    loss of the host's policy. Call :meth:`extend` with the collected data, and :meth:`step` after
+    the host's own update. Rounds begin once one trajectory has a higher return than another. Until
+    then no state is known to be good.
 
-    Traces are used in two ways. The paper imitates them (``use="policy"``). They may also teach the
-    critic of an off-policy host what leads to good states (``use="critic"``): :meth:`transitions`
-    draws rows of the newest traces, for the host to learn from beside its own::
+    Traces are used in two ways. The paper imitates them (``use="policy"``). They may also train the
+    critic of an off-policy host (``use="critic"``). In that case :meth:`transitions` draws
+    transitions of the newest traces, and the host learns from them beside its own batch::
 
         for data in collector:
             replay_buffer.extend(data)
@@ -54,77 +54,81 @@ class Recall(Stateful):
             host_update(replay_buffer.sample(), recall.transitions(256))
             recall.step(replay_buffer)
 
-    Its parts stand alone. :meth:`from_parts` composes it from others of the same interface, as a
-    run of many seeds in one process does.
+    Each part can be used alone. :meth:`from_parts` composes recall from other parts with the same
+    interface. A run of many random seeds in one process does so.
 
     Args:
         model: the backtracking model (Eq. 1), or a :class:`~torchrl_recall.JointModel`.
-        imitation_loss: Eq. 3, holding the host's policy; None where traces are not imitated.
-        high_value_states: chooses the states that traces end in (line 10). A critic needs those
-            that know what reaching them gave, such as :class:`~torchrl_recall.ReturnStates`.
+        imitation_loss: Eq. 3, holding the host's policy; None if traces are not imitated.
+        high_value_states: chooses the states that traces end in (line 10). For a critic, the end
+            states must carry the reward of the transition into them, as those of
+            :class:`~torchrl_recall.ReturnStates` do.
 
     Keyword Args:
         use: who learns from traces: the ``"policy"``, which imitates them, the host's ``"critic"``,
             or ``"both"``.
         interval: frames between rounds of lines 8 to 13.
-        start_frames: frames before which there are no rounds, such as the host's random ones.
-        anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
-            None keeps it. A critic goes on.
+        start_frames: number of frames before the first round, for example while the host acts at
+            random.
+        anneal_frames: number of frames over which the length of imitation steps falls linearly to
+            zero; None keeps it constant. A critic learns from traces after that too.
         num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories` (line 5).
-        buffer_size: room for their transitions.
+        buffer_size: capacity of their buffer, in transitions.
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
-        reward_key: where rewards are, under ``"next"``.
-        done_key: where the end of a trajectory is, under ``"next"``.
-        num_model_updates: steps of Eq. 2 in each round (lines 8 and 9); zero leaves the model
-            untrained.
-        model_batch_size: transitions in each of them.
+        reward_key: key of the rewards, under ``"next"``.
+        done_key: key that marks the end of a trajectory, under ``"next"``.
+        num_model_updates: gradient steps of Eq. 2 in each round (lines 8 and 9); zero leaves the
+            model untrained.
+        model_batch_size: transitions in each gradient step of the model.
         model_lr: β, the model's learning rate.
-        state_predictor_data: what the state predictor learns from, ``"all"`` transitions or, as in
-            the paper, only the ``"top"`` trajectories. The backward policy always learns from the
-            top ones.
-        state_fraction: k, the share of most valuable states of the top trajectories that the model
-            learns from (line 8); a share below one needs a critic.
-        critic: ranks states for ``state_fraction``.
-        state_batch_size: transitions from which end states are chosen.
-        trace_length: steps of each trace (line 11), or a :class:`~torchrl_recall.MeasuredLength`,
-            which is shown what is collected.
-        num_traces: N, traces that end in each high-value state.
-        actions: of traces, see :class:`~torchrl_recall.RecallTraceGenerator`. With uniform ones no
-            backward policy is trained, and the state predictor learns from the first round on.
-        reward: what the transitions of traces give, for a critic; see
+        state_predictor_data: training data of the state predictor: ``"all"`` transitions or, as in
+            the paper, only those of the ``"top"`` trajectories. The backward policy always learns
+            from the top trajectories.
+        state_fraction: k, a share in (0, 1]. The model learns from this share of the states of the
+            top trajectories, the most valuable ones (line 8). A share below one needs a critic.
+        critic: writes ``state_value``, which ranks states for ``state_fraction``.
+        state_batch_size: number of transitions from which end states are chosen.
+        trace_length: steps of each trace (line 11). A :class:`~torchrl_recall.MeasuredLength`
+            chooses the length from the collected data.
+        num_traces: N, the number of traces that end in each high-value state.
+        actions: how the actions of traces are drawn, see
+            :class:`~torchrl_recall.RecallTraceGenerator`. With uniform actions no backward policy
+            is trained, and the state predictor learns from the first round on.
+        reward: the reward of each transition of a trace, for a critic; see
             :class:`~torchrl_recall.TraceTransitions`. A :class:`~torchrl_recall.RewardModel` is
-            trained with the backtracking model, as often and on as many transitions. A
-            :class:`~torchrl_recall.JointModel` has a reward of its own.
-        bootstrap: whether each member of an ensemble learns from batches of its own; see
+            trained with as many gradient steps, of the same batch size, as the backtracking model.
+            A :class:`~torchrl_recall.JointModel` predicts rewards itself.
+        bootstrap: whether each member of an ensemble learns from its own random batches; see
             :class:`~torchrl_recall.BacktrackingLoss`.
-        filters: modules that complete traces or narrow their mask before they are imitated, in
-            order. By default traces of continuous states are cut where they leave the data, by
-            :class:`~torchrl_recall.WithinSupport`; ``[]`` imitates all of them, as the paper does.
-        transition_filters: the same for what a critic learns from, which is all by default. The
-            forward model of an :class:`~torchrl_recall.Agreement` in either list is trained with
-            the backtracking model, as often and on as many transitions.
+        filters: modules that add entries to traces or narrow their mask before imitation, applied
+            in order. By default :class:`~torchrl_recall.WithinSupport` cuts traces of continuous
+            states where they leave the data. ``[]`` imitates all traces, as the paper does.
+        transition_filters: filters of the transitions that a critic learns from; none by default.
+            The forward model of an :class:`~torchrl_recall.Agreement` in either list is trained
+            with as many gradient steps, of the same batch size, as the backtracking model.
         num_updates: imitation steps in each round (lines 12 and 13).
-        batch_size: pairs in each of them.
-        lr: learning rate of imitation by Adam; the paper takes the host's.
-        max_kl: how far a round may move the policy, in nats, by steps within a trust region (see
-            :class:`~torchrl_recall.imitation_updates.TrustRegionSteps`); None takes steps of Adam,
-            as the paper does, which nothing bounds.
-        compile: whether gradient steps and trace generation are compiled; it costs some ten seconds
-            once, see :func:`~torchrl_recall.make_update`.
+        batch_size: pairs of state and action in each imitation step.
+        lr: learning rate of imitation by Adam; the paper uses that of the host.
+        max_kl: bound on the policy's change in one round, in nats, kept by
+            :class:`~torchrl_recall.imitation_updates.TrustRegionSteps`. None takes steps of Adam
+            without a bound, as the paper does.
+        compile: whether gradient steps and trace generation are compiled. Compilation takes some
+            ten seconds once; see :func:`~torchrl_recall.make_update`.
 
     Attributes:
-        schedule: when a round is due.
+        schedule: decides when a round is due.
         trajectories: the best trajectories, in ``trajectories.buffer``.
-        train_model: steps of Eq. 2.
+        train_model: gradient steps of Eq. 2.
         generate: the trace generator.
-        traces: the newest, as they were generated; None before the first.
-        imitate: steps of Eq. 3, with ``imitate.transforms``; None where a critic alone learns.
-        train_reward: steps of the reward model, if there is one.
-        train_forward: steps of the forward model, if a filter has one.
+        traces: the newest traces before filters, shape ``[num_traces, trace_length]``; None before
+            the first round.
+        imitate: gradient steps of Eq. 3, with ``imitate.transforms``; None if only a critic learns.
+        train_reward: gradient steps of the reward model, or None.
+        train_forward: gradient steps of the forward model of a filter, or None.
 
     Raises:
-        ValueError: a number is out of its range, a critic is needed, there is no policy to imitate
-            by, or end states do not know what reaching them gave.
+        ValueError: a number is out of its range, a critic is needed but missing, ``use`` asks for
+            imitation without an imitation loss, or end states carry no reward for a critic.
 
     Examples:
         >>> import torch
@@ -324,20 +328,20 @@ class Recall(Stateful):
         """Compose recall from its parts.
 
         Args:
-            model: the backtracking model, whose state is saved with the parts.
+            model: the backtracking model; its state is saved with that of the parts.
 
         Keyword Args:
-            schedule: when a round is due.
+            schedule: decides when a round is due.
             trajectories: a store such as
                 :class:`~torchrl_recall.data.top_trajectories.TopTrajectories`.
-            train_model: steps of Eq. 2.
+            train_model: gradient steps of Eq. 2.
             high_value_states: chooses end states.
-            generate: end states in, traces out.
-            imitate: steps of Eq. 3; None where traces are not imitated.
-            to_transitions: turns traces into what a critic learns from; None where none does.
-            train_reward: steps of the reward model of ``to_transitions``.
+            generate: maps end states to traces.
+            imitate: gradient steps of Eq. 3; None if traces are not imitated.
+            to_transitions: turns traces into transitions for a critic; None without a critic.
+            train_reward: gradient steps of the reward model of ``to_transitions``.
             draws: the source of random batches.
-            state_batch_size: transitions from which end states are chosen.
+            state_batch_size: number of transitions from which end states are chosen.
         """
         recall = cls.__new__(cls)
         recall._compose(
@@ -388,10 +392,11 @@ class Recall(Stateful):
     def extend(self, data: TensorDictBase) -> None:
         """Offer new experience to the best trajectories (Alg. 1, line 5).
 
-        It is written ``interval`` frames at a time, since most of the cost is that of a write.
+        Data are gathered and written ``interval`` frames at a time, because each write has a high
+        fixed cost.
 
         Args:
-            data: transitions in order, ``[time]`` or ``[batch, time]``.
+            data: transitions in order of time, shape ``[time]`` or ``[batch, time]``.
         """
         self.schedule.advance(self.trajectories.extend(data))
 
@@ -399,14 +404,14 @@ class Recall(Stateful):
         """Fill the store with demonstrations, before the first step.
 
         Models learn from their transitions beside those of the replay buffer, and traces may end in
-        their states. Rounds need not wait for a trajectory that is better than another.
+        their states. Rounds then need not wait until one trajectory is better than another.
 
         Args:
-            trajectories: whole ones, ``[time]`` each; see
+            trajectories: whole trajectories, shape ``[time]`` each; see
                 :func:`~torchrl_recall.whole_trajectories`.
 
         Raises:
-            ValueError: the store has no room for one, or none is good enough for it.
+            ValueError: a trajectory does not fit into the store, or none reaches its threshold.
         """
         self.trajectories.demonstrate(trajectories)
         device = next((p.device for p in self.model.parameters()), None)
@@ -419,8 +424,8 @@ class Recall(Stateful):
             replay_buffer: all experience.
 
         Returns:
-            Detached means of the last round, and ``recall/ready``, which is 0 while a due round
-            waits for a trajectory that is better than another; empty if no round was due.
+            Detached means over the last round, and ``recall/ready``. The latter is 0 while a due
+            round waits until one trajectory is better than another. Empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         if self.demonstrations is not None:
@@ -452,18 +457,18 @@ class Recall(Stateful):
         return metrics | self.schedule.metrics
 
     def show(self, traces: TensorDictBase) -> None:
-        """Keep a few traces, as they are before filters, for whoever looks at them.
+        """Keep a few traces, before filters, for an audit or a picture.
 
         Args:
-            traces: shape ``[num_traces, trace_length]``; ``num_kept`` of them stay in ``newest``,
-                evenly spaced over end states.
+            traces: shape ``[num_traces, trace_length]``. ``num_kept`` of them, evenly spaced over
+                end states, are kept in ``newest``.
         """
         self.newest.replace(traces[:: -(-len(traces) // self.num_kept)].clone())
 
     def _replace_transitions(
         self, traces: TensorDictBase, end_states: TensorDictBase
     ) -> dict[str, Tensor]:
-        """Turn what the filters leave of traces into the newest transitions."""
+        """Turn the steps of traces that filters keep into the newest transitions."""
         assert self.to_transitions is not None
         for transform in self.transition_filters:
             traces = transform(traces)
@@ -475,20 +480,20 @@ class Recall(Stateful):
         """Draw transitions of the newest traces, for a critic to learn from.
 
         Args:
-            num: how many, with replacement.
+            num: number of transitions, drawn with replacement.
 
         Returns:
-            Shape ``[num]``, see :class:`~torchrl_recall.TraceTransitions`; None before the first
-            round, and where traces are only imitated.
+            Transitions of shape ``[num]``, see :class:`~torchrl_recall.TraceTransitions`. None
+            before the first round, and if traces are only imitated.
         """
         return self.fresh.sample(num)
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        """Forget unfinished trajectories, after an environment was reset in mid-episode."""
         self.trajectories.drop_unfinished()
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name what a resumed run needs; the policy belongs to the host."""
+        """Name the parts whose state a resumed run needs; the host saves the policy."""
         return {
             "schedule": self.schedule,
             "trajectories": self.trajectories,
@@ -513,7 +518,7 @@ def _check_use(
     reward: object,
     actions: str,
 ) -> None:
-    """Refuse uses of traces that lack something."""
+    """Refuse a use of traces whose policy, rewards or end states are missing."""
     if use not in ("policy", "critic", "both"):
         raise ValueError(f"use must be 'policy', 'critic' or 'both', got {use!r}.")
     if use != "critic" and imitation_loss is None:
@@ -523,7 +528,7 @@ def _check_use(
         )
     if use != "policy" and isinstance(high_value_states, CriticStates | GoalStates):
         raise ValueError(
-            f"use={use!r} needs end states that know what reaching them gave, which "
+            f"use={use!r} needs end states that carry their reward, which "
             f"{type(high_value_states).__name__} do not; take ReturnStates(critic, num_states), or "
             "RewardStates."
         )

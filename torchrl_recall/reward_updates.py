@@ -19,7 +19,7 @@ __all__ = ["RewardUpdates"]
 
 
 class RewardUpdates(Stateful):
-    """Steps of a reward model on all experience.
+    """Gradient steps of a reward model on all experience.
 
     Args:
         model: the reward model.
@@ -85,5 +85,5 @@ class RewardUpdates(Stateful):
         return mean_losses([self._update(batch) for batch in batches], "reward_model")
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name the model, whose statistics are part of it, and the optimiser."""
+        """Name the model, with its statistics, and the optimiser."""
         return {"model": self.model, "optimizer": self.optimizer}

@@ -15,36 +15,40 @@ __all__ = ["Schedule"]
 
 
 class Store(Protocol):
-    """Trajectories that rounds learn from."""
+    """Interface of a store of trajectories, as a schedule needs it."""
 
     @property
     def ready(self) -> bool:
-        """Say whether one has been better than another."""
+        """Whether one trajectory has had a higher return than another."""
 
     @property
     def waits_for(self) -> str:
-        """Say what is missing until then."""
+        """The reason why trajectories are not ready, for a warning."""
 
     def flush(self) -> None:
-        """Write what has been gathered."""
+        """Write the gathered data into the store."""
 
 
 class Schedule:
-    r"""Count frames, say when a round is due, and what share of its strength annealing leaves.
+    r"""Schedule of rounds: when one is due, and how strong annealing leaves it.
+
+    The strength of a round is
 
     .. math:: \text{share} = \max(0, 1 - \text{frames} / \text{anneal\_frames})
 
-    Rounds wait until one trajectory has been better than another. A warning names the reason where
-    that takes long.
+    Rounds wait until one trajectory has had a higher return than another. If that takes long, a
+    warning gives the reason.
 
     Args:
         interval: frames between rounds.
 
     Keyword Args:
-        start_frames: frames before which there are no rounds, such as the host's random ones.
-        anneal_frames: frames at which the share has fallen linearly to zero; None keeps it at one.
-        patience: frames without a round, or calls of :meth:`rounds` before any frame, after which a
-            warning says what is missing.
+        start_frames: number of frames before the first round, for example while the host acts at
+            random.
+        anneal_frames: number of frames over which the share falls linearly to zero; None keeps it
+            at one.
+        patience: number of frames without a round after which a warning is given. It also counts
+            calls of :meth:`rounds` before any frame.
 
     Raises:
         ValueError: a number is out of its range.
@@ -72,22 +76,26 @@ class Schedule:
         self.interval, self.anneal_frames = interval, anneal_frames
         self.frames, self._last_round = 0, start_frames
         self.patience, self._idle_calls, self._warned = patience, 0, False
-        self._ready: bool | None = None  # whether trajectories were, when a round was last due
+        self._ready: bool | None = None  # whether trajectories were ready for the last due round
 
     @property
     def share(self) -> float:
-        """Return the share of a round's strength that annealing leaves, in [0, 1]."""
+        """The share of a round's strength that annealing leaves, in [0, 1]."""
         if self.anneal_frames is None:
             return 1.0
         return max(0.0, 1.0 - self.frames / self.anneal_frames)
 
     @property
     def due(self) -> bool:
-        """Say whether a round is due."""
+        """Whether a round is due."""
         return self.frames - self._last_round >= self.interval
 
     def advance(self, num_frames: int) -> None:
-        """Count frames."""
+        """Add to the number of frames.
+
+        Args:
+            num_frames: frames collected since the last call.
+        """
         self.frames += num_frames
 
     def rounds(
@@ -99,15 +107,18 @@ class Schedule:
     ) -> Iterator[float]:
         """Yield the share of each round that is due, once trajectories are ready.
 
-        Rounds that annealing ended, or that come before one trajectory has been better than
-        another, are left out and not made up.
+        Rounds after the end of annealing are left out. So are rounds that are due before
+        trajectories are ready, and they are not made up later.
 
         Args:
-            trajectories: those that a round learns from; without any, each due round counts.
+            trajectories: the store that a round learns from; without one, no round waits.
 
         Keyword Args:
-            while_waiting: yield rounds that are due before trajectories are ready too.
-            after_annealing: yield zero for rounds that annealing ended.
+            while_waiting: whether to yield rounds that are due before trajectories are ready.
+            after_annealing: whether to yield zero for each round after the end of annealing.
+
+        Yields:
+            The share of each round's strength, in [0, 1].
         """
         self._ready = None
         if trajectories is not None and self.due:
@@ -130,12 +141,12 @@ class Schedule:
     def metrics(self) -> dict[str, Tensor]:
         """Return ``recall/ready``: 1 if trajectories were ready, 0 if a due round waits.
 
-        Empty if no round was due.
+        The dictionary is empty if no round was due.
         """
         return {} if self._ready is None else {"recall/ready": torch.tensor(float(self._ready))}
 
     def _wait(self, reason: str) -> None:
-        """Say once why nothing has been learned for long."""
+        """Warn once why no round has begun for long."""
         self._idle_calls += 1
         waited = self._idle_calls if not self.frames else self.frames
         if waited >= self.patience and not self._warned:
@@ -145,7 +156,7 @@ class Schedule:
             )
 
     def state_dict(self) -> dict:
-        """Return how far the schedule is."""
+        """Return the counts of frames and rounds."""
         return {"frames": self.frames, "last_round": self._last_round}
 
     def load_state_dict(self, state: dict) -> None:

@@ -12,7 +12,7 @@ __all__ = ["NoDeepCopy", "Part", "Stateful", "Steps", "from_containers", "to_con
 
 
 class Part(Protocol):
-    """Something whose state a resumed run needs."""
+    """Interface of an object whose state a resumed run needs."""
 
     def state_dict(self) -> dict:
         """Return the state."""
@@ -22,7 +22,7 @@ class Part(Protocol):
 
 
 class Steps:
-    """Count of steps, as a part of a state.
+    """Counter of steps that is saved and restored with a state.
 
     Examples:
         >>> from torchrl_recall.stateful import Steps
@@ -35,7 +35,14 @@ class Steps:
         self.taken = 0
 
     def every(self, interval: int) -> bool:
-        """Count a step, and say whether it is the last of an interval."""
+        """Count one step, and return whether it completes an interval.
+
+        Args:
+            interval: number of steps in an interval.
+
+        Returns:
+            True at every ``interval``-th step.
+        """
         self.taken += 1
         return self.taken % interval == 0
 
@@ -49,7 +56,7 @@ class Steps:
 
 
 class NoDeepCopy:
-    """Base of objects whose compiled or bound functions a copy would share."""
+    """Base of objects that refuse a deep copy, which would share their compiled functions."""
 
     def __deepcopy__(self, memo: dict) -> NoReturn:
         raise TypeError(
@@ -98,7 +105,10 @@ def to_containers(data: TensorDictBase) -> dict:
     """Turn a tensordict into tensors and plain containers, which every checkpoint can hold.
 
     Args:
-        data: any batch shape.
+        data: a tensordict of any batch shape.
+
+    Returns:
+        A dictionary that :func:`from_containers` turns back.
 
     Examples:
         >>> import torch
@@ -113,10 +123,13 @@ def to_containers(data: TensorDictBase) -> dict:
 
 
 def from_containers(state: dict) -> TensorDict:
-    """Undo :func:`to_containers`.
+    """Turn the result of :func:`to_containers` back into a tensordict.
 
     Args:
-        state: what it returned.
+        state: the dictionary that :func:`to_containers` returned.
+
+    Returns:
+        The tensordict.
     """
     data = TensorDict({}, batch_size=state["shape"])
     for key, value in state["items"]:

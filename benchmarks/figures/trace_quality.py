@@ -60,7 +60,7 @@ Quality = dict[tuple[str, str, int, str], dict[int, float]]
 
 
 def of_task(task: str, config: DictConfig) -> tuple[bool, int]:
-    """Say whether a task has goals, and for how many frames it is trained."""
+    """Return whether a task has goals, and for how many frames it is trained."""
     has_goals = (GOAL_TASKS / f"{task}.yaml").exists()
     return has_goals, config.frames if has_goals else config.mujoco_frames
 

@@ -2,16 +2,16 @@
 1. Recall in ten minutes
 ========================
 
-An actor-critic learns to cross four rooms, alone and with recall traces. Nothing has to be written:
-a recipe runs from the command line, and leaves a folder with all that it measured.
+An actor-critic learns to cross four rooms, with and without recall traces. You need not write any
+code: a recipe runs from the command line, and writes all its measurements into a folder.
 """
 
 # %%
 # Two runs
 # --------
-# Three seeds in one process, on a grid of 11 x 11. A reward waits in the lower right corner, and
-# episodes begin anywhere. ``recall=none`` is the actor-critic alone. ``recall=backtracking`` learns
-# a model of what led to each cell and imitates traces to the goal.
+# We run three seeds in one process, on a grid of 11 x 11. The goal is in the lower right corner,
+# and episodes begin in any cell. ``recall=none`` is the actor-critic alone. ``recall=backtracking``
+# learns a model of the predecessors of each cell, and imitates traces to the goal.
 
 import csv
 import subprocess
@@ -37,12 +37,12 @@ for recall in ("none", "backtracking"):
 print(sorted(path.name for path in (runs / "backtracking").iterdir()))
 
 # %%
-# On your machine the same is ``python recipes/a2c_recall.py env.size=11 ...``, or
+# On the command line this is ``python recipes/a2c_recall.py env.size=11 ...``, or
 # ``recall-four-rooms`` after an installation.
 #
-# What came out
-# -------------
-# ``returns.csv`` has the exact return of each seed, as a share of the optimum. A run ends once all
+# The results
+# -----------
+# ``returns.csv`` has the exact return of each seed, as a share of the optimum. A run ends when all
 # of its seeds are near the optimum.
 
 colors = {"none": "#8a8f98", "backtracking": "#0072b2"}
@@ -63,15 +63,13 @@ plt.legend()
 print("steps until all seeds were there, or the end:", steps)
 
 # %%
-# Three seeds show that something happens; how much it is worth is on the page of
-# :doc:`results in the four rooms <../results/four_rooms>`, with twenty seeds and the controls that
-# belong beside it.
+# Three seeds are too few to measure the gain. The page of
+# :doc:`results in the four rooms <../results/four_rooms>` has twenty seeds and the controls.
 #
-# What a trace is
-# ---------------
-# Here the model is exact, so that nothing has to be learned: ``four_rooms_model`` knows which cells
-# can lead to which. Traces begin anywhere and end at the goal. Loop erasure leaves of each only
-# what leads there.
+# Recall traces
+# -------------
+# The next model is exact and needs no training: ``four_rooms_model`` knows the predecessors of each
+# cell. Its traces end at the goal. Loop erasure removes detours from each trace.
 
 from torchrl_recall import LoopErasure, RecallTraceGenerator
 from torchrl_recall.envs import FourRoomsLayout, four_rooms_model
@@ -91,7 +89,7 @@ for panel, trace in zip(axes, traces, strict=False):
     panel.set_title(f"{int(trace['mask'].sum())} of 60 steps are left", fontsize=9)
 
 # %%
-# Every trace ends where it should, at the goal.
+# Every trace ends at the goal.
 
 last = traces["next", "observation"][:, -1]
 print(bool((last == layout.goal).all()), np.shape(traces["observation"]))

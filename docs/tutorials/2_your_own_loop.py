@@ -3,14 +3,14 @@
 ==================================
 
 A loop of TorchRL has a collector, a replay buffer, a loss and an optimiser. Recall adds two calls:
-``extend`` with what was collected, and ``step`` after your own update.
+``extend`` with the collected data, and ``step`` after your own update.
 """
 
 # %%
 # The host
 # --------
-# Soft actor-critic in a small U-maze. Only the far end is rewarded, by one. Nothing in this part
-# knows of recall.
+# The host is soft actor-critic in a small U-maze. The reward is one at the far end of the maze and
+# zero elsewhere. This part of the script does not depend on recall.
 
 import matplotlib.pyplot as plt
 import torch
@@ -53,9 +53,9 @@ collector = Collector(
 # %%
 # Recall
 # ------
-# A model for the environment's specs, the policy that is to imitate, and where traces end. Here
-# that is where a reward was paid. ``filters`` is left at its default, which cuts traces where they
-# leave the data.
+# Recall needs a model for the environment's specs, the policy that imitates, and a source of end
+# states. Here traces end in rewarded states. ``filters`` keeps its default, which cuts traces where
+# they leave the range of the data.
 
 from torchrl_recall import BacktrackingModel, ImitationLoss, Recall, RewardStates
 
@@ -73,7 +73,7 @@ recall = Recall(
 # %%
 # The loop
 # --------
-# The numbers are lines of Algorithm 1.
+# The numbers in the comments are lines of Algorithm 1.
 
 reached, history = [], []
 for data in collector:  # l.4
@@ -91,15 +91,15 @@ for data in collector:  # l.4
     reached.append(float(data["next", "reward"].sum()))
 
 # %%
-# ``step`` returns nothing while no round is due. A round that is due returns what it did.
+# ``step`` returns an empty dictionary while no round is due, and the metrics of a round otherwise.
 
 print(f"{len(history)} rounds")
 for name, value in sorted(history[-1].items()):
     print(f"{name:40} {value:8.3f}")
 
 # %%
-# ``recall/ready`` is zero until some trajectory was better than another: before that, no state is
-# known to be good. ``recall/kept`` is the share of the traces that the filters left.
+# ``recall/ready`` is zero until one trajectory is better than another, because no state is known to
+# be good before. ``recall/kept`` is the share of steps of traces that the filters kept.
 
 plt.plot(torch.arange(1, len(reached) + 1) * 40, torch.tensor(reached).cumsum(0), color="#0072b2")
 plt.xlabel("steps")
@@ -108,7 +108,7 @@ plt.ylabel("times that the goal was reached")
 # %%
 # What next
 # ---------
-# - The same with traces that teach the critic: :doc:`../pipelines/critic`. In small sparse tasks
-#   that is worth more than imitation (:doc:`../results/critic`).
-# - Another loss: :doc:`../hosts` has a row for each of TorchRL's.
-# - No loop at all: :doc:`4_trainer_and_hydra`.
+# - To train the critic on traces, see :doc:`../pipelines/critic`. In small sparse tasks this gains
+#   more than imitation (:doc:`../results/critic`).
+# - For other losses, see :doc:`../hosts`, which has a row for each loss of TorchRL.
+# - To use recall without a loop of your own, see :doc:`4_trainer_and_hydra`.

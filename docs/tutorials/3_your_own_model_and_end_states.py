@@ -2,15 +2,15 @@
 3. Your own backward model and end states
 =========================================
 
-What comes before a state can have several answers, which a single Gaussian cannot say. This page
-builds a backward model of mixtures and asks whether it is worth it. It chooses end states by a rule
-of its own, and looks at the traces.
+A state may have several likely predecessors, which a single Gaussian cannot represent. This page
+builds a backward model of mixtures and tests whether it is better. Then it chooses end states by
+its own rule, and draws traces.
 """
 
 # %%
 # Experience
 # ----------
-# A pendulum that is pushed at random.
+# The data are of a pendulum with random torques.
 
 import matplotlib.pyplot as plt
 import torch
@@ -31,7 +31,7 @@ held_out, data = data[:500], data[500:]
 # ------------
 # A :class:`~torchrl_recall.BacktrackingModel` is made of two modules of TorchRL: a backward policy
 # :math:`q(a_t \mid s_{t+1})`, and a state predictor :math:`q(\Delta s_t \mid a_t, s_{t+1})`. They
-# see and produce standardised values. Any distribution will do.
+# read and sample standardised values. Any distribution can be used.
 
 from tensordict import nn as tdnn
 from torch import distributions as D
@@ -84,7 +84,7 @@ gaussian = BacktrackingModel.from_specs(
 # %%
 # Training
 # --------
-# Both learn by Eq. 2. Their likelihood on transitions that they have not seen says which is better.
+# Both models are trained by Eq. 2. Their likelihood on held-out transitions shows which is better.
 
 from torchrl_recall import BacktrackingLoss, make_update
 
@@ -100,15 +100,15 @@ for name, model in {"mixtures": mixtures, "Gaussians": gaussian}.items():
 print({name: f"{value:.2f} nats" for name, value in likelihood.items()})
 
 # %%
-# More is better. A pendulum's past is nearly unique, so a single Gaussian is enough here, and is
-# learned faster. Where one state is reached from two sides, mixtures win:
-# :doc:`../pipelines/own_model`.
+# A higher likelihood is better. The predecessor of a pendulum's state is nearly unique, so a single
+# Gaussian is enough here, and it learns faster. Mixtures are better if a state is reached from two
+# sides: :doc:`../pipelines/own_model`.
 
 # %%
 # Your own end states
 # -------------------
-# A source of end states takes experience and returns states. This one returns those that are
-# nearest to upright and slow.
+# A source of end states receives experience and returns states. This one returns the states that
+# are nearest to standing still upright.
 
 from torchrl_recall import HighValueStates, RecallTraceGenerator, WithinSupport
 
@@ -129,7 +129,7 @@ traces = WithinSupport(mixtures.observations.normalize, max_deviation=3.0)(trace
 print(f"{traces['mask'].float().mean():.0%} of the steps are left")
 
 # %%
-# Angle and velocity of real states (grey), of traces (blue) and of end states (orange).
+# The picture shows angle and velocity of real states (grey), traces (blue) and end states (orange).
 
 
 def plane(states):
@@ -144,4 +144,4 @@ plt.xlabel("angle, 0 is upright")
 plt.ylabel("velocity")
 
 # %%
-# ``Recall(mixtures, ImitationLoss(policy), UprightStates(8), ...)`` runs both beside any host.
+# ``Recall(mixtures, ImitationLoss(policy), UprightStates(8), ...)`` uses both beside any host.

@@ -2,15 +2,15 @@
 4. A TorchRL trainer and Hydra
 ==============================
 
-TorchRL's trainers hold the loop themselves. One line adds recall to any of them, and one group adds
-it to a trainer that Hydra composes.
+TorchRL's trainers run the loop for you. One line adds recall to any of them, and one configuration
+group adds it to a trainer that Hydra composes.
 """
 
 # %%
 # A trainer
 # ---------
-# Deep Q-learning on CartPole. The network of action values has no distribution, so
-# ``make_recall`` lets Eq. 3 score a softmax of it.
+# This trainer runs deep Q-learning on CartPole. An action-value network has no distribution over
+# actions, so ``make_recall`` uses a softmax of the values for Eq. 3.
 
 from functools import partial
 
@@ -52,14 +52,15 @@ targets = SoftUpdate(loss, tau=0.05)
 trainer.register_op("post_optim", targets.step)
 
 # %%
-# Recall is one line. Options of ``make_recall`` are those of :class:`~torchrl_recall.Recall`.
+# Recall is one line. The options of ``make_recall`` are those of :class:`~torchrl_recall.Recall`.
 
 options = {"interval": 300, "num_model_updates": 10, "num_updates": 5, "trace_length": 5}
 RecallHook(partial(make_recall, **options), replay_buffer=replay_buffer).register(trainer)
 trainer.train()
 
 # %%
-# The trainer logs what recall does beside its own numbers, and its checkpoints hold recall's state.
+# The trainer logs the metrics of recall beside its own, and its checkpoints hold the state of
+# recall.
 
 logged = {key: rows for key, rows in trainer._log_dict.items() if key.startswith("recall/")}
 for key, rows in sorted(logged.items()):
@@ -72,7 +73,7 @@ plt.ylabel("share of traces that the filters keep")
 # %%
 # Hydra
 # -----
-# TorchRL has a configuration of its trainers. Importing ``hook_config`` adds a group to it.
+# TorchRL has a Hydra configuration of its trainers. Importing ``hook_config`` adds a group to it.
 
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
@@ -95,10 +96,9 @@ print(OmegaConf.to_yaml(config.trainer, resolve=True))
 # %%
 # The recipes
 # -----------
-# The recipes of this project use Hydra too, with configurations that are checked: a key that is
-# misspelt, or a value out of its range, is refused before anything runs. All keys are in the
-# :doc:`reference <../configuration>`. Sweeps are ``-m``, from one core to a cluster
-# (:doc:`../sweeps`).
+# The recipes of this project use Hydra too, and check their configurations. A misspelt key, or a
+# value out of its range, is refused before the run begins. The :doc:`reference <../configuration>`
+# lists all keys. ``-m`` runs sweeps, from one core to a cluster (:doc:`../sweeps`).
 
 import subprocess
 import sys

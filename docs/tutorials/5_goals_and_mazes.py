@@ -2,17 +2,17 @@
 5. Goals and mazes
 ==================
 
-Where an agent is to reach any goal, good states are not those of high reward: they are goals at the
-edge of what it can reach. A Goal GAN proposes them, and traces teach the ways to them
+If an agent has to reach any goal, good states are not those of high reward. Good states are goals
+at the edge of what the agent can reach. A Goal GAN proposes them, and traces show ways to them
 (Algorithm 2).
 """
 
 # %%
 # A maze
 # ------
-# A point mass in a U. It begins at the lower left, and the farthest goals are above the wall.
-# Nothing is learned on this page: the policy goes straight for its goal, and walls stop it. What is
-# left of a goal-conditioned agent is what recall needs to know of one.
+# The task is a point mass in a U-maze. It begins at the lower left, and the farthest goals are
+# above the wall. The policy of this page is not trained: it goes straight towards its goal, and
+# walls stop it. This is enough to show how recall works with goals.
 
 import matplotlib.pyplot as plt
 import torch
@@ -33,8 +33,8 @@ def straight(tensordict):
 # %%
 # A curriculum
 # ------------
-# Each iteration proposes goals, sends the policy to them and tells the GAN how often it arrived.
-# Goals that it reaches sometimes, but not always, are what the GAN learns to propose.
+# Each iteration proposes goals, runs the policy for each goal, and gives the success rates to the
+# GAN. The GAN learns to propose goals that are reached sometimes, but not always.
 
 from torchrl_recall import GoalGAN, GoalGANCurriculum
 
@@ -55,9 +55,9 @@ for _ in range(12):
 print({name.partition("/")[2]: round(float(value), 2) for name, value in metrics.items()})
 
 # %%
-# A model of the ways
-# -------------------
-# The backtracking model learns from all that was seen, whatever the goal was.
+# The backtracking model
+# ----------------------
+# The model learns from all experience, whatever the goals were.
 
 from torchrl_recall import BacktrackingLoss, BacktrackingModel, make_update
 
@@ -74,8 +74,8 @@ for _ in range(600):
 # %%
 # Traces to goals
 # ---------------
-# End states are goals of the GAN, but for those inside the wall. ``HindsightGoal`` makes the goal
-# that a trace reaches the desired goal of each of its steps, so that a policy can imitate it.
+# End states are goals of the GAN, without those inside the wall. ``HindsightGoal`` sets the desired
+# goal of each trace to the goal that it reaches, so that a policy can imitate it.
 
 from torchrl_recall import (
     GoalGANStates,
@@ -93,8 +93,8 @@ for complete in (NearVisited(lambda: visited, radius=0.1), LoopErasure(0.05), Hi
 print(traces["desired_goal"].shape, f"{traces['mask'].float().mean():.0%} of the steps are left")
 
 # %%
-# Left: goals of the last iteration, by how often they were reached. Right: traces to goals of the
-# GAN, after the filters.
+# Left: goals of the last iteration, coloured by success rate. Right: traces to goals of the GAN,
+# after the filters.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2))
 for axes in (left, right):
@@ -114,6 +114,6 @@ right.plot(*env.start, "k*", markersize=10)
 # %%
 # The recipe
 # ----------
-# ``python recipes/goal_gan_recall.py env=point_umaze recall.anneal_frames=300_000`` is the whole of
-# Algorithm 2 with TRPO. :doc:`../results/goal_gan` has what it is worth: much in open space, some
-# in the U-maze if imitation ends early, and nothing yet for the ant.
+# ``python recipes/goal_gan_recall.py env=point_umaze recall.anneal_frames=300_000`` runs all of
+# Algorithm 2 with TRPO. Measurements are in :doc:`../results/goal_gan`: a large gain in open space,
+# a small one in the U-maze if imitation ends early, and none for the ant.

@@ -2,14 +2,14 @@
 6. Reading a run: is my model good enough?
 ==========================================
 
-A trace is only as good as the model that drew it. Four numbers say whether traces can be trusted,
-when to make them shorter, and when to leave recall off.
+A trace is only as good as the model that generated it. Four numbers show whether traces can be
+trusted, when to make them shorter, and when to turn recall off.
 """
 
 # %%
 # A run to look at
 # ----------------
-# SAC with imitation of traces, on the small U-maze: the recipe with small networks.
+# The run is SAC with imitation of traces on the small U-maze, by the recipe with small networks.
 
 import csv
 import subprocess
@@ -46,19 +46,18 @@ for name in names:
 # %%
 # 1. What the filters keep
 # ------------------------
-# ``recall/kept`` is the share of the traces that was imitated. Near zero, recall does nothing but
-# cost time: make traces shorter (``recall.trace_length``), or train the model more
-# (``backtracking.num_updates``). Near one, ask whether the filters cut anything at all.
+# ``recall/kept`` is the share of steps of traces that was imitated. If it is near zero, recall has
+# hardly any effect. Make traces shorter (``recall.trace_length``), or train the model more
+# (``backtracking.num_updates``). If it is near one, check whether the filters cut anything.
 
 kept = [float(row["recall/kept"]) for row in rows if row["recall/kept"]]
 print(f"kept in the last rounds: {kept[-1]:.2f}")
 
 # %%
-# 2. Likelihood of what it has not seen
-# -------------------------------------
-# ``backtracking/loss_*`` are of transitions that the model is trained on. What counts is new
-# experience. A model that has learned nothing is the yardstick: the same networks, with statistics
-# of the data but no training.
+# 2. Likelihood of new transitions
+# --------------------------------
+# ``backtracking/loss_*`` are computed on training data, but the likelihood of new transitions
+# matters. Compare it with an untrained model: the same networks, with statistics of the data.
 
 from torchrl_recall import BacktrackingModel
 
@@ -81,9 +80,9 @@ with torch.no_grad():
 # %%
 # 3. Where a trace lands
 # ----------------------
-# Take the actions of a trace from where it says that it begins. Where the simulator can be put into
-# any state, as here, the distance between where one lands and where the trace ends is the error
-# that matters. It grows with their number.
+# Here the simulator can be put into any state. Put it into the first state of a trace, and take the
+# actions of the trace. The landing error is the distance of the reached state from the end state of
+# the trace. It grows with the number of actions.
 
 ends = fresh["observation"][torch.randperm(len(fresh))[:64]]
 traces = RecallTraceGenerator(model, trace_length=12, num_traces=4)(
@@ -107,8 +106,8 @@ plt.ylabel("distance, median")
 plt.legend()
 
 # %%
-# As long as the error is well below the way, a trace says something. Where the two curves meet,
-# traces are too long: set ``recall.trace_length`` below that.
+# A trace is useful if the error is well below the covered distance. Set ``recall.trace_length``
+# below the length at which the two curves meet.
 
 trusted = [n for n, error, way in zip(lengths, errors, moved, strict=True) if error < 0.5 * way]
 print("lengths to trust:", trusted)
@@ -116,16 +115,17 @@ print("lengths to trust:", trusted)
 # %%
 # 4. Where traces leave the data
 # ------------------------------
-# Without a simulator that takes any state, the mask of a filter says how long traces last.
+# Without such a simulator, the mask of a filter shows how long traces stay in the range of the
+# data.
 
 mask = WithinSupport(model.observations.normalize, max_deviation=3.0)(traces)["mask"]
 print("share of traces that is left, by steps before the end state:")
 print({n: round(float(mask[:, -n].float().mean()), 2) for n in lengths})
 
 # %%
-# When to leave recall off
-# ------------------------
-# - The landing error is as large as the way from two steps on, as it was for the ant
+# When to turn recall off
+# -----------------------
+# - The landing error is as large as the covered distance after only two steps, as for the ant
 #   (:doc:`../results/goal_gan`).
-# - ``recall=self_imitation`` does as well: then the model adds nothing to the real trajectories.
-# - The host alone is as good on three seeds: :doc:`../when_to_use` says where that was so.
+# - ``recall=self_imitation`` is as good. Then the model adds nothing to the real trajectories.
+# - The host alone is as good on three seeds. :doc:`../when_to_use` lists such tasks.

@@ -18,19 +18,19 @@ __all__ = ["Cloning"]
 
 
 class Cloning(Stateful):
-    r"""Behaviour cloning beside the host: imitation of demonstrations, and of nothing else.
+    r"""Behaviour cloning beside the host: imitation of demonstrations alone.
 
     .. math:: -\sum_t \log \pi_\theta(a_t \mid s_t), \qquad (s_t, a_t) \in \text{demonstrations}
 
-    Schedule, number and length of steps are those of :class:`~torchrl_recall.SelfImitation`, whose
-    store the agent's own trajectories do not enter. It shows what demonstrations give without a
-    model.
+    The schedule and the imitation steps are those of :class:`~torchrl_recall.SelfImitation`, but
+    trajectories of the agent do not enter the store. The control shows what demonstrations
+    contribute without a model.
 
     Args:
         imitation_loss: Eq. 3, holding the host's policy.
 
     Keyword Args:
-        settings: those of :class:`~torchrl_recall.SelfImitation`.
+        settings: keyword arguments of :class:`~torchrl_recall.SelfImitation`.
 
     Examples:
         >>> import torch
@@ -61,11 +61,19 @@ class Cloning(Stateful):
         self.imitation = SelfImitation(imitation_loss, **settings)
 
     def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
-        """Take the demonstrations; see :meth:`~torchrl_recall.Recall.demonstrate`."""
+        """Store the demonstrations; see :meth:`~torchrl_recall.Recall.demonstrate`.
+
+        Args:
+            trajectories: whole trajectories, shape ``[time]`` each.
+        """
         self.imitation.demonstrate(trajectories)
 
     def extend(self, data: TensorDictBase) -> None:
-        """Count new experience, on whose states a trust region is measured."""
+        """Count the frames of new experience, and measure the trust region on its states.
+
+        Args:
+            data: transitions in order of time, shape ``[time]`` or ``[batch, time]``.
+        """
         data = valid_steps(data)
         self.imitation.imitate.steps.observe(data)
         self.imitation.schedule.advance(data.numel())
@@ -74,7 +82,7 @@ class Cloning(Stateful):
         """Imitate the demonstrations, once for each round that is due.
 
         Args:
-            replay_buffer: not looked at.
+            replay_buffer: ignored.
 
         Returns:
             See :meth:`~torchrl_recall.SelfImitation.step`.
@@ -82,11 +90,15 @@ class Cloning(Stateful):
         return self.imitation.step()
 
     def transitions(self, num: int) -> None:
-        """Return nothing: pairs are imitated only."""
+        """Return None: the control has no transitions for a critic.
+
+        Args:
+            num: ignored.
+        """
 
     def drop_unfinished(self) -> None:
-        """Do nothing: demonstrations are whole."""
+        """Do nothing: demonstrations are whole trajectories."""
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name what a resumed run needs; the policy belongs to the host."""
+        """Name the parts whose state a resumed run needs; the host saves the policy."""
         return self.imitation.stateful_parts()

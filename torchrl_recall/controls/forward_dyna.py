@@ -33,26 +33,28 @@ class ForwardDyna(Stateful):
     .. math:: s_{t+1} \sim p(s_{t+1} \mid a_t, s_t), \qquad r_t, d_t = r(s_t, a_t, s_{t+1})
 
     This is the control of :class:`~torchrl_recall.Recall` with ``use="critic"``. A backtracking
-    model whose data run the other way *is* a forward model of the same size, and its state
-    predictor takes the same steps on the same data. Rollouts begin in states drawn from the replay
-    buffer. No end state says what they give, so a reward has to be learned or known.
+    model that is trained on data reversed in time *is* a forward model of the same size. Its state
+    predictor takes the same gradient steps on the same data. Rollouts begin in states drawn from
+    the replay buffer. They do not end in states of known reward, so rewards have to be learned or
+    known.
 
     From Sutton, *Dyna, an integrated architecture for learning, planning, and reacting*, 1991.
 
     Args:
-        model: q(s_t | a_t, s_{t+1}) by its names; here s_{t+1} is where a step begins.
-        reward: called with the transitions, writes ``("next", "reward")`` and may write
-            ``("next", "terminated")``. A :class:`~torchrl_recall.RewardModel` is trained with the
-            model, as often and on as many transitions.
+        model: a backtracking model, q(s_t | a_t, s_{t+1}). Here its input s_{t+1} holds the state
+            in which a step begins.
+        reward: module called with the transitions. It writes ``("next", "reward")``, and may write
+            ``("next", "terminated")``. A :class:`~torchrl_recall.RewardModel` is trained with as
+            many gradient steps, of the same batch size, as the model.
 
     Keyword Args:
         policy: chooses actions; None draws them uniformly.
         interval: frames between rounds.
-        start_frames: frames before which there are no rounds.
+        start_frames: number of frames before the first round.
         num_states: rollouts in each round.
-        trace_length: steps of each.
-        num_model_updates: steps of the model in each round.
-        model_batch_size: transitions in each of them.
+        trace_length: steps of each rollout.
+        num_model_updates: gradient steps of the model in each round.
+        model_batch_size: transitions in each gradient step of the model.
         model_lr: the model's learning rate.
         compile: whether gradient steps are compiled.
 
@@ -113,7 +115,11 @@ class ForwardDyna(Stateful):
         self.draws: BatchSource = Draws()
 
     def extend(self, data: TensorDictBase) -> None:
-        """Take new experience into the models' statistics."""
+        """Count the frames of new experience, and add it to the models' statistics.
+
+        Args:
+            data: transitions, of any batch shape.
+        """
         data = valid_steps(data).reshape(-1)
         self.train_model.update_statistics(data)
         if self.train_reward is not None:
@@ -141,14 +147,14 @@ class ForwardDyna(Stateful):
 
     @torch.no_grad()
     def imagine(self, starts: TensorDictBase) -> TensorDictBase:
-        """Roll the model out.
+        """Roll the model out from some states.
 
         Args:
             starts: states under the model's ``observation_key``, shape ``[num_states]``.
 
         Returns:
-            Transitions like those of :class:`~torchrl_recall.TraceTransitions`, at most
-            ``[num_states * trace_length]``; a rollout stops where its episode ends.
+            Transitions like those of :class:`~torchrl_recall.TraceTransitions`, shape
+            ``[num_states * trace_length]`` or less, because a rollout stops where its episode ends.
         """
         model, rows = self.model, []
         states = require(starts, model.observation_key, "ForwardDyna", "Give real transitions.")
@@ -179,14 +185,21 @@ class ForwardDyna(Stateful):
             return self.policy(seen).get(self.model.action_key)
 
     def transitions(self, num: int) -> TensorDictBase | None:
-        """Draw imagined transitions of the newest round, with replacement; None before one."""
+        """Draw imagined transitions of the newest round.
+
+        Args:
+            num: number of transitions, drawn with replacement.
+
+        Returns:
+            Transitions of shape ``[num]``; None before the first round.
+        """
         return self.fresh.sample(num)
 
     def drop_unfinished(self) -> None:
-        """Do nothing: transitions are imagined one by one."""
+        """Do nothing: no trajectory is stored."""
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name what a resumed run needs; the policy belongs to the host."""
+        """Name the parts whose state a resumed run needs; the host saves the policy."""
         return {
             "schedule": self.schedule,
             "train_model": self.train_model,

@@ -34,46 +34,49 @@ class ForwardModelImitation(Stateful):
     .. math:: p(a_t, \Delta_t \mid s_t) = p(a_t \mid s_t) \, p(\Delta_t \mid a_t, s_t),
         \qquad \Delta_t = s_{t+1} - s_t
 
-    A backtracking model whose data run the other way *is* such a model, of the same size: time is
-    reversed around training and generation. The action model learns from the top trajectories, the
-    state predictor from what ``state_predictor_data`` says. Rollouts begin in states drawn from the
-    replay buffer; those that end in the states of highest value are imitated. Nothing makes them
-    good but that choice, which is why the paper prefers to go backwards.
+    A backtracking model that is trained on data reversed in time *is* such a model, of the same
+    size. The action model learns from the top trajectories, and the state predictor from
+    ``state_predictor_data``. Rollouts begin in states drawn from the replay buffer. Those that end
+    in the states of highest value are imitated. Only this choice favours good rollouts, which is
+    why the paper prefers to go backwards.
 
-    From Goyal et al., *Recall Traces*, ICLR 2019, App. G, which does not say how continuations are
-    chosen.
+    From Goyal et al., *Recall Traces*, ICLR 2019, App. G. The appendix does not say how
+    continuations are chosen.
 
     Args:
-        model: q(s_t, a_t | s_{t+1}) by its names; here s_{t+1} is where a step begins.
+        model: a backtracking model, q(s_t, a_t | s_{t+1}). Here its input s_{t+1} holds the state
+            in which a step begins.
         imitation_loss: Eq. 3, holding the host's policy.
-        critic: V(s), ranks the states where rollouts end.
+        critic: V(s), which ranks the last states of rollouts.
 
     Keyword Args:
-        num_states: how many rollouts are imitated, of the ``state_batch_size`` imagined.
+        num_states: number of rollouts that are imitated, out of ``state_batch_size`` imagined ones.
         interval: frames between rounds.
-        start_frames: frames before which there are no rounds.
-        anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
-            None keeps it.
+        start_frames: number of frames before the first round.
+        anneal_frames: number of frames over which the length of imitation steps falls linearly to
+            zero; None keeps it constant.
         num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
-        buffer_size: room for their transitions.
+        buffer_size: capacity of their buffer, in transitions.
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
-        reward_key: where rewards are, under ``"next"``.
-        done_key: where the end of a trajectory is, under ``"next"``.
-        num_model_updates: steps of the model in each round.
-        model_batch_size: transitions in each of them.
+        reward_key: key of the rewards, under ``"next"``.
+        done_key: key that marks the end of a trajectory, under ``"next"``.
+        num_model_updates: gradient steps of the model in each round.
+        model_batch_size: transitions in each gradient step of the model.
         model_lr: the model's learning rate.
-        state_predictor_data: ``"all"`` transitions or only the ``"top"`` trajectories.
-        state_fraction: share of most valuable states of the top trajectories to learn from.
-        state_batch_size: rollouts that are imagined.
+        state_predictor_data: training data of the state predictor, ``"all"`` transitions or only
+            those of the ``"top"`` trajectories.
+        state_fraction: a share in (0, 1]. The model learns from this share of the states of the top
+            trajectories, the most valuable ones.
+        state_batch_size: number of imagined rollouts in each round.
         trace_length: steps of each rollout.
         num_traces: rollouts from each state.
-        filters: modules that complete the pairs or narrow their mask, in order. Those that cut a
-            trace where it goes wrong walk away from where the rollout starts, and what is left of
-            it ends where they cut.
+        filters: modules that add entries to the pairs or narrow their mask, applied in order. A
+            filter that cuts traces starts at the first state of a rollout, and keeps the steps
+            before its first bad one.
         num_updates: imitation steps in each round.
-        batch_size: pairs in each of them.
+        batch_size: pairs of state and action in each imitation step.
         lr: learning rate of imitation by Adam.
-        max_kl: how far a round may move the policy, in nats; None takes steps of Adam.
+        max_kl: bound on the policy's change in one round, in nats; None takes steps of Adam.
         compile: whether gradient steps and rollouts are compiled.
 
     Raises:
@@ -192,7 +195,11 @@ class ForwardModelImitation(Stateful):
         self.model.update_statistics(self._reverse(valid_steps(data)))
 
     def extend(self, data: TensorDictBase) -> None:
-        """Offer new experience to the best trajectories (Alg. 1, line 5); see :class:`Recall`."""
+        """Offer new experience to the best trajectories (Alg. 1, line 5).
+
+        Args:
+            data: transitions in order of time, shape ``[time]`` or ``[batch, time]``.
+        """
         self.schedule.advance(self.trajectories.extend(data))
 
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
@@ -202,8 +209,8 @@ class ForwardModelImitation(Stateful):
             replay_buffer: all experience.
 
         Returns:
-            Detached means of the last round, and ``recall/ready``, which is 0 while a due round
-            waits for a trajectory that is better than another; empty if no round was due.
+            Detached means over the last round, and ``recall/ready``. The latter is 0 while a due
+            round waits until one trajectory is better than another. Empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):
@@ -219,14 +226,18 @@ class ForwardModelImitation(Stateful):
         return metrics | self.schedule.metrics
 
     def transitions(self, num: int) -> None:
-        """Return nothing: pairs are imitated only."""
+        """Return None: the control has no transitions for a critic.
+
+        Args:
+            num: ignored.
+        """
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        """Forget unfinished trajectories, after an environment was reset in mid-episode."""
         self.trajectories.drop_unfinished()
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name what a resumed run needs; the policy belongs to the host."""
+        """Name the parts whose state a resumed run needs; the host saves the policy."""
         return {
             "schedule": self.schedule,
             "trajectories": self.trajectories,
@@ -237,7 +248,7 @@ class ForwardModelImitation(Stateful):
 
 
 def _last_kept(rollouts: TensorDictBase) -> TensorDictBase:
-    """Return the last step that the mask leaves of each rollout, or its first step."""
+    """Return the last unmasked step of each rollout, or its first step if all are masked."""
     mask = rollouts.get("mask", None)
     if mask is None:
         return rollouts[:, -1]

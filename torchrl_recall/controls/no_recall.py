@@ -10,7 +10,7 @@ __all__ = ["NoRecall"]
 
 
 class NoRecall:
-    """The host alone: no part of recall is built, and no random number is drawn for it.
+    """Control without recall: the host learns alone, and recall draws no random number.
 
     Examples:
         >>> from torchrl_recall import NoRecall
@@ -26,7 +26,7 @@ class NoRecall:
         return {}
 
     def transitions(self, num: int) -> None:
-        """Return nothing."""
+        """Return None."""
 
     def drop_unfinished(self) -> None:
         """Do nothing."""

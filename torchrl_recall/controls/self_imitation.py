@@ -21,30 +21,31 @@ __all__ = ["SelfImitation"]
 
 
 class SelfImitation(Stateful):
-    """Imitation of the real top trajectories, without a model: the control that the paper lacks.
+    """Imitation of the real top trajectories, without a model: a control that the paper lacks.
 
-    Schedule, trajectories and imitation are those of
-    :class:`~torchrl_recall.Recall`. Only the pairs come from elsewhere.
+    The schedule, the trajectories and the imitation steps are those of
+    :class:`~torchrl_recall.Recall`. Only the pairs differ: they are real instead of imagined.
 
     Args:
         imitation_loss: Eq. 3, holding the host's policy.
 
     Keyword Args:
         interval: frames between rounds.
-        start_frames: frames before which there are no rounds.
-        anneal_frames: the length of imitation's steps falls linearly to zero at this many frames;
-            None keeps it.
+        start_frames: number of frames before the first round.
+        anneal_frames: number of frames over which the length of imitation steps falls linearly to
+            zero; None keeps it constant.
         num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
-        buffer_size: room for their transitions.
+        buffer_size: capacity of their buffer, in transitions.
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
-        reward_key: where rewards are, under ``"next"``.
-        done_key: where the end of a trajectory is, under ``"next"``.
-        observation_key: where states are, by which a cut stream is noticed.
-        filters: modules that complete the pairs or narrow their mask, in order.
+        reward_key: key of the rewards, under ``"next"``.
+        done_key: key that marks the end of a trajectory, under ``"next"``.
+        observation_key: key of the states. A state that differs from the preceding next state
+            shows a gap in the data.
+        filters: modules that add entries to the pairs or narrow their mask, applied in order.
         num_updates: imitation steps in each round.
-        batch_size: pairs in each of them.
+        batch_size: pairs of state and action in each imitation step.
         lr: learning rate of imitation by Adam.
-        max_kl: how far a round may move the policy, in nats; None takes steps of Adam.
+        max_kl: bound on the policy's change in one round, in nats; None takes steps of Adam.
         compile: whether gradient steps are compiled.
 
     Raises:
@@ -131,29 +132,48 @@ class SelfImitation(Stateful):
         imitate: ImitationUpdates,
         draws: BatchSource,
     ) -> SelfImitation:
-        """Compose the control from its parts; see :meth:`~torchrl_recall.Recall.from_parts`."""
+        """Compose the control from its parts; see :meth:`~torchrl_recall.Recall.from_parts`.
+
+        Keyword Args:
+            schedule: decides when a round is due.
+            trajectories: a store such as
+                :class:`~torchrl_recall.data.top_trajectories.TopTrajectories`.
+            imitate: gradient steps of Eq. 3.
+            draws: the source of random batches.
+
+        Returns:
+            The control.
+        """
         control = cls.__new__(cls)
         control.schedule, control.trajectories = schedule, trajectories
         control.imitate, control.draws = imitate, draws
         return control
 
     def extend(self, data: TensorDictBase) -> None:
-        """Offer new experience to the best trajectories (Alg. 1, line 5); see :class:`Recall`."""
+        """Offer new experience to the best trajectories (Alg. 1, line 5).
+
+        Args:
+            data: transitions in order of time, shape ``[time]`` or ``[batch, time]``.
+        """
         self.schedule.advance(self.trajectories.extend(data))
 
     def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
-        """Fill the store with demonstrations; see :meth:`~torchrl_recall.Recall.demonstrate`."""
+        """Fill the store with demonstrations; see :meth:`~torchrl_recall.Recall.demonstrate`.
+
+        Args:
+            trajectories: whole trajectories, shape ``[time]`` each.
+        """
         self.trajectories.demonstrate(trajectories)
 
     def step(self, replay_buffer: ReplayBuffer | None = None) -> dict[str, Tensor]:
         """Imitate the best trajectories, once for each round that is due.
 
         Args:
-            replay_buffer: not looked at.
+            replay_buffer: ignored.
 
         Returns:
-            Detached means of the last round, and ``recall/ready``, which is 0 while a due round
-            waits for a trajectory that is better than another; empty if no round was due.
+            Detached means over the last round, and ``recall/ready``. The latter is 0 while a due
+            round waits until one trajectory is better than another. Empty if no round was due.
         """
         metrics: dict[str, Tensor] = {}
         for share in self.schedule.rounds(self.trajectories):
@@ -161,14 +181,18 @@ class SelfImitation(Stateful):
         return metrics | self.schedule.metrics
 
     def transitions(self, num: int) -> None:
-        """Return nothing: pairs are imitated only."""
+        """Return None: the control has no transitions for a critic.
+
+        Args:
+            num: ignored.
+        """
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        """Forget unfinished trajectories, after an environment was reset in mid-episode."""
         self.trajectories.drop_unfinished()
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name what a resumed run needs; the policy belongs to the host."""
+        """Name the parts whose state a resumed run needs; the host saves the policy."""
         return {
             "schedule": self.schedule,
             "trajectories": self.trajectories,

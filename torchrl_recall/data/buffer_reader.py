@@ -1,4 +1,4 @@
-"""New frames out of a replay buffer that a collector writes to itself."""
+"""Reading of new frames from a replay buffer into which a collector writes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["BufferReader"]
 
 
 class BufferReader:
-    """Reads what was written into a replay buffer since the last read.
+    """Reader of the rows that were written into a replay buffer since the last read.
 
-    A collector that is given a ``replay_buffer=`` writes to it and yields None. Recall then gets
-    its experience from the buffer::
+    A collector with ``replay_buffer=`` writes into the buffer itself and yields None. Recall then
+    gets its experience from the buffer::
 
         reader = BufferReader(replay_buffer)
         for _ in collector:
@@ -24,14 +24,14 @@ class BufferReader:
             ...
             recall.step(replay_buffer)
 
-    Rows of several environments lie in the buffer one after the other. They are told apart by
+    The buffer may hold rows of several environments. They are told apart by
     ``("collector", "traj_ids")``, which collectors add unless ``track_traj_ids=False``.
 
     Args:
-        replay_buffer: a buffer that overwrites its oldest rows, the default of TorchRL.
+        replay_buffer: a buffer whose writer overwrites the oldest rows, as TorchRL's default does.
 
     Raises:
-        ValueError: the buffer's writer chooses rows in another way.
+        ValueError: the buffer has another kind of writer.
 
     Examples:
         >>> from torchrl.collectors import Collector
@@ -63,15 +63,15 @@ class BufferReader:
         """Return the rows written since the last call, oldest first, as a copy.
 
         Returns:
-            Shape ``[num_rows]``, or with a storage of several dimensions ``[*batch, num_rows]``,
-            where time comes last.
+            Rows of shape ``[num_rows]``. A storage of several dimensions gives
+            ``[*batch, num_rows]``, where time is the last dimension.
 
         Raises:
-            RuntimeError: some of them have been overwritten already.
+            RuntimeError: some rows were overwritten before they could be read.
         """
         buffer = self.replay_buffer
         count = buffer.write_count
-        new = count - self._read if count >= self._read else count  # it may have been emptied
+        new = count - self._read if count >= self._read else count  # if the buffer was emptied
         self._read = count
         if not new:
             return TensorDict({}, batch_size=[0])
@@ -89,7 +89,7 @@ class BufferReader:
         return rows if storage.ndim == 1 else rows.transpose(0, storage.ndim - 1)
 
     def state_dict(self) -> dict:
-        """Return how many rows are not read yet."""
+        """Return the number of rows that are not read yet."""
         return {"unread": self.replay_buffer.write_count - self._read}
 
     def load_state_dict(self, state: dict) -> None:

@@ -1,4 +1,4 @@
-"""State of a replay buffer, of its written rows only."""
+"""State of a replay buffer with its written rows only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ __all__ = ["BufferState"]
 
 
 class BufferState:
-    """See a replay buffer as an object whose state holds its written rows only.
+    """State of a replay buffer, which holds its written rows only.
 
-    TorchRL's ``buffer.state_dict()`` of a ``LazyTensorStorage`` is as large as the full storage.
+    With a ``LazyTensorStorage``, TorchRL's own ``buffer.state_dict()`` is as large as the full
+    storage.
 
     Args:
-        buffer: a buffer with a tensor storage, and a sampler that is prioritised or without state.
+        buffer: a buffer with a tensor storage. Its sampler is prioritised or has no state.
 
     Examples:
         >>> import torch
@@ -37,7 +38,7 @@ class BufferState:
         self.buffer = buffer
 
     def state_dict(self) -> dict:
-        """Return the rows, None while empty, and the state of writer, transforms and priorities."""
+        """Return the rows, or None while empty, and the state of writer, transforms and sampler."""
         buffer = self.buffer
         state: dict[str, Any] = {
             "rows": buffer.storage[: len(buffer)].exclude("index").clone() if len(buffer) else None,
@@ -55,7 +56,7 @@ class BufferState:
         """Restore the state of a buffer with the same settings.
 
         Args:
-            state: from :meth:`state_dict`.
+            state: the result of :meth:`state_dict`.
 
         Raises:
             ValueError: the rows do not fit into the buffer.

@@ -1,4 +1,4 @@
-"""Data sets of past experience: TorchRL's dumps and Minari's HDF5, read without a pickle."""
+"""Data sets of past experience: TorchRL's dumps and Minari's HDF5, read without unpickling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KNOWN_BY: tuple[NestedKey, ...] = ("is_init", "step_count", ("collector", "traj
 _MASK = ("collector", "mask")
 _STEPS = "steps_to_next_obs"
 _FLAGS = ("done", "terminated", "truncated")
-_TOLERANCE = 1e-3  # of an action's range, within which actions beyond its bounds are clamped
+_TOLERANCE = 1e-3  # share of an action's range; actions out of bounds by less are clamped
 
 
 def read_data_set(
@@ -32,28 +32,28 @@ def read_data_set(
     *,
     observation_keys: Sequence[str] | None = None,
 ) -> TensorDict:
-    """Read a data set, and check that it is one of a task.
+    """Read a data set, and check that it belongs to a task.
 
-    A folder may be what ``replay_buffer.dumps(path)`` of TorchRL wrote, what ``data.memmap(path)``
-    of a TensorDict wrote (``torchrl_recall.record`` does), or a Minari data set with its
-    ``data/main_data.hdf5``. Nothing is unpickled: files of numbers are read by the shapes that
-    JSON or HDF5 says, and all others are ignored.
+    Three layouts are read: the folder of TorchRL's ``replay_buffer.dumps(path)``, the folder of
+    TensorDict's ``data.memmap(path)``, which ``torchrl_recall.record`` writes, and a Minari data
+    set with its ``data/main_data.hdf5``. Nothing is unpickled. Arrays are read by the shapes that
+    JSON or HDF5 gives, and other files are ignored.
 
     Args:
         path: the folder, or an HDF5 file.
-        observation_spec: of one state, a vector.
-        action_spec: of one action.
+        observation_spec: spec of one state, a vector.
+        action_spec: spec of one action.
 
     Keyword Args:
-        observation_keys: entries of the data that make up the state, joined in this order.
+        observation_keys: entries of the data that make up the state, concatenated in this order.
 
     Returns:
-        Steps in order, ``[time]`` or ``[streams, time]``: ``observation``, ``action`` and, under
-        ``next``, ``observation``, ``reward``, ``terminated`` and ``done``; and what the data say of
-        which steps belong together.
+        Transitions in order of time, shape ``[time]`` or ``[streams, time]``, in environment units.
+        They have ``observation`` and ``action``, and under ``next`` they have ``observation``,
+        ``reward``, ``terminated`` and ``done``. Entries that tell trajectories apart are kept.
 
     Raises:
-        DataSetError: there is no data set, it is damaged, or it is none of this task.
+        DataSetError: there is no data set, it is damaged, or it belongs to another task.
 
     Examples:
         >>> import tempfile, torch
@@ -103,15 +103,18 @@ def conform(
     *,
     observation_keys: Sequence[str] | None = None,
 ) -> TensorDict:
-    """Bring steps into the form that losses and models read, or say what is wrong with them.
+    """Bring transitions into the form that losses and models read, or refuse them.
 
     Args:
-        data: ``[time]`` or ``[streams, time]``.
-        observation_spec: of one state.
-        action_spec: of one action.
+        data: transitions in order of time, shape ``[time]`` or ``[streams, time]``.
+        observation_spec: spec of one state.
+        action_spec: spec of one action.
 
     Keyword Args:
         observation_keys: see :func:`read_data_set`.
+
+    Returns:
+        The transitions with the entries of :func:`read_data_set`.
 
     Raises:
         DataSetError: an entry is missing, of another shape, not finite or out of bounds.
@@ -171,7 +174,7 @@ def _entry(data: TensorDictBase, key: NestedKey) -> Tensor:
 def _state(
     data: TensorDictBase, prefix: tuple[str, ...], observation_keys: Sequence[str] | None
 ) -> Tensor:
-    """Return states, joined of the named entries where there is no ``observation``."""
+    """Return states; without ``observation``, concatenate the named entries."""
     whole = data.get((*prefix, "observation"), None)
     if whole is not None or not observation_keys:
         key = (*prefix, "observation")
@@ -181,7 +184,7 @@ def _state(
 
 
 def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Tensor:
-    """Cast an entry to its spec; numbers of categories become the one-hot vectors of a OneHot."""
+    """Cast an entry to its spec; for a OneHot spec, indices become one-hot vectors."""
     shape = value.shape[data.ndim :]
     is_index = not value.is_floating_point() and value.dtype is not torch.bool
     if is_index and tuple(shape) in ((), (1,)) and isinstance(spec, OneHot):
@@ -203,7 +206,7 @@ def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Te
 
 
 def _within(action: Tensor, spec: TensorSpec) -> Tensor:
-    """Clamp actions that rounding put beyond their bounds; refuse those that lie farther."""
+    """Clamp actions that are out of bounds by rounding; refuse actions that are farther out."""
     if isinstance(spec, OneHot):
         if not (action.long().sum(-1) == 1).all():
             raise DataSetError("action is no one-hot vector in some steps.")
@@ -241,7 +244,7 @@ def _read_dump(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
             f"{folder} has the shape {tuple(data.shape)}; [time, streams] or [trajectories, time] "
             "is expected. Flatten it to one of them."
         )
-    found = {}  # by how many steps follow each other
+    found = {}  # layouts, by their share of steps that follow each other
     if length <= num_rows:  # an item is a trajectory
         items = _oldest_first(data, length, cursor)
         found["trajectories"] = items, _continuity(items, observation_keys)
@@ -259,14 +262,14 @@ def _read_dump(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
 
 
 def _oldest_first(data: TensorDictBase, num: int, cursor: int) -> TensorDictBase:
-    """Take the written rows in the order of their writing."""
+    """Return the written rows in the order in which they were written."""
     if num == data.shape[0] and 0 < cursor < num:  # the oldest follow the newest
         return cast(TensorDictBase, torch.cat([data[cursor:], data[:cursor]]))
     return data[:num]
 
 
 def _continuity(data: TensorDictBase, observation_keys: Sequence[str]) -> float:
-    """Return the share of steps ``[streams, time]`` whose next state is the one that follows."""
+    """Return the share of steps ``[streams, time]`` whose next state is that of the next step."""
     key = next((k for k in observation_keys if data.get(k, None) is not None), "observation")
     state, following = _entry(data, key), _entry(data, ("next", key))
     num = (data.shape[0], data.shape[1] - 1)
@@ -283,7 +286,7 @@ def _continuity(data: TensorDictBase, observation_keys: Sequence[str]) -> float:
 
 
 def _read_memmap(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
-    """Read the entries that are needed of a TensorDict on disk."""
+    """Read the needed entries of a TensorDict on disk."""
     meta = _json(folder / "meta.json")
     try:
         data = TensorDict({}, batch_size=[int(n) for n in meta["shape"]])
@@ -305,7 +308,7 @@ def _read_memmap(folder: Path, observation_keys: Sequence[str]) -> TensorDictBas
 
 
 def _read_tensor(folder: Path, name: str) -> Tensor | None:
-    """Read the numbers of an entry; None if there is none of this name."""
+    """Read the array of an entry; return None if there is no such entry."""
     meta = folder / "meta.json"
     entry = _json(meta).get(name) if meta.is_file() else None
     if not isinstance(entry, dict) or "dtype" not in entry:

@@ -25,18 +25,18 @@ def whole_trajectories(
     reward_key: NestedKey = "reward",
     done_key: NestedKey = "done",
 ) -> list[TensorDictBase]:
-    """Cut steps into the whole trajectories that they hold.
+    """Cut transitions into whole trajectories; incomplete ones are left out.
 
     Args:
-        data: steps in order, ``[time]`` or ``[streams, time]``.
+        data: transitions in order of time, shape ``[time]`` or ``[streams, time]``.
 
     Keyword Args:
-        observation_key: where states are.
-        reward_key: where rewards are, under ``"next"``.
-        done_key: where the end of a trajectory is, under ``"next"``.
+        observation_key: key of the states.
+        reward_key: key of the rewards, under ``"next"``.
+        done_key: key that marks the end of a trajectory, under ``"next"``.
 
     Returns:
-        Each whole trajectory, ``[time]``.
+        The whole trajectories, shape ``[time]`` each.
 
     Raises:
         DataSetError: no episode ends in the data, or a return is not finite.
@@ -75,16 +75,16 @@ def whole_trajectories(
 
 
 class Demonstrations:
-    """Transitions of demonstrations, which recall draws from beside its own experience.
+    """Transitions of demonstrations, from which models learn beside the agent's own experience.
 
-    Until the agent has been where the demonstrations are, nobody else could teach a model how to
-    get there. The host's own batches are not touched.
+    The agent has not yet visited the states of demonstrations, so its own experience cannot teach
+    a model how to reach them. The batches of the host do not change.
 
     Args:
-        trajectories: whole ones, ``[time]`` each.
+        trajectories: whole trajectories, shape ``[time]`` each.
 
     Keyword Args:
-        device: where their rows are put.
+        device: device of the stored transitions.
 
     Examples:
         >>> import torch
@@ -107,11 +107,18 @@ class Demonstrations:
         self.rows = rows if device is None else rows.to(device)
 
     def beside(self, replay_buffer: ReplayBuffer) -> _Both:
-        """Return what holds both, to draw rows by their numbers."""
+        """Join the demonstrations with a replay buffer, to draw rows from both.
+
+        Args:
+            replay_buffer: all experience of the agent.
+
+        Returns:
+            A source that is indexed by row numbers, demonstrations first.
+        """
         return _Both(self.rows, replay_buffer)
 
     def state_dict(self) -> dict:
-        """Return the rows, so that a resumed run has the same whatever became of their file."""
+        """Return the rows, so that a resumed run does not need their file again."""
         return {"rows": self.rows.clone()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -121,7 +128,7 @@ class Demonstrations:
 
 
 class _Both:
-    """Rows of demonstrations and, after them, those of a replay buffer, in what both hold."""
+    """Rows of demonstrations, then those of a replay buffer, with the entries that both have."""
 
     ndim = 1
 
@@ -130,7 +137,7 @@ class _Both:
 
     @property
     def storage(self) -> _Both:
-        """Return what is indexed for rows without transforms."""
+        """The object that is indexed for rows without transforms."""
         return self
 
     def __len__(self) -> int:

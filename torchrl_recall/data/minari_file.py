@@ -16,11 +16,18 @@ _EPISODE = "episode_"
 
 
 class DataSetError(ValueError):
-    """A data set that cannot be used; the message says why, and the cure."""
+    """Error of a data set that cannot be used; its message gives the reason and the cure."""
 
 
 def find_minari(path: Path) -> Path | None:
-    """Return the HDF5 file of a Minari data set; None if the path is none."""
+    """Return the HDF5 file of a Minari data set.
+
+    Args:
+        path: the folder of the data set, or an HDF5 file.
+
+    Returns:
+        The file; None if the path is no Minari data set.
+    """
     if path.is_file():
         return path
     files = [path / "data" / "main_data.hdf5", path / "main_data.hdf5"]
@@ -31,12 +38,13 @@ def read_minari(file: Path, observation_keys: Sequence[str] | None = None) -> Te
     """Read all episodes, one after the other.
 
     Args:
-        file: with groups ``episode_0``, ``episode_1``, ..., each of ``observations`` (one more than
-            actions), ``actions``, ``rewards``, ``terminations`` and ``truncations``.
-        observation_keys: entries of a Dict observation, joined in this order.
+        file: an HDF5 file with groups ``episode_0``, ``episode_1`` and so on. Each holds
+            ``observations`` (one more than actions), ``actions``, ``rewards``, ``terminations`` and
+            ``truncations``.
+        observation_keys: entries of a Dict observation, concatenated in this order.
 
     Returns:
-        Steps ``[time]`` with the entries of TorchRL's environments, and ``is_init``.
+        Transitions of shape ``[time]`` with the entries of TorchRL's environments, and ``is_init``.
 
     Raises:
         DataSetError: h5py is missing, or the file is no such data set.
@@ -61,7 +69,7 @@ def read_minari(file: Path, observation_keys: Sequence[str] | None = None) -> Te
 
 
 def _refuse_links(group: Any, file: Path) -> None:
-    """Refuse whatever would have another file read."""
+    """Refuse links, through which HDF5 would read another file."""
     import h5py
 
     for name in group:

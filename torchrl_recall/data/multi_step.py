@@ -11,19 +11,19 @@ __all__ = ["MultiStep"]
 
 
 class MultiStep(MultiStepTransform):
-    r"""TorchRL's ``MultiStepTransform``, with the last step's flags and a window that is saved.
+    r"""TorchRL's ``MultiStepTransform`` with correct flags and a state that is saved.
 
     .. math:: r_t^{(n)} = \sum_{k=0}^{n-1} \gamma^k r_{t+k}
 
-    A row enters the replay buffer n steps later, with the observation of then as its next one and
-    ``steps_to_next_obs``, by which value estimators raise their discount. At the end of an episode
-    rows are shorter. TorchRL 0.14.1 leaves ``terminated`` and ``done`` of a row as they were after
-    its first step, so that targets begin at the value of a terminal state; here they are those of
-    its last.
+    A transition enters the replay buffer n steps later. Its next observation is that of n steps
+    later, and value estimators discount by γ to the power ``steps_to_next_obs``. At the end of an
+    episode transitions span fewer steps. In TorchRL 0.14.1, ``terminated`` and ``done`` are those
+    of the first step, so targets may bootstrap from a terminal state. Here they are those of the
+    last step.
 
     Args:
-        n_steps: n.
-        gamma: the discount.
+        n_steps: n, the number of steps of a transition.
+        gamma: γ, the discount factor.
 
     Examples:
         >>> import torch
@@ -49,15 +49,15 @@ class MultiStep(MultiStepTransform):
     """
 
     def __init__(self, n_steps: int, gamma: float) -> None:
-        super().__init__(n_steps, gamma, done_keys=[])  # those would keep their first values
+        super().__init__(n_steps, gamma, done_keys=[])  # flags named here would be the first step's
         self._restored = False
 
     def drop_unfinished(self) -> None:
-        """Forget the open window, as after an environment was reset in mid-episode."""
+        """Forget the steps of unfinished transitions, after a reset in mid-episode."""
         self._buffer = None
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the open window."""
+        """Return the steps of unfinished transitions."""
         return {"window": None if self._buffer is None else self._buffer.clone()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

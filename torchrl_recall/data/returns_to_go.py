@@ -1,4 +1,4 @@
-"""Returns of real episodes beside their transitions, and targets that they bound."""
+"""Returns of real episodes, stored beside their transitions, as lower bounds of value targets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ RETURN_TO_GO = "return_to_go"
 
 
 class BoundedTD0(TD0Estimator):
-    r"""TorchRL's one-step (or n-step) target, and no less than what a real episode gave.
+    r"""TorchRL's one-step or n-step target, bounded below by the return of the real episode.
 
     .. math:: y = \max \{ r + \gamma (1 - d) V(s'), \; G_t \}, \qquad
         G_t = \sum_{k \geq 0} \gamma^k r_{t+k}
 
-    From Oh et al., *Self-Imitation Learning*, 2018, and before it He et al., *Learning to Play in a
-    Day*, 2017. It needs no model: it is the control that traces have to beat. Rows without a known
-    return keep their target.
+    From He et al., *Learning to Play in a Day*, 2017, and Oh et al., *Self-Imitation Learning*,
+    2018. The estimator needs no model, so it is a control for traces that train a critic. A
+    transition without a known return keeps its usual target.
 
     Examples:
         >>> import torch
@@ -44,22 +44,22 @@ class BoundedTD0(TD0Estimator):
     """
 
     def value_estimate(self, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the target, see the class."""
+        """Return the target, shape ``[*batch, 1]``; see the class."""
         target = super().value_estimate(tensordict, *args, **kwargs)
         bound = tensordict.get(RETURN_TO_GO, None)
         return target if bound is None else torch.maximum(target, bound)
 
 
 class ReturnsToGo:
-    r"""Writes the return of an episode beside each of its transitions, once it has ended.
+    r"""Writer of discounted returns into a replay buffer, once an episode has ended.
 
-    Until then, and for good where an episode was cut, a transition's return is :math:`-\infty`: of
-    what would have followed a cut nothing is known. Transitions of several steps, which enter the
-    replay buffer late, get theirs too.
+    Each transition gets the discounted sum of rewards from its step to the end of the episode. Its
+    return is :math:`-\infty` until the episode ends, and stays so if the episode is cut off.
+    Transitions of several steps, which enter the replay buffer late, get their return too.
 
     Args:
-        replay_buffer: overwrites its oldest rows.
-        gamma: the discount.
+        replay_buffer: a buffer that overwrites its oldest rows.
+        gamma: γ, the discount factor.
 
     Examples:
         >>> import torch
@@ -79,12 +79,16 @@ class ReturnsToGo:
 
     def __init__(self, replay_buffer: ReplayBuffer, gamma: float) -> None:
         self.replay_buffer, self.gamma = replay_buffer, gamma
-        self._rewards: list[float] = []  # of the open episode
+        self._rewards: list[float] = []  # of the unfinished episode
         self._returns: deque[float] = deque()  # of steps whose rows are not written yet
         self._rows: deque[int] = deque()  # written, in order, whose returns are not known yet
 
     def extend(self, data: TensorDictBase) -> None:
-        """Write transitions of one environment in order, ``[time]``."""
+        """Write transitions into the buffer, and the returns of episodes that end.
+
+        Args:
+            data: transitions of one environment in order of time, shape ``[time]``.
+        """
         unknown = torch.full((*data.shape, 1), -torch.inf, device=data["next", "reward"].device)
         index = self.replay_buffer.extend(data.copy().set(RETURN_TO_GO, unknown))
         self._rows.extend(torch.as_tensor(index).flatten().tolist())
@@ -107,13 +111,13 @@ class ReturnsToGo:
         self._rewards = []
 
     def _write(self) -> None:
-        """Write the returns of rows of which both are known."""
+        """Write the returns of all steps whose row and return are both known."""
         num = min(len(self._rows), len(self._returns))
         if not num:
             return
         pairs = [(self._rows.popleft(), self._returns.popleft()) for _ in range(num)]
-        newest = dict(pairs)  # a row that was written twice keeps its last return,
-        for row in self._rows:  # and one of an episode that is still open none
+        newest = dict(pairs)  # a row that was overwritten gets the newer return,
+        for row in self._rows:  # or none if its new episode has not ended
             newest.pop(row, None)
         rows, returns = torch.tensor(list(newest)).long(), torch.tensor(list(newest.values()))
         storage = self.replay_buffer.storage
@@ -121,11 +125,11 @@ class ReturnsToGo:
         column[rows.to(column.device)] = returns.unsqueeze(-1).to(column.device)
 
     def drop_unfinished(self) -> None:
-        """Forget the open episode, whose written rows keep their unknown returns."""
+        """Forget the unfinished episode; the returns of its transitions stay unknown."""
         self._rewards, self._returns, self._rows = [], deque(), deque()
 
     def state_dict(self) -> dict:
-        """Return what waits."""
+        """Return the rewards, returns and rows that are not written yet."""
         return {
             "rewards": list(self._rewards),
             "returns": list(self._returns),

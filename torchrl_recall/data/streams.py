@@ -1,4 +1,4 @@
-"""Whole trajectories out of writes that hold parts of them."""
+"""Assembly of whole trajectories from writes that hold parts of them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _MASK, _IDS = ("collector", "mask"), ("collector", "traj_ids")
 
 
 class TrajectoryStreams:
-    """Join the parts of trajectories, and drop what never was one.
+    """Assembler of whole trajectories from the parts in several writes.
 
-    Writes have the shape ``[time]`` or ``[batch, time]``. Parts of a trajectory are known by
-    ``("collector", "traj_ids")`` where the data carry them, whatever their order. If one of them is
-    in two rows of a write, it is of a worker, and rows are workers from then on. Without them each
-    row is a stream that goes on where it stopped, or, with a ``("collector", "mask")``, a whole
-    trajectory.
+    Writes have the shape ``[time]`` or ``[batch, time]``. If the data have
+    ``("collector", "traj_ids")``, parts with the same identifier form a trajectory, in any order.
+    If one identifier is in two rows of a write, each worker has identifiers of its own, and rows
+    count as workers from then on. Without identifiers, each row is a stream that continues in the
+    next write. With a ``("collector", "mask")``, each row is a whole trajectory.
 
-    A stream that does not go on is cut: s_t must be the s_{t+1} of the step before it, and
-    ``step_count`` or ``is_init`` must agree if they are there. Of a cut trajectory only a part that
-    is known to begin an episode is kept. The first time that steps are dropped a warning says why.
+    A stream is cut where a step does not follow from the one before it. That is the case if s_t
+    differs from the preceding s_{t+1}, or if ``step_count`` or ``is_init`` show it. A part of a cut
+    trajectory is kept only if it begins an episode. A warning gives the reason when steps are
+    dropped for the first time.
 
     Args:
-        done_key: where the end of a trajectory is, with ``"next"``.
-        observation_key: where s_t is; s_{t+1} is the same key under ``"next"``.
+        done_key: key that marks the end of a trajectory, including ``"next"``.
+        observation_key: key of s_t; s_{t+1} is the same key under ``"next"``.
 
     Examples:
         >>> import torch
@@ -49,13 +50,13 @@ class TrajectoryStreams:
         self.done_key, self.observation_key = done_key, unraveled(observation_key)
         self.num_dropped = 0  # steps
         self._warned = False
-        # Rows: writes since the oldest open trajectory. Of each row: where its open one begins,
-        # whether that is too long to be kept, and whether a done flag came before it.
+        # Rows: writes since the oldest unfinished trajectory. For each row: where its unfinished
+        # trajectory begins, whether it is too long to be kept, and whether a done flag precedes it.
         self._parts: list[TensorDictBase] = []
         self._starts = torch.zeros(0, dtype=torch.long)
         self._lost = torch.zeros(0, dtype=torch.bool)
         self._after_done = torch.zeros(0, dtype=torch.bool)
-        # Trajectories known by their identifier, after the row if it is of a worker.
+        # Trajectories by identifier, preceded by the row if rows are workers.
         self._ids_of_rows = False
         self._by_id: dict[tuple[int, int], list[TensorDictBase]] = {}
         self._done_ids: set[tuple[int, int]] = set()  # of the last write; a cut one may go on
@@ -64,22 +65,25 @@ class TrajectoryStreams:
 
     @property
     def num_open(self) -> int:
-        """Return the number of steps that are held."""
+        """The number of stored steps of unfinished trajectories."""
         held = sum(part.numel() for parts in self._by_id.values() for part in parts)
         return held + sum(part.numel() for part in self._parts)
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories."""
+        """Forget unfinished trajectories."""
         self._parts, self._by_id, self._last_in_row = [], {}, {}
         self._done_ids, self._renamed = set(), set()
         self._lost = torch.zeros_like(self._lost)
 
     def finished(self, data: TensorDictBase, capacity: int) -> list[TensorDictBase]:
-        """Take a write in, and return the trajectories that it completes.
+        """Add a write, and return the trajectories that it completes.
 
         Args:
-            data: shape ``[time]`` or ``[batch, time]``.
+            data: transitions in order of time, shape ``[time]`` or ``[batch, time]``.
             capacity: steps of the longest trajectory that can be kept.
+
+        Returns:
+            The completed trajectories, shape ``[time]`` each, in the order in which they ended.
         """
         rows = data.reshape(-1, data.shape[-1])
         mask = data.get(_MASK, None)
@@ -150,7 +154,7 @@ class TrajectoryStreams:
         return finished
 
     def _goes_on(self, before: list[TensorDictBase], new: TensorDictBase) -> bool:
-        """Say whether a trajectory goes on under another identifier."""
+        """Return whether a trajectory continues under another identifier."""
         if not before:
             return False
         both = torch.cat([before[-1][-1:].to(new.get(self.done_key).device), new[:1]])
@@ -195,7 +199,7 @@ class TrajectoryStreams:
         return finished
 
     def _cut_rows(self) -> list[TensorDictBase]:
-        """Cut each row after its done flags, in the order in which trajectories ended."""
+        """Cut each row after its done flags; return trajectories in the order of their ends."""
         window = self._window()
         done, begins, breaks = self._done(window), self._begins(window), self._breaks(window)
         finished = []
@@ -214,7 +218,7 @@ class TrajectoryStreams:
             if not whole and begins is not None:
                 whole = bool(begins[row, first])
             elif not whole:
-                whole = first == start  # nothing says that the stream began in mid-episode
+                whole = first == start  # no sign that the stream began in mid-episode
             kept_from = first if whole else end + 1
             if kept_from > start:
                 self._drop(kept_from - start, "an episode was cut without a done flag")
@@ -224,13 +228,13 @@ class TrajectoryStreams:
         return finished
 
     def _trim(self, window: TensorDictBase) -> None:
-        """Drop the time steps before the oldest open trajectory."""
+        """Drop the time steps before the oldest unfinished trajectory."""
         open_from = int(self._starts.min())
         self._parts = [window[:, open_from:].clone()] if open_from < window.shape[1] else []
         self._starts -= open_from
 
     def _window(self) -> TensorDictBase:
-        """Join all writes since the oldest open trajectory."""
+        """Join all writes since the oldest unfinished trajectory."""
         device = self._parts[-1].get(self.done_key).device  # a restored part may lie elsewhere
         return torch.cat([part.to(device) for part in self._parts], 1)  # type: ignore[return-value]
 
@@ -239,12 +243,12 @@ class TrajectoryStreams:
         return done.reshape(*data.shape, done.shape[data.ndim :].numel()).any(-1)  # or no step
 
     def _count(self, data: TensorDictBase) -> Tensor | None:
-        """Return the steps before each in its episode, by TorchRL's counter or ours."""
+        """Return the number of steps before each step in its episode; None if unknown."""
         counts = (data.get(key, None) for key in ("step_count", "elapsed_steps"))
         return next((count for count in counts if count is not None), None)
 
     def _begins(self, data: TensorDictBase) -> Tensor | None:
-        """Say which steps begin an episode; None where the data do not tell."""
+        """Mark the steps that begin an episode; None if the data do not say."""
         if (count := self._count(data)) is not None:
             return (count.reshape(*data.shape, -1) == 0).all(-1)
         if (init := data.get("is_init", None)) is not None:
@@ -252,7 +256,7 @@ class TrajectoryStreams:
         return None
 
     def _follows(self, window: TensorDictBase) -> Tensor | None:
-        """Say which steps go on from the one before them; None where the data do not tell."""
+        """Mark the steps that follow from the step before; None if the data do not say."""
         before, after = window[:, :-1], window[:, 1:]
         told = []
         if (count := self._count(window)) is not None:
@@ -268,7 +272,7 @@ class TrajectoryStreams:
         return torch.stack(told).all(0) if told else None
 
     def _breaks(self, window: TensorDictBase) -> Tensor:
-        """Say which steps do not go on from the one before them, which was not done."""
+        """Mark the steps that do not follow from the step before, although it was not done."""
         follows = self._follows(window)
         if follows is None:
             return torch.zeros(window.shape, dtype=torch.bool)
@@ -276,7 +280,7 @@ class TrajectoryStreams:
         return torch.cat([torch.zeros_like(breaks[:, :1]), breaks], 1)
 
     def _drop(self, steps: int, reason: str) -> None:
-        """Count dropped steps, and say once why."""
+        """Count dropped steps, and warn once with the reason."""
         self.num_dropped += steps
         if steps and not self._warned:
             self._warned = True
@@ -289,7 +293,7 @@ class TrajectoryStreams:
             )
 
     def state_dict(self) -> dict:
-        """Return the open trajectories as tensors and plain containers."""
+        """Return the unfinished trajectories as tensors and plain containers."""
         window = self._window() if self._parts else None
         return {
             "rows": None if window is None else to_containers(window),

@@ -23,17 +23,19 @@ class TopKTrajectories(Transform):
     r"""Replay-buffer transform that keeps the best whole trajectories and nothing else.
 
     The buffer holds the ``num_trajectories`` trajectories of highest return :math:`\sum_t r_t`
-    among all that were ever written. The newer one wins a tie, and the others leave the buffer.
+    among all that were ever written. Of two equal returns the newer one counts as higher. All other
+    trajectories leave the buffer.
 
-    A trajectory counts once it is done, written at once or spread over many writes. Writes have
-    the shape ``[time]`` or ``[batch, time]``, where each row is a stream, or hold whole
+    A trajectory counts once it is done, whether it comes in one write or in many. Writes have the
+    shape ``[time]`` or ``[batch, time]``, where each row is a stream. They may also hold whole
     trajectories, padded with a ``("collector", "mask")`` as ``trajs_per_batch`` makes them. Data of
-    asynchronous collectors, or split by ``split_trajs=True``, must carry their
-    ``("collector", "traj_ids")``. What cannot have been one trajectory is dropped, with a warning;
+    asynchronous collectors, or split by ``split_trajs=True``, must have
+    ``("collector", "traj_ids")``. Steps that cannot form one trajectory are dropped with a warning;
     see :class:`~torchrl_recall.data.streams.TrajectoryStreams`.
 
-    With ``return_threshold``, the buffer holds the most recent trajectories whose return exceeds
-    it instead: with random starts, ranking by return keeps only trivially short trajectories.
+    With ``return_threshold``, the buffer instead holds the most recent trajectories whose return
+    exceeds the threshold. It is meant for random starts, with which a ranking by return would keep
+    only the shortest trajectories.
 
     From Goyal et al., *Recall Traces*, ICLR 2019. Use it on a buffer that holds nothing else::
 
@@ -41,24 +43,26 @@ class TopKTrajectories(Transform):
             storage=LazyTensorStorage(10_000), batch_size=256, transform=TopKTrajectories(10)
         )
 
-    Other transforms of that buffer go after it. It changes writes only: samples pass through.
+    Other transforms of that buffer go after it. Only writes are changed; samples pass through.
 
     Args:
-        num_trajectories: k_traj, number of trajectories to keep.
+        num_trajectories: k_traj, the number of trajectories to keep.
 
     Keyword Args:
-        replay_buffer: the buffer whose transform this is, since stored rows that are no longer
-            among the best must leave it. By default it is looked up at the first write.
-        return_threshold: least return to exceed, in units of reward; None ranks by return.
+        replay_buffer: the buffer that has this transform. The transform removes rows from it that
+            are no longer among the best. By default it is looked up at the first write.
+        return_threshold: return that trajectories must exceed, in units of reward; None ranks them
+            by return.
         reward_key: key of the rewards, under ``"next"``.
-        done_key: key of the flag that ends a trajectory, under ``"next"``; it covers time-outs.
-        observation_key: key of the states, by which a cut stream is noticed.
+        done_key: key that marks the end of a trajectory, time-outs included, under ``"next"``.
+        observation_key: key of the states. A state that differs from the preceding next state
+            shows a gap in the data.
 
     Raises:
         ValueError: ``num_trajectories`` is below one, or rewards are NaN.
         KeyError: a reward or done flag is missing.
-        RuntimeError: the transform is put in an environment or in no buffer, or the buffer is
-            shared between processes.
+        RuntimeError: the transform is in an environment or in no buffer, or the buffer is shared
+            between processes.
 
     Examples:
         >>> import torch
@@ -108,30 +112,30 @@ class TopKTrajectories(Transform):
 
     @property
     def replay_buffer(self) -> ReplayBuffer:
-        """Return the buffer whose transform this is."""
+        """The buffer that has this transform."""
         if self._buffer is None:
             self._buffer = _not_shared(_buffer_with(self))
         return self._buffer
 
     @property
     def returns(self) -> Tensor:
-        """Return the returns of the kept trajectories, oldest first."""
+        """The returns of the kept trajectories, oldest first, in units of reward."""
         return self._returns.clone()
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"_buffer": None}  # a copy looks up its own buffer
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories, for an environment that was reset in mid-episode."""
+        """Forget unfinished trajectories, after an environment was reset in mid-episode."""
         self.streams.drop_unfinished()
 
     @property
     def best_return(self) -> float:
-        """Return the highest return kept, minus infinity before the first."""
+        """The highest kept return; minus infinity before the first trajectory."""
         return float(self._returns.max()) if len(self._returns) else -float("inf")
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the sample: only writes are changed."""
+        """Return the sample unchanged; only writes are changed."""
         return tensordict
 
     def _call(self, *args, **kwargs) -> Any:
@@ -182,7 +186,7 @@ class TopKTrajectories(Transform):
         return joined
 
     def _check_rows(self) -> None:
-        """Forget trajectories that were emptied out of the buffer; refuse rows of others."""
+        """Forget trajectories if the buffer was emptied; refuse rows written by others."""
         rows, kept = len(self.replay_buffer), int(self._lengths.sum())
         if kept and not rows:
             self._returns, self._lengths = self._returns[:0], self._lengths[:0]
@@ -193,7 +197,7 @@ class TopKTrajectories(Transform):
             )
 
     def _check_entries(self, rows: list[TensorDictBase]) -> None:
-        """Refuse rows that the buffer could not hold together, before it is emptied for them."""
+        """Refuse rows with other entries than the stored ones, before the buffer is emptied."""
         stored = getattr(self.replay_buffer.storage, "_storage", None)
         first = stored if isinstance(stored, TensorDictBase) else rows[0]
         expected = _entries(first.exclude("index", *self.unstored), first.ndim)
@@ -247,7 +251,7 @@ class TopKTrajectories(Transform):
                 "TopKTrajectories needs a time dimension; write with extend(), not add()."
             )
         capacity = self.replay_buffer.storage.max_size
-        # "index" is a row's place in a buffer: in another one, if it was read from there.
+        # "index" is a row's place in the buffer that it was read from, which may be another one.
         finished = self.streams.finished(tensordict.exclude("index"), capacity)
         longest = max(map(len, finished), default=0)
         if longest > capacity and not self._warned_long:
@@ -279,7 +283,7 @@ class TopKTrajectories(Transform):
 
 
 def _buffer_with(transform: Transform) -> ReplayBuffer:
-    """Find the buffer that a transform is in, of which TorchRL does not tell it."""
+    """Find the buffer that has a transform, because TorchRL does not store it."""
     for candidate in gc.get_objects():
         if issubclass(type(candidate), ReplayBuffer):
             chain = vars(candidate).get("_transform")

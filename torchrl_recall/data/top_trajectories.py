@@ -28,23 +28,24 @@ _KNOWN_BY = (
 
 
 class TopTrajectories:
-    """The buffer of the best trajectories, written some frames at a time.
+    """Store of the best trajectories, which writes many frames at a time.
 
-    Most of the cost is that of a write, so frames are gathered until there are ``write_every``.
+    Each write has a high fixed cost, so frames are gathered until there are ``write_every``.
 
     Args:
         num_trajectories: k_traj of :class:`~torchrl_recall.TopKTrajectories`.
 
     Keyword Args:
-        buffer_size: room for their transitions.
-        write_every: frames of a write.
+        buffer_size: capacity, in transitions.
+        write_every: number of frames in each write.
         return_threshold: see :class:`~torchrl_recall.TopKTrajectories`.
-        reward_key: where rewards are, under ``"next"``.
-        done_key: where the end of a trajectory is, under ``"next"``.
-        observation_key: where states are, by which a cut stream is noticed.
-        keys: entries to keep; None keeps all. Those that tell trajectories apart always stay.
-        device: where the buffer is.
-        on_write: functions that are given each write first, such as
+        reward_key: key of the rewards, under ``"next"``.
+        done_key: key that marks the end of a trajectory, under ``"next"``.
+        observation_key: key of the states. A state that differs from the preceding next state
+            shows a gap in the data.
+        keys: entries to keep; None keeps all. Entries that tell trajectories apart are always kept.
+        device: device of the buffer.
+        on_write: functions called with the data of each write, before it is stored, such as
             ``model.update_statistics``.
 
     Attributes:
@@ -111,10 +112,10 @@ class TopTrajectories:
 
     @property
     def ready(self) -> bool:
-        """Say whether some trajectory is known to be good.
+        """Whether some trajectory is known to be good.
 
-        That is one above ``return_threshold``, or without a threshold one that was better than
-        another.
+        A trajectory is known to be good if its return exceeds ``return_threshold``. Without a
+        threshold, its return must exceed that of another trajectory.
         """
         if self.filter.return_threshold is not None:
             return len(self.filter.returns) > 0
@@ -122,7 +123,7 @@ class TopTrajectories:
 
     @property
     def waits_for(self) -> str:
-        """Say what is missing until trajectories are ready."""
+        """The reason why trajectories are not ready, for a warning."""
         if not self.filter.trajectories_seen:
             return (
                 f"no episode has ended; {self.filter.streams.num_open:,} steps of open ones are "
@@ -139,10 +140,13 @@ class TopTrajectories:
         )
 
     def extend(self, data: TensorDictBase) -> int:
-        """Offer new experience, ``[time]`` or ``[batch, time]``, in order.
+        """Offer new experience to the best trajectories.
+
+        Args:
+            data: transitions in order of time, shape ``[time]`` or ``[batch, time]``.
 
         Returns:
-            The number of its frames.
+            The number of frames in ``data``, without padding.
         """
         if data is None:
             raise TypeError(
@@ -172,14 +176,14 @@ class TopTrajectories:
     def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
         """Fill the store with whole trajectories that are known to be good.
 
-        They count as better than others, so that rounds need not wait for the agent's own. Those
-        that are better will replace them.
+        They count as good at once, so rounds need not wait for good trajectories of the agent.
+        Later trajectories with higher returns replace them.
 
         Args:
-            trajectories: shape ``[time]`` each.
+            trajectories: whole trajectories, shape ``[time]`` each.
 
         Raises:
-            ValueError: one does not fit, or none has a return above ``return_threshold``.
+            ValueError: a trajectory does not fit, or no return exceeds ``return_threshold``.
         """
         capacity = self.buffer.storage.max_size
         if (longest := max(map(len, trajectories))) > capacity:
@@ -200,7 +204,7 @@ class TopTrajectories:
         self.filter.lowest_return = -math.inf
 
     def flush(self) -> None:
-        """Write what has been gathered."""
+        """Write the gathered frames into the buffer."""
         gathered, self._gathered, self._num_gathered = self._gathered, [], 0
         for data in _joined(gathered):
             for function in self.on_write:
@@ -208,7 +212,7 @@ class TopTrajectories:
             self.buffer.extend(data)
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories, as after an environment was reset in mid-episode."""
+        """Forget unfinished trajectories, after an environment was reset in mid-episode."""
         self.flush()
         self.filter.drop_unfinished()
 
@@ -237,13 +241,13 @@ class TopTrajectories:
 
 
 def read_keys(*readers: Any) -> list[NestedKey] | None:
-    """List the entries that losses, critics and filters read, so that only those are kept.
+    """List the entries that losses, critics and filters read, so that only these are kept.
 
     Args:
         readers: modules with ``in_keys``; None is skipped.
 
     Returns:
-        The entries; None, which keeps all, where a reader does not tell.
+        The entries; None, which keeps all, if a reader has no ``in_keys``.
     """
     keys: list[NestedKey] = []
     for reader in readers:
@@ -256,13 +260,20 @@ def read_keys(*readers: Any) -> list[NestedKey] | None:
 
 
 def valid_steps(data: TensorDictBase) -> TensorDictBase:
-    """Leave out the padding of whole trajectories, as ``trajs_per_batch`` makes them."""
+    """Remove the padding of whole trajectories, as ``trajs_per_batch`` makes them.
+
+    Args:
+        data: transitions of any batch shape, with ``("collector", "mask")`` if they are padded.
+
+    Returns:
+        The unpadded transitions, shape ``[num]``; without a mask ``data`` itself.
+    """
     mask = data.get(("collector", "mask"), None)
     return data if mask is None else data[mask.reshape(data.shape)]
 
 
 def _joined(writes: list[TensorDictBase]) -> list[TensorDictBase]:
-    """Join writes in time if they are of the same streams and none is padded."""
+    """Join writes along time if they hold the same streams and no padding."""
     if len({data.shape[:-1] for data in writes}) != 1 or any(
         ("collector", "mask") in data.keys(True) for data in writes
     ):

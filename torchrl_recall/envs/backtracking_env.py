@@ -1,4 +1,4 @@
-"""Reversed decision process: acting takes the agent to the state it came from (Sec. 2.1)."""
+"""Reversed decision process, in which an action leads to the previous state (Sec. 2.1)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["BacktrackingEnv", "reverse_time"]
 class BacktrackingEnv(ModelBasedEnvBase):
     r"""Backtracking model as an environment whose time runs backwards.
 
-    - *Seen*: ``observation``, the model's. Here, and only here, it is :math:`s_{t+1}`, and
-      ``("next", "observation")`` is :math:`s_t \sim q(s_t \mid a_t, s_{t+1})`.
-    - *Done*: ``action``, by :attr:`backward_policy`, :math:`a_t \sim q(a_t \mid s_{t+1})`, or by
-      any other policy.
-    - *Rewarded*: never.
-    - *Ends*: with the rollout; it is never done.
+    - *Observation*: ``observation`` is :math:`s_{t+1}`, and ``("next", "observation")`` is
+      :math:`s_t \sim q(s_t \mid a_t, s_{t+1})`. In all other classes time runs forward.
+    - *Action*: ``action``, chosen by :attr:`backward_policy`, :math:`a_t \sim q(a_t \mid s_{t+1})`,
+      or by any other policy.
+    - *Reward*: none.
+    - *End*: the environment is never done; the length of the rollout ends a trace.
 
-    :func:`reverse_time` brings a rollout back to forward time.
+    :func:`reverse_time` converts a rollout to forward time.
 
     From Goyal et al., *Recall Traces*, ICLR 2019, Sec. 2.1.
 
@@ -35,8 +35,8 @@ class BacktrackingEnv(ModelBasedEnvBase):
         model: the backtracking model, or any :class:`~torchrl_recall.BackwardModel`.
 
     Keyword Args:
-        batch_size: the shape of a batch of traces. By default end states may have any batch shape,
-            and a reset without end states begins one trace.
+        batch_size: batch shape of traces. By default end states may have any batch shape, and a
+            reset without end states begins one trace.
 
     Examples:
         >>> import torch
@@ -71,28 +71,31 @@ class BacktrackingEnv(ModelBasedEnvBase):
         self.reward_spec = Unbounded((*self.batch_size, 1))
 
     def expand(self, *size: int) -> BacktrackingEnv:
-        """Return the same reversed process with another batch size, as specs' ``expand`` does.
+        """Return the same environment with another batch size, as ``expand`` of specs does.
 
         Args:
-            size: the new batch size, whose last dimensions are those of the present one.
+            size: the new batch size; its last dimensions are those of the present batch size.
+
+        Returns:
+            A new environment with the same model.
         """
-        torch.empty(self.batch_size).expand(*size)  # says what does not fit
+        torch.empty(self.batch_size).expand(*size)  # raises an error for a size that does not fit
         return type(self)(self.world_model, batch_size=size)
 
     @property
     def backward_policy(self) -> TensorDictModule:
-        """Return the policy q(a_t | s_{t+1}), which reads s_{t+1} from ``observation``."""
+        """The policy q(a_t | s_{t+1}), which reads s_{t+1} from ``observation``."""
         model = self.world_model
         return TensorDictModule(
             model.sample_action, in_keys=[model.observation_key], out_keys=[model.action_key]
         )
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
-        """Return False: a trace has a fixed length. Asking the flags would wait for the device."""
+        """Return False: traces have a fixed length, and reading flags would wait for the GPU."""
         return False
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the tensordict, for the same reason."""
+        """Return the tensordict unchanged, because no trace is ever reset."""
         return tensordict
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
@@ -130,16 +133,16 @@ class BacktrackingEnv(ModelBasedEnvBase):
 def reverse_time(
     tensordict: TensorDictBase, *, observation_key: NestedKey = "observation"
 ) -> TensorDictBase:
-    """Turn a rollout of :class:`BacktrackingEnv` into forward time, or back: its own inverse.
+    """Convert a rollout of :class:`BacktrackingEnv` to forward time, or forward time back.
 
-    The last batch dimension is flipped, and each step's observation changes place with its next
-    observation. The action stays between the two.
+    The function is its own inverse. It flips the last batch dimension, and swaps the observation of
+    each step with its next observation. Actions stay with their steps.
 
     Args:
-        tensordict: shape ``[*batch, time]``.
+        tensordict: steps of shape ``[*batch, time]``.
 
     Keyword Args:
-        observation_key: the key to exchange with ``("next", observation_key)``.
+        observation_key: key that is swapped with ``("next", observation_key)``.
 
     Returns:
         A new tensordict of the same shape.

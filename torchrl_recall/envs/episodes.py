@@ -1,4 +1,4 @@
-"""Steps, reward, flags and numbers of batched environments whose episodes end at a goal."""
+"""Step counts, rewards, flags and random numbers of batched environments with a goal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def done_spec(batch_size: torch.Size) -> Composite:
 
 
 def episode_begins(batch_size: torch.Size) -> dict[str, Tensor]:
-    """Return the step count and flags of episodes that begin.
+    """Return the step count and the flags at the beginning of episodes.
 
     Args:
         batch_size: batch shape of the environment.
@@ -49,17 +49,17 @@ def episode_begins(batch_size: torch.Size) -> dict[str, Tensor]:
 
 
 def episode_continues(elapsed_steps: Tensor, reached: Tensor, max_steps: int) -> dict[str, Tensor]:
-    """Count a step, reward reaching the goal, and end episodes there or at the time limit.
+    """Return step count, reward and flags after a step; reaching the goal is rewarded.
 
     Args:
-        elapsed_steps: steps before this one, shape ``[*batch_size]``.
+        elapsed_steps: number of steps before this one, shape ``[*batch_size]``.
         reached: True where this step reached the goal, shape ``[*batch_size, 1]``.
-        max_steps: steps of an episode at most.
+        max_steps: largest number of steps of an episode.
 
     Returns:
-        ``elapsed_steps``, shape ``[*batch_size]``; ``reward``, 1 at the goal and else 0,
-        ``terminated`` at the goal, ``truncated`` at the limit elsewhere, and ``done``, either of
-        the two, each of shape ``[*batch_size, 1]``.
+        ``elapsed_steps`` of shape ``[*batch_size]``, and further entries of shape
+        ``[*batch_size, 1]``: ``reward``, which is 1 at the goal and 0 elsewhere, ``terminated`` at
+        the goal, ``truncated`` at the time limit elsewhere, and ``done`` in both cases.
 
     Examples:
         >>> import torch
@@ -81,8 +81,12 @@ def episode_continues(elapsed_steps: Tensor, reached: Tensor, max_steps: int) ->
 
 
 def own_generator() -> torch.Generator:
-    """Make random numbers of an environment's own, so that it shifts nobody else's.
+    """Make a generator for one environment, so that its draws do not change other random numbers.
 
-    They begin with torch's seed, of which nothing is drawn. ``set_seed`` gives another.
+    Its seed is torch's initial seed; no number is drawn from torch's global generator.
+    ``set_seed`` of the environment sets another seed.
+
+    Returns:
+        The generator.
     """
     return torch.Generator().manual_seed(torch.initial_seed())

@@ -21,14 +21,14 @@ __all__ = ["GoalEnv"]
 class GoalEnv(EnvBase):
     """Batch of environments, each with a goal that an algorithm can set.
 
-    - *Seen*: ``observation`` and ``desired_goal``.
-    - *Done*: ``action``, clipped to its spec.
-    - *Rewarded*: 1 within ``goal_radius`` of the goal, else 0.
-    - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
+    - *Observation*: ``observation`` and ``desired_goal``.
+    - *Action*: ``action``, clipped to its spec.
+    - *Reward*: 1 within ``goal_radius`` of the goal, else 0.
+    - *End*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
-    The tensordict of a reset may hold the first state and the goal, under ``observation`` and
-    ``desired_goal`` (with ``set_state=True``). A subclass defines valid states, the goal that a
-    state reaches, and the effect of an action.
+    With ``set_state=True``, the tensordict of a reset may hold the first state and the goal, under
+    ``observation`` and ``desired_goal``. A subclass defines valid states, the goal that a state
+    reaches, and the effect of an action.
 
     Args:
         observation_spec: spec of one environment's observation.
@@ -37,12 +37,12 @@ class GoalEnv(EnvBase):
 
     Keyword Args:
         goal_radius: Euclidean distance at which a goal counts as reached.
-        max_steps: steps of an episode at most.
-        hidden: further state of a single environment that a step needs, by key.
+        max_steps: largest number of steps of an episode.
+        hidden: specs of further state that a step needs, by key, for a single environment.
         batch_size: batch shape of the environments.
 
     Raises:
-        ValueError: a number is out of its range; later, a start, goal or action is not valid.
+        ValueError: a number is out of its range; later, a first state, goal or action is not valid.
 
     Examples:
         A point on a line, which can be sent anywhere on it:
@@ -103,10 +103,10 @@ class GoalEnv(EnvBase):
 
     @abstractmethod
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True for states that can occur, such as those outside of walls.
+        """Return True for possible states, such as those outside walls.
 
         Args:
-            states: shape ``[*batch, state_dim]``, environment units.
+            states: states of shape ``[*batch, state_dim]``, environment units.
 
         Returns:
             Booleans of shape ``[*batch]``.
@@ -114,31 +114,53 @@ class GoalEnv(EnvBase):
 
     @abstractmethod
     def goal_of_state(self, states: Tensor) -> Tensor:
-        """Return the goal that a state reaches, shape ``[*batch, goal_dim]``."""
+        """Return the goal that a state reaches.
+
+        Args:
+            states: states of shape ``[*batch, state_dim]``, environment units.
+
+        Returns:
+            Goals of shape ``[*batch, goal_dim]``, environment units.
+        """
 
     @abstractmethod
     def state_of_goal(self, goals: Tensor) -> Tensor:
-        """Return a state that reaches a goal, shape ``[num_goals, state_dim]``: the decoder D."""
+        """Return a state that reaches a goal: the decoder D.
+
+        Args:
+            goals: goals of shape ``[num_goals, goal_dim]``, environment units.
+
+        Returns:
+            States of shape ``[num_goals, state_dim]``, environment units.
+        """
 
     @abstractmethod
     def _begin(self, states: Tensor | None) -> dict[str, Tensor]:
-        """Return observation and hidden state at given states, or where episodes begin."""
+        """Return observation and hidden state at given states, or at the start of episodes."""
 
     @abstractmethod
     def _advance(self, tensordict: TensorDictBase, action: Tensor) -> dict[str, Tensor]:
         """Return observation and hidden state after an action."""
 
     def reached(self, states: Tensor, goals: Tensor) -> Tensor:
-        """Return True for states within ``goal_radius`` of their goals, shape ``[*batch, 1]``."""
+        """Return True for states within ``goal_radius`` of their goals.
+
+        Args:
+            states: states of shape ``[*batch, state_dim]``, environment units.
+            goals: goals of shape ``[*batch, goal_dim]``, environment units.
+
+        Returns:
+            Booleans of shape ``[*batch, 1]``.
+        """
         return (self.goal_of_state(states) - goals).norm(dim=-1, keepdim=True) <= self.goal_radius
 
     @torch.no_grad()
     def replay(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Take actions from states as many as there are, without goals, rewards and ends.
+        """Take sequences of actions from given states, without goals, rewards and episode ends.
 
         Args:
-            states: valid ones, shape ``[num, state_dim]``.
-            actions: shape ``[num, steps, action_dim]``, clipped to their spec.
+            states: valid states, shape ``[num, state_dim]``, environment units.
+            actions: actions of shape ``[num, steps, action_dim]``, which are clipped to their spec.
 
         Returns:
             The states after each action, shape ``[num, steps, state_dim]``.
@@ -150,17 +172,20 @@ class GoalEnv(EnvBase):
         return torch.stack(path, 1)
 
     def coordinates(self, states: Tensor) -> Tensor:
-        """Return what distances between states are of: all of a state."""
+        """Return the part of states that distances are computed on: here the whole state."""
         return states
 
     def sample_goals(self, num: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw goals uniformly among those that are not inside a wall, ``[num, goal_dim]``.
+        """Draw goals uniformly among those that are not inside a wall.
 
         Args:
             num: number of goals.
 
         Keyword Args:
-            generator: gives the random numbers; the environment's own by default.
+            generator: source of random numbers; that of the environment by default.
+
+        Returns:
+            Goals of shape ``[num, goal_dim]``, environment units.
         """
         generator = self.generator if generator is None else generator
         low, high = self.goal_spec.space.low, self.goal_spec.space.high
@@ -171,13 +196,13 @@ class GoalEnv(EnvBase):
         return goals[:num]
 
     def set_goals(self, goals: Tensor) -> None:
-        """Draw the goals of all later episodes uniformly among these.
+        """Draw the goals of all later episodes uniformly from the given ones.
 
         Args:
-            goals: shape ``[num_goals, goal_dim]``; one inside a wall is never reached.
+            goals: goals of shape ``[num_goals, goal_dim]``. A goal inside a wall is never reached.
 
         Raises:
-            ValueError: there are none, they are not finite or have another dimension.
+            ValueError: there are no goals, or they are not finite or have another dimension.
         """
         dim = self.goal_spec.shape[-1]
         if goals.ndim != 2 or goals.shape[1] != dim or not len(goals):
@@ -188,13 +213,14 @@ class GoalEnv(EnvBase):
         self._goals, self._assigned = _finite(goals), False
 
     def assign_goals(self, goals: Tensor) -> None:
-        """Give each environment of the batch its own goal in all later episodes.
+        """Set one goal for each environment of the batch, in all later episodes.
 
         Args:
-            goals: shape ``[*batch_size, goal_dim]``; one inside a wall is never reached.
+            goals: goals of shape ``[*batch_size, goal_dim]``. A goal inside a wall is never
+                reached.
 
         Raises:
-            ValueError: they have another shape or are not finite.
+            ValueError: the goals have another shape or are not finite.
         """
         shape = (*self.batch_size, self.goal_spec.shape[-1])
         if goals.shape != shape:

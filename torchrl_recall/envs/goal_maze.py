@@ -22,36 +22,36 @@ __all__ = ["GoalMazeEnv"]
 class GoalMazeEnv(GoalEnv):
     r"""Gymnasium-Robotics' ``PointMaze_*`` or ``AntMaze_*`` as a batched TorchRL environment.
 
-    - *Seen*: ``observation``, all positions and velocities, the body's position in the maze's plane
-      first (metres, radians and seconds): 4 numbers for the point, 29 for the ant; and
-      ``desired_goal``, the position to reach, shape ``[2]``.
-    - *Done*: ``action`` in [-1, 1], the forces of the task's motors.
-    - *Rewarded*: 1 within ``goal_radius`` of the goal, else 0.
-    - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
+    - *Observation*: ``observation`` has all positions and velocities, in metres, radians and
+      seconds. The position of the body in the plane of the maze comes first. These are 4 numbers
+      for the point and 29 for the ant. ``desired_goal`` is the position to reach, shape ``[2]``.
+    - *Action*: ``action`` in [-1, 1], the forces of the task's motors.
+    - *Reward*: 1 within ``goal_radius`` of the goal, else 0.
+    - *End*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
     Episodes begin at rest in the middle of ``start_cell``. Goals are uniform over the free cells
-    until ``set_goals`` or ``assign_goals`` is called. MuJoCo's own batched ``rollout`` steps all
+    until ``set_goals`` or ``assign_goals`` is called. MuJoCo's batched ``rollout`` steps all
     environments of the batch in one call.
 
-    ``AntMaze`` also observes contact forces. They are left out, so that an observation is enough to
-    continue from. So are the random shifts of starts and goals within their cells. The paper's
-    mazes (Sec. 6.3 of Goyal et al., *Recall Traces*, ICLR 2019) are those of Held et al. (2018) on
-    rllab: other sizes, another ant, and longer episodes.
+    The contact forces that ``AntMaze`` observes are left out, so that a simulation can continue
+    from an observation. The random shifts of starts and goals within their cells are left out too.
+    The mazes of the paper (Sec. 6.3 of Goyal et al., *Recall Traces*, ICLR 2019) are those of Held
+    et al. (2018) on rllab. They have other sizes, another ant, and longer episodes.
 
     Args:
         name: a Gymnasium id such as ``"PointMaze_UMaze-v3"`` or ``"AntMaze_UMaze-v5"``.
 
     Keyword Args:
-        start_cell: row and column where episodes begin. By default it is the last free cell of the
-            first column that has one; in the U this is the end of an arm.
+        start_cell: row and column of the cell where episodes begin. By default it is the last free
+            cell of the first column with a free cell. In the U-maze this is the end of an arm.
         goal_radius: Euclidean distance at which a goal counts as reached, in metres.
-        max_steps: steps of an episode at most; the task's own limit by default.
-        batch_size: batch shape of the environments, one number.
+        max_steps: largest number of steps of an episode; that of the task by default.
+        batch_size: number of environments, as a shape of one dimension.
 
     Raises:
         ImportError: Gymnasium-Robotics is not installed.
-        ValueError: there is no such maze, the start is a wall, or a start, goal or action is not
-            valid.
+        ValueError: there is no such maze, the start cell is a wall, or a first state, goal or
+            action is not valid.
 
     Examples:
         >>> import torch
@@ -75,7 +75,7 @@ class GoalMazeEnv(GoalEnv):
         self._maze = task.maze
         inner = getattr(task, "point_env", None) or task.ant_env
         self._is_point = hasattr(task, "point_env")
-        self._clearance = 0.1 if self._is_point else 1.0  # from the centre to the feet
+        self._clearance = 0.1 if self._is_point else 1.0  # metres from the centre to the feet
         self._model, self._data, self._skip = inner.model, inner.data, inner.frame_skip
         mujoco.mj_resetData(self._model, self._data)
         self._rest = np.concatenate([inner.init_qpos, inner.init_qvel])
@@ -100,7 +100,7 @@ class GoalMazeEnv(GoalEnv):
         )
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True where the body, as wide as at rest, is outside of walls; False for NaN."""
+        """Return True where the body, in its pose at rest, is outside walls; False for NaN."""
         scale, (rows, columns) = self._maze.maze_size_scaling, self._walls.shape
         corners = self._clearance * torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]])
         x, y = (states[..., None, :2] + corners).nan_to_num(1e9).unbind(-1)
@@ -115,7 +115,7 @@ class GoalMazeEnv(GoalEnv):
         return states[..., :2]
 
     def state_of_goal(self, goals: Tensor) -> Tensor:
-        """Put the body there at rest, the ant with random joint angles as its resets draw them."""
+        """Return a state of rest at the goal, with random joint angles of the ant."""
         states = torch.from_numpy(self._rest).float().expand(*goals.shape[:-1], -1).clone()
         if not self._is_point:  # gymnasium's Ant: uniform within 0.1 of its pose
             shape = (*goals.shape[:-1], self._model.nq - 7)
@@ -158,7 +158,7 @@ def _make(name: str) -> tuple:
     gymnasium.register_envs(gymnasium_robotics)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions and of MuJoCo's deprecations
+            warnings.simplefilter("ignore")  # about versions and deprecations of MuJoCo
             env = gymnasium.make(name, disable_env_checker=True)
     except gymnasium.error.Error as error:
         raise ValueError(f"there is no maze {name!r}: {error}") from error

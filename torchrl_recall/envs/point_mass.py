@@ -15,47 +15,48 @@ from torchrl_recall.envs.goal_env import GoalEnv
 
 __all__ = ["PointMassEnv"]
 
-# The wall of the U: it leaves a corridor below, at the right end and above.
+# The wall of the U-maze, with a corridor below it, at its right end and above it.
 _WALL_LOW, _WALL_HIGH = (-1.0, -1 / 3), (1 / 3, 1 / 3)
 _U_START = (-2 / 3, -2 / 3)
 
 
 class PointMassEnv(GoalEnv):
-    r"""Point mass that is sent to goals, as a batched TorchRL environment.
+    r"""Point mass that has to reach goals, as a batched TorchRL environment.
 
-    - *Seen*: ``observation``, the position in :math:`[-1, 1]^N`, and ``desired_goal``, the position
-      to reach, of the same shape.
-    - *Done*: ``action``, clipped to :math:`[-1, 1]^N`, moves the point by ``step_size`` times
-      itself, one axis after the other. A move along an axis that would leave the box or enter the
-      wall is not made.
-    - *Rewarded*: 1 within ``goal_radius`` of the goal, else 0.
-    - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
+    - *Observation*: ``observation``, the position in :math:`[-1, 1]^N`, and ``desired_goal``, the
+      position to reach, of the same shape.
+    - *Action*: ``action``, clipped to :math:`[-1, 1]^N`, moves the point by ``step_size * action``,
+      one axis after the other. A move along an axis that would leave the box or enter the wall is
+      not made.
+    - *Reward*: 1 within ``goal_radius`` of the goal, else 0.
+    - *End*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
-    ``maze="free"`` is the box, and episodes begin in its middle. ``maze="u"``, for N = 2, has a
-    wall from the left side to two thirds of the way to the right one. Episodes begin below it, in
-    the corner to the left; the farthest goals are above it. Goals are uniform until ``set_goals``
-    or ``assign_goals`` is called. All environments of the batch advance in the same tensor
+    ``maze="free"`` is an empty box, and episodes begin in its middle. ``maze="u"``, for N = 2, has
+    a wall from the left side to two thirds of the width. Episodes begin in the corner to the left
+    below the wall, and the farthest goals are above it. Goals are uniform until ``set_goals`` or
+    ``assign_goals`` is called. All environments of the batch are stepped by the same tensor
     operations.
 
-    The paper's point mass (Sec. 6.3 of Goyal et al., *Recall Traces*, ICLR 2019, after Held et al.,
-    *Automatic Goal Generation*, 2018) is simulated by MuJoCo, and its free space is a narrow part
-    of a wide box. This one has no velocity, and its reverse dynamics are known:
-    :meth:`reverse_step`.
+    The task follows Sec. 6.3 of Goyal et al., *Recall Traces*, ICLR 2019, and Held et al.,
+    *Automatic Goal Generation*, 2018. Their point mass is simulated by MuJoCo, and its free space
+    is a narrow part of a wide box. This one has no velocity, so that its reverse dynamics are known
+    exactly; see :meth:`reverse_step`.
 
     Args:
-        dim: N.
+        dim: N, the number of dimensions.
 
     Keyword Args:
         maze: ``"free"`` or ``"u"``, see above.
         step_size: the longest move along an axis.
         goal_radius: Euclidean distance at which a goal counts as reached;
             :math:`0.15 \sqrt{N / 2}` by default.
-        max_steps: steps of an episode at most; 50 in free space, 100 in the maze by default.
+        max_steps: largest number of steps of an episode; 50 in free space and 100 in the maze by
+            default.
         batch_size: batch shape of the environments.
 
     Raises:
-        ValueError: a number is out of its range, the maze is not two-dimensional or unknown, or a
-            start, goal or action is not valid.
+        ValueError: a number is out of its range, the maze is unknown or not two-dimensional, or a
+            first state, goal or action is not valid.
 
     Examples:
         >>> import torch
@@ -114,7 +115,7 @@ class PointMassEnv(GoalEnv):
 
         Args:
             state: valid positions, shape ``[*batch, dim]``.
-            action: in [-1, 1], same shape.
+            action: actions in [-1, 1], of the same shape.
 
         Returns:
             Positions of the same shape.
@@ -129,18 +130,18 @@ class PointMassEnv(GoalEnv):
         return state
 
     def reverse_step(self, next_state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw a state from which an action leads to a given one: the exact reverse dynamics.
+        """Draw a state from which an action leads to a given state: the exact reverse dynamics.
 
-        Along each axis the point has either moved, or stood still because it was blocked. Where
-        both are possible, one is drawn.
+        Along each axis the point has either moved, or stood still because it was blocked. If both
+        are possible, one of them is drawn.
 
         Args:
             next_state: valid positions, shape ``[*batch, dim]``.
-            action: in [-1, 1], same shape.
+            action: actions in [-1, 1], of the same shape.
 
         Returns:
-            Positions of the same shape, and booleans of shape ``[*batch]``, False where no position
-            was found from which the action leads to the given one.
+            Positions of the same shape, and booleans of shape ``[*batch]``. A boolean is False if
+            no position was found from which the action leads to the given one.
         """
         state, step = next_state, self.step_size * action
         for axis in reversed(range(self.dim)):

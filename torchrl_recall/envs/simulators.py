@@ -1,4 +1,4 @@
-"""Simulators that are put into observed states, to see where actions lead from there."""
+"""Simulators that are put into observed states, to compute where actions lead from there."""
 
 from __future__ import annotations
 
@@ -41,54 +41,66 @@ _NUM_ANGLES: dict[type, int] = {
     MountainCarEnv: 0,
     Continuous_MountainCarEnv: 0,
 }
-_OFF_UNIT = 0.1  # of a quaternion, which a model does not hold at unit length
+_OFF_UNIT = 0.1  # largest deviation of a quaternion from unit length, for imagined states
 _FREE, _BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
 
 
 @runtime_checkable
 class Simulator(Protocol):
-    """A task that can be put into the states that it observes."""
+    """Interface of a task that can be put into the states that it observes."""
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True for states that can be and in which an episode goes on, ``[num]``.
+        """Return True for possible states in which the episode has not ended.
 
-        Known ends are those that :func:`make_simulator` names; others count as going on.
+        The ends that are known are listed at :func:`make_simulator`.
 
         Args:
-            states: shape ``[num, *state_shape]``, environment units.
+            states: states of shape ``[num, *state_shape]``, environment units.
+
+        Returns:
+            Booleans of shape ``[num]``.
         """
 
     def replay(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Take actions from states, and return the states after each, ``[num, steps, *]``.
+        """Take sequences of actions from given states.
 
         Args:
-            states: valid ones, shape ``[num, *state_shape]``.
-            actions: shape ``[num, steps, *action_shape]``; those out of bounds are clipped.
+            states: valid states, shape ``[num, *state_shape]``, environment units.
+            actions: actions of shape ``[num, steps, *action_shape]``, which are clipped to their
+                bounds.
+
+        Returns:
+            The states after each action, shape ``[num, steps, *state_shape]``.
         """
 
     def coordinates(self, states: Tensor) -> Tensor:
-        """Return the part of states whose distances mean something, ``[*batch, dim]``."""
+        """Return the part of states that distances are computed on, shape ``[*batch, dim]``."""
 
 
 def make_simulator(task: Any) -> Simulator:
-    """Make what puts a task into its observed states, of the task's own dynamics.
+    """Make a simulator of a task, which can be put into any state that the task observes.
+
+    These tasks are supported:
 
     - MuJoCo tasks of Gymnasium whose observation begins with positions and velocities, such as
-      Hopper-v5. Positions that are not observed are zero. What follows, such as contact forces, is
-      not compared. Velocities that the observation clips, as Hopper's beyond 10, are what it says.
-      A state that would have ended the episode as unhealthy is not valid, nor is one whose
-      quaternion is more than 0.1 off unit length.
-    - Pendulum, Acrobot, CartPole and MountainCar, and this package's small sparse tasks. States out
-      of bounds are not valid, nor are those in walls. Cosine and sine are read as an angle, and
-      are not valid more than 0.1 off the unit circle.
-    - The four rooms without slips, where walls and the goal are not valid; the coordinates are row
-      and column.
-    - A :class:`~torchrl_recall.envs.GoalEnv`, and anything else with the methods of
+      Hopper-v5. Positions that are not observed are set to zero. Other parts of the observation,
+      such as contact forces, are not compared. If an observation clips velocities, as Hopper's does
+      at 10, the clipped ones are used. A state is not valid if it would end the episode as
+      unhealthy, or if a quaternion is more than 0.1 off unit length.
+    - Pendulum, Acrobot, CartPole and MountainCar, and the small sparse tasks of this package.
+      States are not valid out of bounds, in walls, or if cosine and sine of an angle are more than
+      0.1 off the unit circle.
+    - The four rooms without slips, where walls and the goal are not valid. Distances are computed
+      on row and column.
+    - A :class:`~torchrl_recall.envs.GoalEnv`, and any other object with the methods of
       :class:`Simulator`.
 
     Args:
-        task: one of Gymnasium or of TorchRL, possibly in wrappers that leave its states as they
-            are. It is stepped; give one of which nothing is collected.
+        task: a task of Gymnasium or TorchRL, possibly in wrappers that do not change its states.
+            The simulator steps it, so do not collect from the same object.
+
+    Returns:
+        The simulator.
 
     Raises:
         ValueError: the task cannot be put into the state that it observes.
@@ -124,7 +136,7 @@ def make_simulator(task: Any) -> Simulator:
 
 
 class _GymSimulator(ABC):
-    """A task of Gymnasium, one state after the other."""
+    """Simulator of a task of Gymnasium, for one state at a time."""
 
     def __init__(self, task: gymnasium.Env) -> None:
         self._task, self._inner = task, task.unwrapped
@@ -136,24 +148,24 @@ class _GymSimulator(ABC):
         """Put the simulator into an observed state, shape ``[observation_dim]``."""
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True for states that can be, and end no episode in a way that is known."""
+        """Return True for possible states in which the episode has not ended, as far as known."""
         rows = states.detach().double().cpu().numpy()
         valid = [bool(np.isfinite(row).all()) and self._can_be(row) for row in rows]
         return torch.tensor(valid, dtype=torch.bool, device=states.device)
 
     @abstractmethod
     def _can_be(self, observation: np.ndarray) -> bool:
-        """Say whether an episode can go on in a finite state."""
+        """Return whether an episode can go on in a state that is finite."""
 
     def replay(self, states: Tensor, actions: Tensor) -> Tensor:
         """Take actions from states, and return the states after each."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the physics of a state that no episode came to
+            warnings.simplefilter("ignore")  # the physics may warn in imagined states
             paths = [self._replay(*row) for row in zip(states, actions, strict=True)]
         return torch.stack(paths).to(states)
 
     def coordinates(self, states: Tensor) -> Tensor:
-        """Return all of a state."""
+        """Return the whole state."""
         return states
 
     def _replay(self, state: Tensor, actions: Tensor) -> Tensor:
@@ -172,7 +184,7 @@ class _GymSimulator(ABC):
         return action.numpy().clip(space.low, space.high)
 
     def _check(self) -> None:
-        """Refuse a task that does not go on alike when it is put into what it observed."""
+        """Refuse a task that continues differently after it is put into an observed state."""
         steps: list[Tensor] = []
         for is_put in (False, True):
             first, _ = self._task.reset(seed=0)
@@ -198,18 +210,18 @@ class _GymSimulator(ABC):
 
 
 class MuJoCoSimulator(_GymSimulator):
-    """A MuJoCo task of Gymnasium that is put into observed states, and draws them.
+    """Simulator of a MuJoCo task of Gymnasium, which can also draw states.
 
-    Positions that the task does not observe, such as how far it has come, are zero.
+    Positions that the task does not observe, such as the distance covered, are set to zero.
 
     Args:
-        task: its observation begins with positions and velocities.
+        task: a task whose observation begins with positions and velocities.
 
     Attributes:
-        skipped: how many positions are not observed.
+        skipped: number of positions that are not observed.
 
     Raises:
-        ValueError: the task is no such task.
+        ValueError: the task is not such a task.
 
     Examples:
         >>> import gymnasium, torch
@@ -251,7 +263,7 @@ class MuJoCoSimulator(_GymSimulator):
         self._inner.set_state(qpos, observation[positions : positions + velocities])
 
     def draw(self) -> np.ndarray:
-        """Draw the state, shape ``[height, width, 3]``."""
+        """Draw the present state as an image of shape ``[height, width, 3]``."""
         picture: Any = self._task.render()
         return picture
 
@@ -268,7 +280,7 @@ class MuJoCoSimulator(_GymSimulator):
         return bool(self._inner.is_healthy)
 
     def _has_unit_quaternions(self, observation: np.ndarray) -> bool:
-        """Say whether all observed orientations are within 0.1 of unit length."""
+        """Return whether all observed quaternions are within 0.1 of unit length."""
         model = self._inner.model
         for kind, address in zip(model.jnt_type, model.jnt_qposadr, strict=True):
             if kind not in (_FREE, _BALL):
@@ -286,7 +298,7 @@ class MuJoCoSimulator(_GymSimulator):
 
 
 class _ClassicSimulator(_GymSimulator):
-    """A task of classic control."""
+    """Simulator of a task of classic control."""
 
     _inner: Any
 
@@ -299,7 +311,7 @@ class _ClassicSimulator(_GymSimulator):
         return super()._step(action)
 
     def _go_on(self) -> None:
-        if isinstance(self._inner, CartPoleEnv):  # which warns of steps after a fall
+        if isinstance(self._inner, CartPoleEnv):  # it warns of steps after a fall
             self._inner.steps_beyond_terminated = None
 
     def _can_be(self, observation: np.ndarray) -> bool:
@@ -314,7 +326,7 @@ class _ClassicSimulator(_GymSimulator):
 
 
 class _SparseTaskSimulator(_GymSimulator):
-    """A small sparse task."""
+    """Simulator of a small sparse task."""
 
     _inner: SparseTask
 
@@ -327,7 +339,7 @@ class _SparseTaskSimulator(_GymSimulator):
 
 
 class _GridSimulator:
-    """The four rooms, in numbers of cells or one-hot vectors of them."""
+    """Simulator of the four rooms, with cells as indices or one-hot vectors."""
 
     def __init__(self, layout: FourRoomsLayout) -> None:
         if layout.slip:

@@ -1,6 +1,7 @@
-"""Small sparse tasks in Gymnasium's interface: test-beds that take minutes.
+"""Small sparse tasks in Gymnasium's interface, for experiments that take minutes.
 
-Each rewards its goal by 1, ends there, and gives nothing elsewhere. Episodes begin anywhere.
+In each task the reward is 1 at the goal and 0 elsewhere. Episodes end at the goal. They begin in
+random states.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ Array = np.ndarray
 
 
 _OFF_CIRCLE = 0.1  # how far cosine and sine may be from the unit circle
-ROUNDING = 1e-4  # of float32 at a bound
+ROUNDING = 1e-4  # rounding error of float32 at a bound
 
 
 def from_angles(observation: Array, num: int) -> Array:
-    """Turn cosine and sine of each of ``num`` angles, which are seen first, into the angle."""
+    """Replace cosines and sines of ``num`` angles at the front of observations by the angles."""
     cosines, sines = observation[..., 0 : 2 * num : 2], observation[..., 1 : 2 * num : 2]
     return np.concatenate([np.arctan2(sines, cosines), observation[..., 2 * num :]], -1)
 
@@ -50,7 +51,7 @@ class _Dynamics(ABC):
     @property
     @abstractmethod
     def observation_space(self) -> Box:
-        """Return the space of what is seen."""
+        """Return the space of observations."""
 
     @property
     @abstractmethod
@@ -70,27 +71,27 @@ class _Dynamics(ABC):
         """Return True for states at the goal."""
 
     def observe(self, state: Array) -> Array:
-        """Return what is seen of states."""
+        """Return the observations of states."""
         return state
 
     def state_of(self, observation: Array) -> Array:
-        """Return the states of what is seen."""
+        """Return the states of observations."""
         return observation
 
     def is_valid(self, observation: Array) -> Array:
-        """Return True where what is seen can be."""
+        """Return True for observations of possible states."""
         space = self.observation_space
         inside = (observation >= space.low) & (observation <= space.high)
         return np.all(inside, -1)
 
     def sees_goal(self, observation: Array) -> Array:
-        """Return True where what is seen is at the goal."""
+        """Return True for observations at the goal."""
         return self.reached(self.state_of(observation))
 
 
 @dataclass(frozen=True)
 class PointTask(_Dynamics):
-    """A point mass that is to reach one place; see :class:`~torchrl_recall.envs.PointMassEnv`."""
+    """Dynamics of a point mass with one goal; see :class:`~torchrl_recall.envs.PointMassEnv`."""
 
     dim: int
     step_size: float
@@ -141,7 +142,7 @@ def _space(task: PointTask) -> PointMassEnv:
 
 @dataclass(frozen=True)
 class PendulumTask(_Dynamics):
-    """Gymnasium's ``Pendulum-v1``, to stand still upright; its state is angle and speed."""
+    """Dynamics of ``Pendulum-v1``, whose goal is to stand still upright; states: angle, speed."""
 
     angle: float
     speed: float
@@ -155,11 +156,11 @@ class PendulumTask(_Dynamics):
 
     @property
     def action_space(self) -> Box:
-        """Return the space of torques, in halves of their range."""
+        """Return the space of torques, in units of half their range."""
         return Box(-1.0, 1.0, (1,), np.float32)
 
     def start(self, rng: np.random.Generator, num: int) -> Array:
-        """Draw any angle and slow speeds, but for the goal."""
+        """Draw random angles and slow speeds, outside the goal."""
         states = np.empty((0, 2), np.float32)
         while len(states) < num:
             drawn = rng.uniform((-np.pi, -1), (np.pi, 1), (2 * num + 8, 2)).astype(np.float32)
@@ -175,7 +176,7 @@ class PendulumTask(_Dynamics):
         return np.stack([angle, speed], -1).astype(np.float32)
 
     def reached(self, state: Array) -> Array:
-        """Return True where it stands still upright."""
+        """Return True where the pendulum stands still upright."""
         return (np.abs(state[..., 0]) <= self.angle) & (np.abs(state[..., 1]) <= self.speed)
 
     def observe(self, state: Array) -> Array:
@@ -184,11 +185,11 @@ class PendulumTask(_Dynamics):
         return np.stack([np.cos(angle), np.sin(angle), state[..., 1]], -1)
 
     def state_of(self, observation: Array) -> Array:
-        """Return the angle, read from cosine and sine, and the speed."""
+        """Return the angle, computed from cosine and sine, and the speed."""
         return from_angles(observation, 1)
 
     def is_valid(self, observation: Array) -> Array:
-        """Return True near the unit circle, at speeds that it can have."""
+        """Return True near the unit circle, at possible speeds."""
         return on_circle(observation, 1) & (np.abs(observation[..., 2]) <= 8 + ROUNDING)
 
 
@@ -202,19 +203,19 @@ SPARSE_TASKS: dict[str, _Dynamics] = {
 
 
 class SparseTask(gymnasium.Env):
-    """One of the small sparse tasks.
+    """Small sparse task, chosen by name.
 
-    - ``point_free4``, ``point_free6``: a point in :math:`[-1, 1]^N` that is to come near the place
-      that is 0.5 in each dimension.
+    - ``point_free4``, ``point_free6``: a point in :math:`[-1, 1]^N`, whose goal is near 0.5 in each
+      dimension.
     - ``point_umaze``, ``point_umaze_long``: the U-maze, with its goal at the end of the upper
-      corridor; in the second a step is a third as long.
-    - ``pendulum_swingup``: ``Pendulum-v1`` that is to stand still upright.
+      corridor. In the second task steps are a third as long.
+    - ``pendulum_swingup``: ``Pendulum-v1``, whose goal is to stand still upright.
 
     The dynamics of the points are those of :class:`~torchrl_recall.envs.PointMassEnv`.
 
     Args:
-        name: see above.
-        render_mode: None; there is nothing to draw.
+        name: name of the task, see above.
+        render_mode: must be None, because the tasks draw no pictures.
 
     Examples:
         >>> import gymnasium, torchrl_recall.envs
@@ -237,14 +238,29 @@ class SparseTask(gymnasium.Env):
         self.state = np.zeros((1, 1), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Array, dict]:
-        """Begin an episode anywhere."""
+        """Begin an episode in a random state; see :meth:`gymnasium.Env.reset`.
+
+        Keyword Args:
+            seed: seed of the environment's random numbers; None continues them.
+            options: ignored.
+
+        Returns:
+            The first observation, and an empty dictionary.
+        """
         super().reset(seed=seed)
         dynamics = SPARSE_TASKS[self.name]
         self.state = dynamics.start(self.np_random, 1)
         return dynamics.observe(self.state)[0], {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict]:
-        """Take a step."""
+        """Take a step; see :meth:`gymnasium.Env.step`.
+
+        Args:
+            action: action within ``action_space``.
+
+        Returns:
+            Observation, reward, terminated, truncated, and an empty dictionary.
+        """
         dynamics = SPARSE_TASKS[self.name]
         self.state = dynamics.move(self.state, np.asarray(action, np.float32).clip(-1, 1)[None])
         reached = bool(dynamics.reached(self.state)[0])
@@ -252,14 +268,14 @@ class SparseTask(gymnasium.Env):
 
 
 class SparseTaskVector(gymnasium.vector.VectorEnv):
-    """Many episodes of a :class:`SparseTask` at once, as ``gymnasium.make_vec`` makes them.
+    """Batch of environments of one :class:`SparseTask`, as ``gymnasium.make_vec`` makes it.
 
-    Those that have ended begin again in the same step.
+    An episode that has ended is reset in the same step.
 
     Args:
-        num_envs: how many.
-        name: of the task.
-        max_episode_steps: time limit.
+        num_envs: number of environments.
+        name: name of the task, see :class:`SparseTask`.
+        max_episode_steps: largest number of steps of an episode.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -274,7 +290,15 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
         self.action_space = batch_space(dynamics.action_space, num_envs)
 
     def reset(self, *, seed: Any = None, options: dict | None = None) -> tuple[Array, dict]:
-        """Begin all episodes."""
+        """Begin all episodes; see :meth:`gymnasium.vector.VectorEnv.reset`.
+
+        Keyword Args:
+            seed: seed of the random numbers of all environments; None continues them.
+            options: ignored.
+
+        Returns:
+            The first observations, shape ``[num_envs, *state_shape]``, and an empty dictionary.
+        """
         super().reset(seed=seed)
         dynamics = SPARSE_TASKS[self.name]
         self.state = dynamics.start(self.np_random, self.num_envs)
@@ -282,7 +306,15 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
         return dynamics.observe(self.state), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict]:
-        """Take a step of each."""
+        """Take a step in each environment; see :meth:`gymnasium.vector.VectorEnv.step`.
+
+        Args:
+            actions: actions, shape ``[num_envs, *action_shape]``.
+
+        Returns:
+            Observations, rewards, terminated and truncated flags, and a dictionary of the last
+            observations of ended episodes.
+        """
         dynamics = SPARSE_TASKS[self.name]
         self.state = dynamics.move(self.state, np.asarray(actions, np.float32).clip(-1, 1))
         self.steps += 1
@@ -299,10 +331,10 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
 
 
 def goal_rule(env: EnvBase) -> Callable[[TensorDictBase], TensorDictBase]:
-    """Return the task's own rule, for what a model imagines: ``recall.reward``.
+    """Return the reward rule of a task, for imagined transitions (``recall.reward``).
 
     Args:
-        env: a :class:`SparseTask` in TorchRL's wrappers.
+        env: TorchRL environment around a :class:`SparseTask`.
 
     Returns:
         A function that writes ``("next", "reward")`` and ``("next", "terminated")``.

@@ -20,37 +20,36 @@ __all__ = ["GoalGANCurriculum"]
 class GoalGANCurriculum(NoDeepCopy):
     r"""Curriculum of goals that learns from their success rates (Held et al., 2018, Alg. 1).
 
-    A goal is *good* if its success rate lies within ``success_range``: neither hopeless nor
+    A goal is *good* if its success rate lies within ``success_range``: neither too hard nor
     mastered. In each iteration, :meth:`propose` returns new goals from the GAN, with noise, and old
-    goals that were reached before. :meth:`update` labels them, trains the GAN, and keeps each goal
-    that was reached, except next to one already kept. Where no goal was good, the next new goals
-    are uniform. A GAN whose goals collapse is reset and trained on the kept ones.
+    goals that were reached before. :meth:`update` labels them and trains the GAN. It keeps each
+    goal that was reached, unless a kept goal is near. If no goal was good, the next new goals are
+    drawn uniformly. If the goals of the GAN collapse, the GAN is reset and trained on kept goals.
 
     Args:
         gan: generator and discriminator to train.
 
     Keyword Args:
-        num_new: goals from the GAN in each iteration.
-        num_old: kept goals in each iteration.
-        success_range: least and greatest success rate of a good goal.
-        goal_noise: standard deviation of noise on new goals, in halves of the bounds' range.
-        min_distance: least distance between kept goals, in the same unit; 0.05 times the number of
-            dimensions by default.
-        max_kept: goals to keep; the newest stay.
+        num_new: number of goals from the GAN in each iteration.
+        num_old: number of kept goals in each iteration.
+        success_range: smallest and largest success rate of a good goal, in [0, 1].
+        goal_noise: standard deviation of noise on new goals, in units of half the bounds' range.
+        min_distance: smallest distance between kept goals, in the same unit; 0.05 times the number
+            of dimensions by default.
+        max_kept: largest number of kept goals; the oldest are dropped.
         num_updates: gradient steps in each iteration.
         batch_size: goals in each gradient step.
         lr: learning rate of the discriminator.
-        generator_lr: learning rate of the generator. Both steps are Adam's. With the published
-            RMSprop at 1e-3 for both, the generator covered only one or two of a ring's twelve
-            sectors.
-        min_spread: a GAN is collapsed if the standard deviation of its goals is below this in
-            every dimension, in the same unit.
-        compile: compile the gradient steps; see
-            :func:`~torchrl_recall.make_update`.
+        generator_lr: learning rate of the generator. Both networks are trained by Adam. With the
+            published RMSprop at 1e-3 for both, the generator covered only one or two of twelve
+            sectors of a ring.
+        min_spread: the GAN counts as collapsed if the standard deviation of its goals is below this
+            number in every dimension, in the same unit.
+        compile: whether gradient steps are compiled; see :func:`~torchrl_recall.make_update`.
 
     Attributes:
-        num_fallbacks: iterations in which no goal was good.
-        num_collapses: resets of the GAN.
+        num_fallbacks: number of iterations in which no goal was good.
+        num_collapses: number of resets of the GAN.
 
     Raises:
         ValueError: a number is out of its range, or goals or rates have another shape.
@@ -119,7 +118,8 @@ class GoalGANCurriculum(NoDeepCopy):
         """Fit the GAN to goals that are reached by chance, such as those of a random policy.
 
         Args:
-            goals: shape ``[num_goals, goal_dim]``; those outside of the bounds are left out.
+            goals: goals of shape ``[num_goals, goal_dim]``, environment units. Goals out of bounds
+                are left out.
         """
         self._check(goals)
         goals = goals[((goals >= self.gan.low) & (goals <= self.gan.high)).all(1)]
@@ -133,13 +133,13 @@ class GoalGANCurriculum(NoDeepCopy):
         self.fit(goals, torch.ones(len(goals), dtype=torch.bool, device=goals.device))
 
     def sample(self, num: int) -> Tensor:
-        """Draw new goals, with noise; uniform ones where none was good in the last iteration.
+        """Draw new goals, with noise; they are uniform if no goal was good in the last iteration.
 
         Args:
             num: number of goals.
 
         Returns:
-            Shape ``[num, goal_dim]``, within the bounds.
+            Goals of shape ``[num, goal_dim]``, within the bounds, environment units.
         """
         gan = self.gan
         if self._fall_back:
@@ -149,13 +149,16 @@ class GoalGANCurriculum(NoDeepCopy):
         return (goals + noise).clamp(gan.low, gan.high)
 
     def propose(self, num: int | None = None) -> Tensor:
-        """Draw the goals of an iteration, new ones first; more of these while few are kept.
+        """Draw the goals of an iteration, new goals first.
+
+        While few goals are kept, new goals take the place of the missing old ones.
 
         Args:
-            num: number of goals, new and old in proportion; ``num_new + num_old`` by default.
+            num: number of goals; ``num_new + num_old`` by default. The ratio of new and old goals
+                stays the same.
 
         Returns:
-            Shape ``[num, goal_dim]``.
+            Goals of shape ``[num, goal_dim]``, environment units.
         """
         usual = self.num_new + self.num_old
         num = usual if num is None else num
@@ -164,12 +167,19 @@ class GoalGANCurriculum(NoDeepCopy):
         return torch.cat([self.sample(num - len(old)), old])
 
     def label(self, success_rate: Tensor) -> Tensor:
-        """Return True for good goals, shape ``[num_goals]``."""
+        """Mark good goals.
+
+        Args:
+            success_rate: share of each goal's episodes that reached it, shape ``[num_goals]``.
+
+        Returns:
+            Booleans of shape ``[num_goals]``.
+        """
         low, high = self.success_range
         return (success_rate >= low) & (success_rate <= high)
 
     def update(self, goals: Tensor, success_rate: Tensor) -> dict[str, Tensor]:
-        """Learn from an iteration.
+        """Train the GAN on the outcome of an iteration, and keep reached goals.
 
         Args:
             goals: goals that were tried, shape ``[num_goals, goal_dim]``, environment units.
@@ -217,14 +227,14 @@ class GoalGANCurriculum(NoDeepCopy):
         """Take ``num_updates`` gradient steps on labelled goals.
 
         Args:
-            goals: shape ``[num_goals, goal_dim]``.
-            labels: whether each is good, shape ``[num_goals]``; at least one is.
+            goals: goals of shape ``[num_goals, goal_dim]``, environment units.
+            labels: True for good goals, of which there must be one, shape ``[num_goals]``.
 
         Returns:
             Means of the losses.
         """
         data = TensorDict({"goal": goals, "label": labels.unsqueeze(-1)}, [len(goals)])
-        # Half of each batch is good, even if few goals are: else the discriminator forgets them.
+        # Half of each batch are good goals, even if they are few, so that none is forgotten.
         size, half = (self.num_updates, self.batch_size), self.batch_size // 2
         index = torch.randint(len(goals), size, device=goals.device)
         good = labels.nonzero().squeeze(-1)
@@ -232,18 +242,18 @@ class GoalGANCurriculum(NoDeepCopy):
         return mean_losses([self._update(batch) for batch in data[index].unbind(0)], "goal_gan")
 
     def _collapsed(self) -> bool:
-        """Return True if the GAN's goals have fallen together, or are NaN."""
+        """Return True if the GAN's goals are all near each other, or are NaN."""
         goals = self.gan.normalized(self.gan.sample(256))
         return not bool(goals.std(0).amax() >= self.min_spread)  # NaN too
 
     def _keep(self, goals: Tensor) -> None:
-        """Add goals that are not next to a kept or an earlier one."""
+        """Add goals that are not near a kept goal or an earlier one."""
         ours, new = (self.gan.normalized(g) for g in (self.kept, goals))
         free = (torch.cdist(new, ours) >= self.min_distance).all(1)
         self.kept = torch.cat([self.kept, goals[free & self._apart(goals)]])[-self.max_kept :]
 
     def _apart(self, goals: Tensor) -> Tensor:
-        """Return True for goals that are not next to an earlier one."""
+        """Return True for goals that are not near an earlier one."""
         goals = self.gan.normalized(goals)
         near = torch.cdist(goals, goals) < self.min_distance
         return ~(near & torch.ones_like(near).tril(-1)).any(1)

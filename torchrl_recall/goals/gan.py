@@ -23,22 +23,22 @@ __all__ = ["GoalGAN", "GoalGANLoss"]
 class GoalGAN(nn.Module):
     """Generator of goals and discriminator that scores them, as tensordict modules.
 
-    ``generator`` maps ``"noise"`` to ``"goal"`` inside the bounds of the spec; ``discriminator``
-    maps ``"goal"`` to ``"score"``, high for goals of intermediate difficulty.
+    ``generator`` maps ``"noise"`` to ``"goal"``, within the bounds of the spec. ``discriminator``
+    maps ``"goal"`` to ``"score"``, which is high for goals of intermediate difficulty.
 
-    From Held et al., *Automatic Goal Generation for Reinforcement Learning Agents*, ICML 2018,
-    whose sizes are the defaults.
+    From Held et al., *Automatic Goal Generation for Reinforcement Learning Agents*, ICML 2018. The
+    default sizes are those of the paper.
 
     Args:
         goal_spec: bounds and shape ``[goal_dim]`` of a goal, environment units.
 
     Keyword Args:
-        noise_dim: numbers in the generator's normal input.
-        generator_cells: hidden units of each of the generator's layers.
-        discriminator_cells: hidden units of each of the discriminator's layers.
+        noise_dim: dimension of the generator's Gaussian input.
+        generator_cells: hidden units of each layer of the generator.
+        discriminator_cells: hidden units of each layer of the discriminator.
 
     Raises:
-        ValueError: the spec is no bounded vector.
+        ValueError: the spec is not that of a bounded vector.
 
     Examples:
         >>> from torchrl.data import Bounded
@@ -79,23 +79,51 @@ class GoalGAN(nn.Module):
         )
 
     def noise(self, num: int) -> TensorDict:
-        """Draw inputs of the generator, shape ``[num]``."""
+        """Draw inputs of the generator.
+
+        Args:
+            num: number of inputs.
+
+        Returns:
+            ``"noise"`` in a tensordict of shape ``[num]``.
+        """
         return TensorDict(
             {"noise": torch.randn(num, self.noise_dim, device=self.low.device)}, [num]
         )
 
     @torch.no_grad()
     def sample(self, num: int) -> Tensor:
-        """Draw goals, shape ``[num, goal_dim]``, environment units."""
+        """Draw goals from the generator.
+
+        Args:
+            num: number of goals.
+
+        Returns:
+            Goals of shape ``[num, goal_dim]``, environment units.
+        """
         return self.generator(self.noise(num))["goal"]
 
     def uniform(self, num: int) -> Tensor:
-        """Draw goals uniformly within the bounds, shape ``[num, goal_dim]``."""
+        """Draw goals uniformly within the bounds.
+
+        Args:
+            num: number of goals.
+
+        Returns:
+            Goals of shape ``[num, goal_dim]``, environment units.
+        """
         share = torch.rand(num, self.goal_dim, device=self.low.device)
         return self.low + (self.high - self.low) * share
 
     def normalized(self, goals: Tensor) -> Tensor:
-        """Scale goals so that their bounds are at -1 and 1."""
+        """Scale goals so that their bounds are at -1 and 1.
+
+        Args:
+            goals: goals of shape ``[*batch, goal_dim]``, environment units.
+
+        Returns:
+            Scaled goals of the same shape.
+        """
         return 2 * (goals - self.low) / (self.high - self.low) - 1
 
     def reset_parameters(self) -> None:
@@ -136,20 +164,21 @@ class GoalGANLoss(LossModule):
             + \mathbb{E}_z \left[ (D(G(z)) + 1)^2 \right] \\
         L_G &= \mathbb{E}_z \left[ D(G(z))^2 \right]
 
-    (Eq. 5 of Held et al., *Automatic Goal Generation for Reinforcement Learning Agents*, 2018, with
-    a = -1, b = 1 and c = 0), where :math:`y_g` is 1 for a goal of intermediate difficulty and 0 for
-    any other. Neither loss moves the other's network, so their sum can be lowered at once.
+    This is Eq. 5 of Held et al., *Automatic Goal Generation for Reinforcement Learning Agents*,
+    2018, with a = -1, b = 1 and c = 0. The label :math:`y_g` is 1 for a goal of intermediate
+    difficulty and 0 for any other. Each loss has gradients for one network only, so their sum can
+    be minimised in one step.
 
     Args:
         gan: generator and discriminator.
 
     Keyword Args:
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``, over goals that the mask does not ignore.
-            Each labelled goal is paired with a generated one.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``, over unmasked goals. Each labelled goal is
+            paired with a generated one.
 
     Raises:
         KeyError: goals or labels are missing.
-        ValueError: there is no such reduction.
+        ValueError: the reduction is unknown.
 
     Examples:
         >>> import torch
@@ -207,7 +236,7 @@ class GoalGANLoss(LossModule):
         """Compute both losses, on equal numbers of generated and labelled goals.
 
         Args:
-            tensordict: labelled goals, shape ``[num_goals]``.
+            tensordict: labelled goals, batch shape ``[num_goals]``.
 
         Returns:
             ``loss_discriminator`` and ``loss_generator``, scalars unless the reduction is
@@ -226,7 +255,7 @@ class GoalGANLoss(LossModule):
         with self.generator_params.to_module(self.generator, preserve_module_state=False):
             generated = self.generator(noise)["goal"]
 
-        # The discriminator's scores of both kinds, and a frozen copy's for the generator.
+        # Scores of both kinds of goals, and scores by a frozen discriminator for the generator.
         both = torch.cat([goal, generated.detach()])
         real, fake = self._score(both, self.discriminator_params).chunk(2)
         judged = self._score(generated, self.discriminator_params.detach())

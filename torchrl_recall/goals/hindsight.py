@@ -15,18 +15,18 @@ __all__ = ["HindsightGoal"]
 
 
 class HindsightGoal(TensorDictModuleBase):
-    """Transform of recall traces that makes the goal that a trace reaches its desired goal.
+    """Transform that sets the desired goal of each recall trace to the goal it reaches.
 
-    A recall trace shows how to reach its end state, whatever goal the experience had that the model
-    has learned from. After the relabelling of Andrychowicz et al., *Hindsight Experience Replay*,
-    2017.
+    A recall trace shows how to reach its end state. The goals of the experience from which the
+    model learned do not matter. The relabelling follows Andrychowicz et al., *Hindsight Experience
+    Replay*, 2017.
 
     Args:
-        goal_of_state: function of states, shape ``[num_traces, state_dim]``, that returns goals,
-            shape ``[num_traces, goal_dim]``; None where the two are identical.
+        goal_of_state: function that maps states ``[num_traces, state_dim]`` to goals
+            ``[num_traces, goal_dim]``; None if states and goals are identical.
 
     Keyword Args:
-        goal_key: key to write the goal to.
+        goal_key: key under which the goal is written.
         observation_key: key of the states.
 
     Examples:
@@ -56,7 +56,14 @@ class HindsightGoal(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the goals of traces of shape ``[num_traces, trace_length]``."""
+        """Write the goals of traces.
+
+        Args:
+            tensordict: traces of shape ``[num_traces, trace_length]``, environment units.
+
+        Returns:
+            The same tensordict with the goals.
+        """
         end = tensordict.get(self.in_keys[0])[:, -1]
         goal = end if self.goal_of_state is None else self.goal_of_state(end)
         steps = tensordict.shape[1]

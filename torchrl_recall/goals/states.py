@@ -17,24 +17,24 @@ __all__ = ["GoalGANStates"]
 class GoalGANStates(HighValueStates):
     """Source of states that reach goals of a Goal GAN (Sec. 2.1; Alg. 2, lines 2 and 3).
 
-    New and old goals have the same share as among those that the policy is sent to. New goals lie
-    at the edge of what is reachable. Traces from them alone would never cover the states near the
+    The ratio of new and old goals is that of the goals given to the policy. New goals lie at the
+    edge of what is reachable. Traces to new goals alone would never cover the states near the
     start.
 
     Args:
-        curriculum: proposes the goals.
+        curriculum: the curriculum that proposes goals.
         num_states: number of goals to draw.
 
     Keyword Args:
-        goal_decoder: D, from goals of shape ``[num_goals, goal_dim]`` to states, environment
-            units; None where goal and state are identical.
-        is_valid: function of states that returns True for those that can occur, shape
-            ``[num_goals]``. A GAN may propose a goal inside a wall; such end states are dropped.
-        observation_key: key to put the states under.
+        goal_decoder: D, which maps goals ``[num_goals, goal_dim]`` to states, environment units;
+            None if goals and states are identical.
+        is_valid: function of states that returns booleans of shape ``[num_goals]``, True for
+            possible states. A GAN may propose goals inside walls; such end states are dropped.
+        observation_key: key under which states are returned.
 
     Raises:
-        ValueError: the decoder's output has another number of rows, is not finite, or is not valid
-            for any goal.
+        ValueError: the decoder returns a wrong number of states, states that are not finite, or no
+            valid state.
 
     Examples:
         >>> from torchrl_recall import GoalGAN, GoalGANCurriculum, GoalGANStates
@@ -62,7 +62,17 @@ class GoalGANStates(HighValueStates):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
-        """Draw goals and decode them; experience is ignored."""
+        """Draw goals and decode them.
+
+        Args:
+            tensordict: ignored.
+
+        Returns:
+            End states of shape ``[num_states]`` or less, under ``observation_key``.
+
+        Raises:
+            ValueError: see the class.
+        """
         goals = self.curriculum.propose(self.num_states)
         states = goals if self.goal_decoder is None else self.goal_decoder(goals)
         if states.shape[:1] != goals.shape[:1] or states.ndim != 2:
@@ -79,7 +89,7 @@ class GoalGANStates(HighValueStates):
         valid = self.is_valid(states)
         if self.goal_decoder is not None and not valid.any():
             anywhere = self.goal_decoder(self.curriculum.gan.uniform(1_000))
-            if not self.is_valid(anywhere).any():  # the decoder is at fault, not the GAN
+            if not self.is_valid(anywhere).any():  # the decoder is wrong, not the GAN
                 raise ValueError(
                     "goal_decoder gave no valid state for any of 1,000 goals. Let it return states "
                     "of the environment, in environment units."

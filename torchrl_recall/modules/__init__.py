@@ -1,1 +1,1 @@
-"""Networks and statistics of the backtracking model, and values read off losses."""
+"""Networks and statistics of the backtracking model, and values from the networks of losses."""

@@ -37,8 +37,11 @@ def leaf_spec(spec: TensorSpec, key: NestedKey, name: str) -> TensorSpec:
 
     Args:
         spec: the entry's spec, or a composite that holds it.
-        key: the entry.
+        key: key of the entry.
         name: ``"observation"`` or ``"action"``, for the error.
+
+    Returns:
+        The spec of one entry.
 
     Raises:
         ValueError: the composite has no such entry.
@@ -79,13 +82,17 @@ def probabilistic_mlp(
         codec: codec of the samples.
 
     Keyword Args:
-        in_features: number of all inputs together.
+        in_features: number of features of all inputs together.
         in_keys: entries to read, concatenated in this order.
         out_key: entry to write samples to.
         num_cells: hidden units of each layer.
-        activation_class: between the layers.
-        unit_scale: fix a Gaussian's standard deviation at one; else it is learned.
-        num_models: members of an ensemble of such perceptrons.
+        activation_class: activation function between the layers.
+        unit_scale: whether the standard deviation of a Gaussian is fixed at one; otherwise it is
+            learned.
+        num_models: number of perceptrons; more than one form an ensemble.
+
+    Returns:
+        A module that reads ``in_keys`` and samples ``out_key``.
 
     Examples:
         >>> import torch

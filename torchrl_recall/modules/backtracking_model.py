@@ -32,14 +32,14 @@ class BacktrackingModel(TensorDictModuleBase):
         q(s_t, a_t \mid s_{t+1}) = q(\Delta s_t \mid a_t, s_{t+1}) \, q(a_t \mid s_{t+1}),
         \qquad \Delta s_t = s_t - s_{t+1} \tag{1}
 
-    where :math:`q(a_t \mid s_{t+1})` is the *backward policy* and
-    :math:`q(\Delta s_t \mid a_t, s_{t+1})` the *state predictor*. States and actions are
-    standardised before they enter the networks and brought back to environment units afterwards
-    (App. C); discrete ones enter as one-hot vectors, and the state predictor of a discrete state
-    is a distribution over :math:`s_t` itself (Sec. 3.1).
+    Here :math:`q(a_t \mid s_{t+1})` is the *backward policy* and
+    :math:`q(\Delta s_t \mid a_t, s_{t+1})` is the *state predictor*. States and actions are
+    standardised before they enter the networks. Samples are converted back to environment units
+    (App. C). Discrete states and actions enter as one-hot vectors. The state predictor of a
+    discrete state is a distribution over :math:`s_t` itself (Sec. 3.1).
 
     From *Recall Traces: Backtracking Models for Efficient Reinforcement Learning*, Goyal et al.,
-    ICLR 2019. Data is in forward time: ``("next", "observation")`` is :math:`s_{t+1}`.
+    ICLR 2019. Data are in forward time: ``("next", "observation")`` is :math:`s_{t+1}`.
 
     Args:
         backward_policy: module with ``in_keys=[("next", observation_key)]`` that writes
@@ -54,10 +54,10 @@ class BacktrackingModel(TensorDictModuleBase):
         observation_key: key of :math:`s_t`; :math:`s_{t+1}` is the same key under ``"next"``.
         action_key: key of :math:`a_t`.
         delta_key: key to write :math:`\Delta s_t` to, in environment units.
-        clamp_actions: clamp sampled actions to the bounds of ``action_spec``. The paper does not;
-            without it long traces leave the action space.
-        as_index: give the networks categories as indices of the batch's shape, as embeddings take
-            them, instead of one-hot vectors.
+        clamp_actions: whether sampled actions are clamped to the bounds of ``action_spec``. The
+            paper does not clamp, but then long traces leave the action space.
+        as_index: whether the networks receive categories as indices of the batch's shape, as
+            embeddings need them, instead of one-hot vectors.
 
     Raises:
         ValueError: a spec is neither a vector of floats nor categorical or one-hot, or the keys
@@ -140,8 +140,9 @@ class BacktrackingModel(TensorDictModuleBase):
     ) -> BacktrackingModel:
         """Build the model with the networks of App. C.
 
-        Two perceptrons with two hidden layers of 128 units: tanh for the backward policy, ReLU
-        for the state predictor, whose variance is learned for each dimension.
+        The backward policy and the state predictor are perceptrons with two hidden layers of 128
+        units. Activations are tanh for the backward policy and ReLU for the state predictor. The
+        state predictor learns a variance for each dimension.
 
         Args:
             observation_spec: spec of the observation, or a composite that holds it.
@@ -152,17 +153,18 @@ class BacktrackingModel(TensorDictModuleBase):
             action_key: key of the action.
             delta_key: key to write the change of state to.
             num_cells: hidden units of each layer.
-            action_scale: ``"unit"``, the paper's fixed variance of one (of the standardised
-                action), or ``"learned"`` for each dimension.
+            action_scale: standard deviation of the standardised action: ``"unit"`` fixes it at one,
+                as in the paper; ``"learned"`` learns it for each dimension.
             clamp_actions: see the class.
-            num_models: members of an ensemble. Each row of each step is sampled from a member
-                drawn at random. :class:`~torchrl_recall.Disagreement` cuts traces where they part.
+            num_models: number of members; more than one form an ensemble. Each step of each trace
+                is sampled from a randomly drawn member. :class:`~torchrl_recall.Disagreement` cuts
+                traces at steps on which the members disagree.
 
         Returns:
             A model on the default device.
 
         Raises:
-            ValueError: as the class.
+            ValueError: see the class.
         """
         if action_scale not in ("unit", "learned"):
             raise ValueError(
@@ -213,7 +215,7 @@ class BacktrackingModel(TensorDictModuleBase):
         """Sample the previous action and state of ``("next", observation_key)``.
 
         Args:
-            tensordict: any batch shape, with the following state in environment units.
+            tensordict: ``("next", observation_key)`` in environment units, any batch shape.
 
         Returns:
             The same tensordict with the action, the change of state and the previous state.
@@ -227,14 +229,29 @@ class BacktrackingModel(TensorDictModuleBase):
         return tensordict.set(self.observation_key, observation)
 
     def sample_action(self, next_observation: Tensor) -> Tensor:
-        """Draw a_t from the backward policy, given s_{t+1}; both in environment units."""
+        """Draw a_t from the backward policy.
+
+        Args:
+            next_observation: s_{t+1}, shape ``[*batch, *state_shape]``, environment units.
+
+        Returns:
+            a_t, shape ``[*batch, *action_shape]``, environment units.
+        """
         self.check_statistics()
         data = self._condition(next_observation)
         action = self.actions.decode(self.backward_policy(data).get(self.action_key))
         return self.actions.clamp(action) if self.clamp_actions else action
 
     def sample_observation(self, action: Tensor, next_observation: Tensor) -> Tensor:
-        """Draw s_t from the state predictor, given a_t and s_{t+1}; all in environment units."""
+        """Draw s_t from the state predictor.
+
+        Args:
+            action: a_t, shape ``[*batch, *action_shape]``, environment units.
+            next_observation: s_{t+1}, shape ``[*batch, *state_shape]``, environment units.
+
+        Returns:
+            s_t, in the shape of s_{t+1}, environment units.
+        """
         self.check_statistics()
         data = self.state_predictor(self._condition(next_observation, action))
         if self.deltas is None:
@@ -247,10 +264,11 @@ class BacktrackingModel(TensorDictModuleBase):
 
         Args:
             tensordict: ``observation``, ``action`` and ``("next", "observation")``, any batch
-                shape. The state predictor is given the data's action, not a sample.
+                shape, environment units. The state predictor reads the action of the data, not a
+                sample.
 
         Returns:
-            A tensor of the batch's shape.
+            Log-densities in nats, of the batch's shape.
         """
         return self.backward_policy_log_prob(tensordict) + self.state_predictor_log_prob(
             tensordict
@@ -259,13 +277,17 @@ class BacktrackingModel(TensorDictModuleBase):
     def backward_policy_log_prob(
         self, tensordict: TensorDictBase, *, each_member: bool = False
     ) -> Tensor:
-        """Compute log q(a_t | s_{t+1}) of the data's action, of the batch's shape.
+        """Compute log q(a_t | s_{t+1}) of the data's action.
 
         Args:
             tensordict: see :meth:`log_prob`.
 
         Keyword Args:
-            each_member: of an ensemble, return what each member says, ``[*batch, num_models]``.
+            each_member: whether to return the log-density of each member of an ensemble.
+
+        Returns:
+            Log-densities in nats, of the batch's shape; ``[*batch, num_models]`` with
+            ``each_member``.
         """
         self.check_statistics()
         action = self._read(tensordict, self.action_key)
@@ -278,13 +300,17 @@ class BacktrackingModel(TensorDictModuleBase):
     def state_predictor_log_prob(
         self, tensordict: TensorDictBase, *, each_member: bool = False
     ) -> Tensor:
-        """Compute log q(Δs_t | a_t, s_{t+1}) of the data's state, of the batch's shape.
+        """Compute log q(Δs_t | a_t, s_{t+1}) of the data's state.
 
         Args:
             tensordict: see :meth:`log_prob`.
 
         Keyword Args:
-            each_member: of an ensemble, return what each member says, ``[*batch, num_models]``.
+            each_member: whether to return the log-density of each member of an ensemble.
+
+        Returns:
+            Log-densities in nats, of the batch's shape; ``[*batch, num_models]`` with
+            ``each_member``.
         """
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
@@ -295,7 +321,14 @@ class BacktrackingModel(TensorDictModuleBase):
         return log_prob(self.deltas.target(delta)) + self.deltas.log_abs_det()
 
     def state_predictor_dist(self, tensordict: TensorDictBase) -> Distribution:
-        """Return q(Δs_t | a_t, s_{t+1}) of the data's action, standardised; see the networks."""
+        """Return q(Δs_t | a_t, s_{t+1}), given the data's action, in standardised units.
+
+        Args:
+            tensordict: see :meth:`log_prob`.
+
+        Returns:
+            The distribution over Δs_t, or over s_t if states are discrete.
+        """
         self.check_statistics()
         next_observation = self._read(tensordict, self.next_observation_key)
         data = self._condition(next_observation, self._read(tensordict, self.action_key))
@@ -303,11 +336,13 @@ class BacktrackingModel(TensorDictModuleBase):
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
-        """Fold new transitions into the running means and variances (App. C).
+        """Add new transitions to the running means and variances (App. C).
+
+        Pass each transition once. Dimensions that never change keep a scale of one.
 
         Args:
             tensordict: ``observation``, ``action`` and ``("next", "observation")``, any batch
-                shape. Give each transition once. Dimensions that never change keep scale one.
+                shape, environment units.
 
         Raises:
             KeyError: an entry is missing.
@@ -335,7 +370,7 @@ class BacktrackingModel(TensorDictModuleBase):
             self.deltas.update(observation - next_observation)
 
     def _warn_outside(self, *states: Tensor) -> None:
-        """Say once that data lie outside the bounds to which sampled states are clamped."""
+        """Warn once that data lie outside the bounds to which sampled states are clamped."""
         codec = self.observations
         if self._warned_outside or getattr(codec, "low", None) is None:
             return
@@ -377,7 +412,7 @@ class BacktrackingModel(TensorDictModuleBase):
         return value
 
     def check_statistics(self) -> None:
-        """Refuse to standardise values of which nothing was ever seen.
+        """Refuse to standardise values without statistics.
 
         Raises:
             RuntimeError: :meth:`update_statistics` was never called.
@@ -414,7 +449,7 @@ class BacktrackingModel(TensorDictModuleBase):
 
 
 def _scorer(dist: Distribution, each_member: bool) -> Callable[[Tensor], Tensor]:
-    """Return the log-density, or what each member of an ensemble says of it."""
+    """Return the function that computes the log-density, of the model or of each member."""
     if each_member and isinstance(dist, EnsembleDistribution):
         return dist.member_log_prob
     return dist.log_prob

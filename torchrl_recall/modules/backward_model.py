@@ -1,4 +1,4 @@
-"""Define what a trace generator asks of a model; known dynamics need no networks."""
+"""Interface of models from which traces are generated; known dynamics need no networks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class BackwardModel(Protocol):
 
     .. math:: a_t \sim q(a_t \mid s_{t+1}), \qquad s_t \sim q(s_t \mid a_t, s_{t+1})
 
-    A ``torch.nn.Module`` with these attributes and methods fits, such as one of known dynamics.
-    :class:`~torchrl_recall.BacktrackingModel` is the learned one. Recurrent state has no place
-    here: both methods are given s_{t+1} alone.
+    Any ``torch.nn.Module`` with these attributes and methods can generate traces, for example one
+    that computes known dynamics. :class:`~torchrl_recall.BacktrackingModel` is a learned one.
+    Recurrent models are not supported, because both methods receive s_{t+1} but no hidden state.
 
     Attributes:
-        observation_key: where s_t is.
-        action_key: where a_t is.
-        next_observation_key: where s_{t+1} is.
+        observation_key: key of s_t.
+        action_key: key of a_t.
+        next_observation_key: key of s_{t+1}.
         observation_spec: spec of one state.
         action_spec: spec of one action.
 
@@ -57,17 +57,35 @@ class BackwardModel(Protocol):
     action_spec: TensorSpec
 
     def sample_action(self, next_observation: Tensor) -> Tensor:
-        """Draw a_t, shape ``[*batch, *action_shape]``, given s_{t+1}; in environment units."""
+        """Draw a_t, given s_{t+1}.
+
+        Args:
+            next_observation: s_{t+1}, shape ``[*batch, *state_shape]``, environment units.
+
+        Returns:
+            a_t, shape ``[*batch, *action_shape]``, environment units.
+        """
 
     def sample_observation(self, action: Tensor, next_observation: Tensor) -> Tensor:
-        """Draw s_t, of the shape of s_{t+1}, given a_t and s_{t+1}; in environment units."""
+        """Draw s_t, given a_t and s_{t+1}.
+
+        Args:
+            action: a_t, shape ``[*batch, *action_shape]``, environment units.
+            next_observation: s_{t+1}, shape ``[*batch, *state_shape]``, environment units.
+
+        Returns:
+            s_t, in the shape of s_{t+1}, environment units.
+        """
 
 
 def check_backward_model(model: object) -> None:
-    """Refuse what cannot be rolled backwards, and name what is missing.
+    """Refuse a model that cannot be rolled backwards, and name what is missing.
+
+    Args:
+        model: the model to check.
 
     Raises:
-        TypeError: an attribute or a method is missing, or it is no ``torch.nn.Module``.
+        TypeError: an attribute or a method is missing, or the model is no ``torch.nn.Module``.
     """
     members = (*BackwardModel.__annotations__, "sample_action", "sample_observation")
     missing = [name for name in members if not hasattr(model, name)]

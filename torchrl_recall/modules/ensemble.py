@@ -1,4 +1,4 @@
-"""Ensembles: several networks of one kind, stacked, of which each sample asks one."""
+"""Ensembles: several networks with stacked weights, and the mixture of their distributions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["EnsembleDistribution", "EnsembleMLP"]
 
 
 class EnsembleMLP(nn.Module):
-    """Perceptrons of one shape and of their own initial weights, evaluated at once.
+    """Perceptrons of the same shape with independent initial weights, evaluated at once.
 
     Args:
-        num_models: how many.
+        num_models: number of perceptrons.
 
     Keyword Args:
-        in_features: number of all inputs together.
-        out_features: outputs of each.
+        in_features: number of features of all inputs together.
+        out_features: number of outputs of each perceptron.
         num_cells: hidden units of each layer.
-        activation_class: between the layers.
+        activation_class: activation function between the layers.
 
     Raises:
         ValueError: a number is out of its range.
@@ -58,20 +58,27 @@ class EnsembleMLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Evaluate all: inputs ``[*batch, features]`` to ``[*batch, num_models, out_features]``."""
+        """Evaluate all perceptrons.
+
+        Args:
+            inputs: tensors of shape ``[*batch, features]``, which are concatenated.
+
+        Returns:
+            Outputs of shape ``[*batch, num_models, out_features]``.
+        """
         x = torch.cat(inputs, -1)
         rows = x.reshape(-1, x.shape[-1]).expand(self.num_models, -1, -1)
         return self.layers(rows).movedim(0, -2).reshape(*x.shape[:-1], self.num_models, -1)
 
 
 class EnsembleDistribution(Distribution):
-    r"""Distribution of an ensemble: a sample is that of one member, each as likely as any other.
+    r"""Uniform mixture of the distributions of an ensemble's members.
 
     .. math:: p(x) = \frac{1}{M} \sum_{m=1}^M p_m(x)
 
     Args:
-        kind: distribution of the members.
-        parameters: its own, each of shape ``[*batch, num_models, features]``.
+        kind: distribution class of the members.
+        parameters: parameters of that class, each of shape ``[*batch, num_models, features]``.
 
     Examples:
         >>> import torch
@@ -91,7 +98,7 @@ class EnsembleDistribution(Distribution):
         super().__init__(torch.Size(batch), self.members.event_shape, validate_args=False)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
-        """Draw from a member of its own for each row."""
+        """Draw a sample from a random member, chosen for each row."""
         shape = (*sample_shape, *self.batch_shape)
         device = next(iter(self.parameters.values())).device
         member = torch.randint(self.num_models, shape, device=device)
@@ -99,20 +106,20 @@ class EnsembleDistribution(Distribution):
         return self.kind(**chosen).sample()
 
     def _of(self, member: Tensor, parameter: Tensor) -> Tensor:
-        """Take the parameters of one member for each row."""
+        """Select the parameters of one member for each row."""
         parameter = parameter.expand(*member.shape, *parameter.shape[-2:])
         index = member[..., None, None].expand(*member.shape, 1, parameter.shape[-1])
         return parameter.gather(-2, index).squeeze(-2)
 
     @property
     def mean(self) -> Tensor:
-        """Return the mean over the members."""
+        """The mean over the members."""
         return self.members.mean.mean(len(self.batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Score a value by all: shape ``[*batch]``."""
+        """Compute the log-density of the mixture, in nats, shape ``[*batch]``."""
         return self.member_log_prob(value).logsumexp(-1) - math.log(self.num_models)
 
     def member_log_prob(self, value: Tensor) -> Tensor:
-        """Score a value by each member: shape ``[*batch, num_models]``."""
+        """Compute the log-density of each member, in nats, shape ``[*batch, num_models]``."""
         return self.members.log_prob(value.unsqueeze(len(self.batch_shape)))

@@ -29,31 +29,32 @@ class JointModel(BacktrackingModel):
         p(\Delta s_t \mid a_t, h_t), \quad \hat r(h_t, a_t), \ \hat p(d_t = 1 \mid h_t, a_t),
         \qquad h_t = f(s_t)
 
-    App. G leaves joint training to future work: the reward would teach the trunk what of a state
-    matters. Its value is left out, since a critic says what states are worth. As a
-    :class:`~torchrl_recall.BacktrackingModel` it goes wherever one goes.
-    :class:`~torchrl_recall.JointLoss` trains all heads at once.
-    :class:`~torchrl_recall.Agreement` asks its forward head, and :meth:`predict_outcome` rewards
-    what a critic learns from, so that neither needs a network of its own.
+    App. G leaves joint training to future work. Its idea is that rewards teach the trunk which
+    features of a state matter. The value head of App. G is left out, because the host's critic
+    already estimates values. A joint model can replace any
+    :class:`~torchrl_recall.BacktrackingModel`. :class:`~torchrl_recall.JointLoss` trains all heads
+    at once. :class:`~torchrl_recall.Agreement` uses its forward head, and :meth:`predict_outcome`
+    gives rewards to transitions for a critic. Neither then needs a network of its own.
 
     From *Recall Traces: Backtracking Models for Efficient Reinforcement Learning*, Goyal et al.,
     ICLR 2019.
 
     Args:
-        trunk: h = f(s), of the standardised state.
-        backward_policy: as of a backtracking model, but reads h under
+        trunk: network of h = f(s), which reads the standardised state.
+        backward_policy: the backward policy of a backtracking model, which reads h under
             ``("next", observation_key)``.
-        state_predictor: the same.
-        forward_predictor: reads h and the action as the state predictor does, where h is of s_t;
-            writes ``delta_key``, or ``observation_key`` for categories.
-        outcome: reads h and the features of the action, joined; writes the standardised reward and
-            the logit of an end.
+        state_predictor: the state predictor of a backtracking model, which reads h in the same way.
+        forward_predictor: predicts the next state from h of s_t and the action. It reads the same
+            keys as the state predictor, and writes ``delta_key``, or ``observation_key`` for
+            discrete states.
+        outcome: network that reads h and the features of the action, concatenated. It returns the
+            standardised reward and the logit of termination.
 
     Keyword Args:
-        specs: of :class:`~torchrl_recall.BacktrackingModel`.
+        specs: keyword arguments of :class:`~torchrl_recall.BacktrackingModel`.
 
     Raises:
-        ValueError: as a backtracking model.
+        ValueError: see :class:`~torchrl_recall.BacktrackingModel`.
 
     Examples:
         >>> import torch
@@ -112,11 +113,14 @@ class JointModel(BacktrackingModel):
             observation_key: key of the observation.
             action_key: key of the action.
             delta_key: key to write the change of state to.
-            num_cells: hidden units of each layer; the first is the trunk, the others are of each
-                head.
+            num_cells: hidden units of each layer. The first layer is the trunk; each head has all
+                further layers.
             action_scale: see :meth:`BacktrackingModel.from_specs`.
             clamp_actions: see :class:`~torchrl_recall.BacktrackingModel`.
-            num_models: one; an ensemble has no shared trunk.
+            num_models: must be one, because an ensemble cannot share a trunk.
+
+        Returns:
+            A model on the default device.
 
         Raises:
             ValueError: there is no hidden layer, or more than one model is asked for.
@@ -176,11 +180,14 @@ class JointModel(BacktrackingModel):
         )
 
     def forward_log_prob(self, tensordict: TensorDictBase) -> Tensor:
-        """Compute log p(s_{t+1} | s_t, a_t) of the data, of the batch's shape.
+        """Compute log p(s_{t+1} | s_t, a_t) of the data.
 
         Args:
             tensordict: ``observation``, ``action`` and ``("next", "observation")``, any batch
                 shape, in environment units.
+
+        Returns:
+            Log-densities in nats, of the batch's shape.
         """
         self.check_statistics()
         observation = self._read(tensordict, self.observation_key)
@@ -193,7 +200,14 @@ class JointModel(BacktrackingModel):
         return dist.log_prob(delta) + self.deltas.log_abs_det()
 
     def predict(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Return the standardised reward and the logit of an end, each ``[*batch, 1]``."""
+        """Predict the standardised reward and the logit of termination.
+
+        Args:
+            tensordict: transitions of any batch shape, environment units.
+
+        Returns:
+            Two tensors of shape ``[*batch, 1]``.
+        """
         self.check_statistics()
         action = self._read(tensordict, self.action_key)
         data = self._condition(self._read(tensordict, self.observation_key), action)
@@ -202,10 +216,10 @@ class JointModel(BacktrackingModel):
         return reward, logit
 
     def predict_outcome(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the expected reward, and whether an end is likelier than none.
+        """Write the expected reward, and a terminal flag where termination is likelier than not.
 
         Args:
-            tensordict: transitions of any batch shape.
+            tensordict: transitions of any batch shape, environment units.
 
         Returns:
             The same tensordict, with ``("next", "reward")`` and ``("next", "terminated")``.
@@ -214,10 +228,12 @@ class JointModel(BacktrackingModel):
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
-        """Fold new transitions into the running means and variances, also of rewards.
+        """Add new transitions to the running means and variances, including those of rewards.
+
+        Pass each transition once.
 
         Args:
-            tensordict: real transitions, any batch shape; give each once.
+            tensordict: real transitions, any batch shape, environment units.
 
         Raises:
             KeyError: an entry is missing.
@@ -234,7 +250,14 @@ class JointModel(BacktrackingModel):
             self.rewards.update(reward)
 
     def reward_of(self, tensordict: TensorDictBase) -> Tensor:
-        """Return the real reward of transitions, shape ``[*batch, 1]``."""
+        """Return the real reward of transitions.
+
+        Args:
+            tensordict: real transitions, any batch shape.
+
+        Returns:
+            Rewards, shape ``[*batch, 1]``.
+        """
         return real_reward(tensordict, "JointModel")
 
     def _condition(self, next_observation: Tensor, action: Tensor | None = None) -> TensorDict:

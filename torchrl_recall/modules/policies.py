@@ -1,4 +1,4 @@
-"""Distributions of policies that have none, so that Eq. 3 can score them, and uniform actions."""
+"""Distributions for policies without one, so that Eq. 3 can score actions; uniform actions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ __all__ = ["BoltzmannPolicy", "GaussianPolicy", "check_bounded", "uniform_action
 
 
 class GaussianPolicy(ProbabilisticTensorDictSequential):
-    r"""Policy of a deterministic actor (TD3, DDPG), as a Gaussian around its action.
+    r"""Stochastic policy of a deterministic actor (TD3, DDPG): a Gaussian around its action.
 
     .. math:: \pi(a \mid s) = \mathcal{N}(a; \mu(s), \sigma^2)
 
-    Eq. 3 is then the squared distance to the imitated action, divided by :math:`2 \sigma^2`. It
-    holds the actor's own parameters: what imitation changes, the host acts by.
+    Up to a constant, Eq. 3 is then the squared distance to the imitated action, divided by
+    :math:`2 \sigma^2`. The policy shares the actor's parameters, so imitation changes the host's
+    actor.
 
     Args:
-        actor: writes the action, such as TorchRL's ``Actor``.
+        actor: module that writes the action, such as TorchRL's ``Actor``.
 
     Keyword Args:
         scale: :math:`\sigma`, in units of action. TD3 explores with 0.1 for actions in [-1, 1].
-        action_key: where the actor writes.
-        spec: of the action; the actor's by default. Imitated actions are clamped into it.
+        action_key: key under which the actor writes the action.
+        spec: spec of the action; that of the actor by default. Imitated actions are clamped to its
+            bounds.
 
     Raises:
         ValueError: the scale is not positive, or the actor writes no action.
@@ -77,25 +79,27 @@ class GaussianPolicy(ProbabilisticTensorDictSequential):
 
 
 class BoltzmannPolicy(ProbabilisticTensorDictSequential):
-    r"""Policy of a network of action values (DQN), as a softmax at a temperature.
+    r"""Stochastic policy of an action-value network (DQN): a softmax of its values.
 
     .. math:: \pi(a \mid s) \propto \exp(Q(s, a) / \text{temperature})
 
-    The values that it imitates by are the host's own: imitation raises Q of imitated actions beside
-    the others. Of a distribution over returns the mean counts.
+    The policy shares the parameters of the network, so imitation raises Q of imitated actions
+    relative to other actions. If the network predicts a distribution over returns, Q is its mean.
 
     Args:
-        value_network: writes the values of all actions, such as TorchRL's ``QValueActor``.
+        value_network: module that writes the values of all actions, such as TorchRL's
+            ``QValueActor``.
 
     Keyword Args:
-        temperature: in units of value; a tenth of the spread of values is a beginning.
-        action_space: ``"one_hot"`` or ``"categorical"``; the network's by default.
-        action_value_key: where the network writes the values.
-        action_key: where actions are.
+        temperature: temperature of the softmax, in units of value. A tenth of the range of values
+            is a good first choice.
+        action_space: ``"one_hot"`` or ``"categorical"``; that of the network by default.
+        action_value_key: key under which the network writes the values.
+        action_key: key of the actions.
 
     Raises:
         ValueError: the temperature is not positive, the network writes no values, or its action
-            space is not known.
+            space is unknown.
 
     Examples:
         >>> import torch
@@ -143,7 +147,7 @@ class BoltzmannPolicy(ProbabilisticTensorDictSequential):
 
 
 class _Logits(nn.Module):
-    """Values of actions, or log-probabilities of returns ``[*, atoms, actions]``, as logits."""
+    """Conversion of action values, or of log-probabilities ``[*, atoms, actions]``, to logits."""
 
     def __init__(self, temperature: float, support: Tensor | None) -> None:
         super().__init__()
@@ -172,7 +176,7 @@ def check_bounded(spec: TensorSpec) -> None:
     """Refuse actions that cannot be drawn uniformly.
 
     Args:
-        spec: of one action.
+        spec: spec of one action.
 
     Raises:
         ValueError: the actions have no bounds.
@@ -202,15 +206,19 @@ def uniform_actions(
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw actions, each as likely as any other.
+    """Draw actions uniformly from the action space.
 
     Args:
-        spec: of one action, without batch dimensions; see :func:`check_bounded`.
-        num: how many.
+        spec: spec of one bounded or discrete action, without batch dimensions; see
+            :func:`check_bounded`.
+        num: number of actions.
 
     Keyword Args:
-        device: where they are put.
-        generator: gives the random numbers; torch's global one by default.
+        device: device of the actions.
+        generator: source of random numbers; torch's global generator by default.
+
+    Returns:
+        Actions of shape ``[num, *action_shape]``, environment units.
 
     Examples:
         >>> from torchrl.data import Bounded, OneHot
@@ -220,7 +228,7 @@ def uniform_actions(
         >>> uniform_actions(OneHot(3), 5).sum(-1)
         tensor([1, 1, 1, 1, 1])
     """
-    # A generator, even None, is not to be named in a compiled graph.
+    # A compiled graph must not contain the argument generator=, even if it is None.
     options: dict[str, Any] = {} if generator is None else {"generator": generator}
     if isinstance(spec, Categorical | OneHot):
         index = torch.randint(spec.space.n, (num,), device=device, **options)

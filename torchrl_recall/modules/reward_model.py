@@ -1,4 +1,4 @@
-"""Model of what a transition gives, and of whether it ends the episode."""
+"""Model of the reward of a transition, and of whether it ends the episode."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["RewardModel", "real_reward", "write_outcome"]
 def write_outcome(
     tensordict: TensorDictBase, rewards: ContinuousCodec, reward: Tensor, logit: Tensor
 ) -> TensorDictBase:
-    """Write the expected reward of transitions, and whether an end is likelier than none.
+    """Write the expected reward of transitions, and a terminal flag where it is likelier than not.
 
     Args:
         tensordict: transitions of any batch shape.
         rewards: codec of the reward.
-        reward: standardised, shape ``[*batch, 1]``.
-        logit: of an end, the same shape.
+        reward: standardised reward, shape ``[*batch, 1]``.
+        logit: logit of termination, shape ``[*batch, 1]``.
 
     Returns:
         The same tensordict, with ``("next", "reward")`` and ``("next", "terminated")``.
@@ -37,27 +37,30 @@ def write_outcome(
 
 
 def real_reward(tensordict: TensorDictBase, reader: str) -> Tensor:
-    """Return the reward of real transitions, shape ``[*batch, 1]``.
+    """Return the reward of real transitions.
 
     Args:
-        tensordict: any batch shape.
-        reader: what reads it, for the error.
+        tensordict: real transitions, any batch shape.
+        reader: name of the class that needs the reward, for the error.
+
+    Returns:
+        Rewards, shape ``[*batch, 1]``.
 
     Raises:
-        KeyError: there is none.
+        KeyError: the transitions have no reward.
     """
     reward = require(tensordict, ("next", "reward"), reader, "Give real transitions.")
     return reward.reshape(*tensordict.shape, 1)
 
 
 class RewardModel(TensorDictModuleBase):
-    r"""Reward and end of a transition, as imagined ones need them.
+    r"""Model of the reward of a transition, and of whether it ends the episode.
 
     .. math:: \hat r(s_t, a_t, s_{t+1}), \qquad \hat p(d_t = 1 \mid s_t, a_t, s_{t+1})
 
-    One perceptron reads the standardised state, action and change of state, and writes the
-    standardised reward and the logit of an end. States that are categories enter as one-hot
-    vectors, before and after.
+    One perceptron reads the standardised state, action and change of state. It returns the
+    standardised reward and the logit of termination. For discrete states it reads both states as
+    one-hot vectors.
 
     Args:
         observation_spec: spec of the observation, or a composite that holds it.
@@ -118,7 +121,11 @@ class RewardModel(TensorDictModuleBase):
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
-        """Fold new transitions into the running means and variances; give each once."""
+        """Add new transitions to the running means and variances; pass each transition once.
+
+        Args:
+            tensordict: real transitions, any batch shape, environment units.
+        """
         state, action, following = self._read(tensordict)
         if not state.numel():
             return
@@ -129,11 +136,25 @@ class RewardModel(TensorDictModuleBase):
         self.rewards.update(self.reward_of(tensordict))
 
     def reward_of(self, tensordict: TensorDictBase) -> Tensor:
-        """Return the real reward of transitions, shape ``[*batch, 1]``."""
+        """Return the real reward of transitions.
+
+        Args:
+            tensordict: real transitions, any batch shape.
+
+        Returns:
+            Rewards, shape ``[*batch, 1]``.
+        """
         return real_reward(tensordict, "RewardModel")
 
     def predict(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Return the standardised reward and the logit of an end, each ``[*batch, 1]``."""
+        """Predict the standardised reward and the logit of termination.
+
+        Args:
+            tensordict: transitions of any batch shape, environment units.
+
+        Returns:
+            Two tensors of shape ``[*batch, 1]``.
+        """
         state, action, following = self._read(tensordict)
         if self.deltas is None:
             change = self.observations.features(following)
@@ -144,10 +165,10 @@ class RewardModel(TensorDictModuleBase):
         return reward, logit
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the expected reward, and whether an end is likelier than none.
+        """Write the expected reward, and a terminal flag where termination is likelier than not.
 
         Args:
-            tensordict: transitions of any batch shape.
+            tensordict: transitions of any batch shape, environment units.
 
         Returns:
             The same tensordict, with ``("next", "reward")`` and ``("next", "terminated")``.

@@ -1,4 +1,4 @@
-"""Codecs of states and actions: environment units to network inputs, and samples back."""
+"""Codecs of states and actions, which convert environment units to network inputs and back."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Codec", "ContinuousCodec", "DiscreteCodec", "codec_from_spec"]
 class ContinuousCodec(RunningValueNorm):
     """Codec of a vector of floats, standardised with a running mean and variance.
 
-    Before the first update, and in dimensions that do not vary, it only subtracts the mean:
-    dividing by a floor would amplify rounding noise.
+    Only the mean is subtracted before the first update, and in dimensions that do not vary.
+    Division by a small constant would amplify rounding noise there.
 
     Args:
-        spec: a floating-point spec of shape ``[dim]``; its bounds, if it has any, clamp.
+        spec: a floating-point spec of shape ``[dim]``. Samples are clamped to its bounds, if any.
 
     Examples:
         >>> import torch
@@ -47,38 +47,38 @@ class ContinuousCodec(RunningValueNorm):
         return torch.where(varies, variance, torch.ones_like(variance))
 
     def update(self, value: Tensor) -> None:
-        """Fold a batch of values in environment units into the running statistics."""
+        """Add a batch of values in environment units to the running statistics."""
         super().update(value.to(self.mean.dtype))
 
     def features(self, value: Tensor) -> Tensor:
-        """Standardise values in environment units, as the networks take them."""
+        """Return standardised values ``[*batch, dim]``, the inputs of networks."""
         return self.normalize(value.to(self.mean.dtype))
 
     def target(self, value: Tensor) -> Tensor:
-        """Turn values in environment units into those that the distribution scores."""
+        """Return standardised values ``[*batch, dim]``, whose log-density is computed."""
         return self.features(value)
 
     def decode(self, sample: Tensor) -> Tensor:
-        """Bring a standardised sample back to environment units."""
+        """Return a standardised sample in environment units."""
         return self.denormalize(sample).to(self.dtype)
 
     def clamp(self, value: Tensor) -> Tensor:
-        """Clamp to the bounds of the spec, if it has any."""
+        """Return the value clamped to the bounds of the spec, if it has any."""
         return value if self.low is None else value.clamp(self.low, self.high)
 
     def log_abs_det(self) -> Tensor:
-        """Return the standardisation's log-determinant, which makes densities those of the data."""
+        """Return the log-determinant that converts standardised densities to environment units."""
         return -self.scale().log().sum()
 
 
 class DiscreteCodec(nn.Module):
-    """Codec of a category that is stored as an index or as a one-hot vector.
+    """Codec of a discrete value that is stored as an index or as a one-hot vector.
 
     Args:
         spec: a ``Categorical`` spec of shape ``[]`` or a ``OneHot`` spec of shape ``[n]``.
 
     Keyword Args:
-        as_index: give the networks the index instead of the one-hot vector.
+        as_index: whether networks receive the index instead of the one-hot vector.
 
     Examples:
         >>> import torch
@@ -107,7 +107,7 @@ class DiscreteCodec(nn.Module):
         return value.to(torch.get_default_dtype())
 
     def target(self, value: Tensor) -> Tensor:
-        """Return the value that the distribution scores: an integer index or one-hot vector."""
+        """Return the value whose log-probability is computed, as an index or one-hot vector."""
         return value.long()
 
     def decode(self, sample: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class DiscreteCodec(nn.Module):
         return sample.to(self.dtype)
 
     def clamp(self, value: Tensor) -> Tensor:
-        """Return the value: categories are always within their space."""
+        """Return the value unchanged: a discrete value cannot be out of bounds."""
         return value
 
     def log_abs_det(self) -> float:
@@ -130,17 +130,17 @@ def codec_from_spec(spec: TensorSpec, name: str, *, as_index: bool = False) -> C
     """Make the codec that fits the spec of a state or an action.
 
     Args:
-        spec: its spec, without batch dimensions.
-        name: its name, for the error.
+        spec: spec of the state or action, without batch dimensions.
+        name: name of the entry, for the error.
 
     Keyword Args:
-        as_index: give the networks categories as indices instead of one-hot vectors.
+        as_index: whether networks receive discrete values as indices instead of one-hot vectors.
 
     Returns:
-        A continuous codec for vectors of floats, a discrete one for categories.
+        A continuous codec for vectors of floats, and a discrete one for categories.
 
     Raises:
-        ValueError: the spec is something else.
+        ValueError: the spec is of another kind.
 
     Examples:
         >>> from torchrl.data import OneHot, Unbounded

@@ -1,4 +1,4 @@
-"""State values and state-action values read off any of TorchRL's losses."""
+"""State values and state-action values, computed with the networks of any TorchRL loss."""
 
 from __future__ import annotations
 
@@ -40,23 +40,25 @@ class StateValues(TensorDictModuleBase):
                                                temperature, the mean of Q under the softmax
     =========================================  =====================================================
 
-    where :math:`\bar a(s)` is the policy's deterministic action, so that ranking states and gating
-    pairs draw no random numbers. Of quantiles (TQC) and of a distribution over returns
-    (DistributionalDQN) the mean counts. Networks are read in evaluation mode, so that no row
-    depends on the others of its batch (batch renormalisation, dropout), and are left as they were.
-    The module holds no parameters: it reads the loss's current ones.
+    Here :math:`\bar a(s)` is the policy's deterministic action, so no random number is drawn. If a
+    network predicts quantiles (TQC) or a distribution over returns (DistributionalDQN), its mean is
+    used. Networks are evaluated in evaluation mode, and their mode is restored afterwards. With
+    batch renormalisation or dropout, a row would otherwise depend on the rest of its batch. The
+    module has no parameters of its own; it uses the current ones of the loss.
 
     Args:
-        loss_module: the loss.
+        loss_module: the loss whose networks are used.
 
     Keyword Args:
-        temperature: of the softmax of Q whose value is V, where the loss trains no policy; that of
-            :class:`~torchrl_recall.BoltzmannPolicy`. None takes the greedy policy's, the maximum.
-        compile: compile the evaluation.
+        temperature: temperature of the softmax policy over Q whose value is V, in units of value.
+            It applies to losses that train no policy; take that of
+            :class:`~torchrl_recall.BoltzmannPolicy`. None uses the greedy policy, whose value is
+            the maximum.
+        compile: whether the evaluation is compiled.
 
     Raises:
-        TypeError: the loss has no network of values.
-        ValueError: the temperature is not positive, or the loss has a policy of its own.
+        TypeError: the loss has no value network.
+        ValueError: the temperature is not positive, or the loss trains a policy and needs none.
 
     Examples:
         >>> import torch
@@ -142,7 +144,14 @@ class StateValues(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write ``state_value``, and with an action ``state_action_value``, ``[*batch, 1]``."""
+        """Write ``state_value`` and, if there is an action, ``state_action_value``.
+
+        Args:
+            tensordict: states, with or without actions, any batch shape, environment units.
+
+        Returns:
+            The same tensordict with the values, shape ``[*batch, 1]``.
+        """
         if not tensordict.batch_size.numel():
             empty = torch.zeros(*tensordict.shape, 1, device=tensordict.device)
             return tensordict.update(dict.fromkeys(self.out_keys, empty))
@@ -167,7 +176,7 @@ class StateValues(TensorDictModuleBase):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Put the networks into evaluation mode, and each of their parts back as it was."""
+        """Put the networks into evaluation mode, and restore the mode of each part afterwards."""
         networks = [getattr(self.loss_module, name) for name in self._names]
         training = [m for net in networks for m in net.modules() if m.training]
         for module in training:
@@ -179,7 +188,7 @@ class StateValues(TensorDictModuleBase):
                 module.training = True
 
     def _values(self, parameters: list[tuple[dict, torch.Size] | None], data: dict) -> list[Tensor]:
-        """Evaluate a chunk: V, and Q where the data have an action."""
+        """Evaluate a chunk of rows: V, and Q if the data have an action."""
         params = {
             name: None if arguments is None else TensorDict(*arguments)
             for name, arguments in zip(self._names, parameters, strict=True)
@@ -198,7 +207,7 @@ class StateValues(TensorDictModuleBase):
         return values
 
     def _state_value(self, states: TensorDictBase, of_all: Tensor | None, params: dict) -> Tensor:
-        """Return V(s); see the table of the class."""
+        """Compute V(s); see the table of the class."""
         if self._of_states:
             return self._out(self._of_states, states, params)
         if of_all is None:
@@ -227,14 +236,14 @@ class StateValues(TensorDictModuleBase):
             return actor.get_dist(states.copy())
 
     def _pair_values(self, pairs: TensorDictBase, params: dict) -> Tensor:
-        """Return the least of the ensemble's Q(s, a); of quantiles the mean."""
+        """Compute the smallest Q(s, a) of the ensemble, or the mean of its quantiles."""
         value = self._out(self._of_pairs, pairs, params)
         if value.shape[-1] > 1:
             value = value.mean(-1, keepdim=True)
         return value.amin(0) if value.ndim > 2 else value
 
     def _all_values(self, states: TensorDictBase, params: dict) -> Tensor:
-        """Return the least of the ensemble's Q(s, .); of distributions the mean."""
+        """Compute the smallest Q(s, .) of the ensemble, or the mean of its distributions."""
         value = self._out(self._of_all, states, params)
         of_all = params[self._of_all]
         support = None if of_all is None else of_all.get("support", None)
@@ -243,7 +252,7 @@ class StateValues(TensorDictModuleBase):
         return value.amin(0) if value.ndim > 2 else value
 
     def _out(self, name: str | None, data: TensorDictBase, params: dict) -> Tensor:
-        """Return what a network of values writes."""
+        """Run a value network, and return its output."""
         assert name is not None
         keys = self.loss_module.tensor_keys
         known = [
@@ -254,7 +263,7 @@ class StateValues(TensorDictModuleBase):
         return self._run(name, data, params).get(key)
 
     def _run(self, name: str, data: TensorDictBase, params: dict) -> TensorDictBase:
-        """Run a network, or each of an ensemble stacked in the parameters' first dimension."""
+        """Run a network, or an ensemble whose parameters are stacked in the first dimension."""
         network, given = getattr(self.loss_module, name), params[name]
         inputs = data.select(*network.in_keys)
         if given is None:
@@ -269,17 +278,17 @@ class StateValues(TensorDictModuleBase):
         )
 
 
-# The name of StateValues while only SAC's losses could be read.
+#: Former name of :class:`~torchrl_recall.StateValues`, from when it only supported losses of SAC.
 SACCritic = StateValues
 
 
 def _network(loss_module: LossModule, name: str) -> nn.Module | None:
-    """Return a loss's network of that name, if it has one with keys."""
+    """Return the loss's network of that name; None if it has none with ``in_keys``."""
     network = getattr(loss_module, name, None)
     return network if hasattr(network, "in_keys") else None
 
 
 def _parameters(loss_module: LossModule, name: str) -> TensorDictBase | None:
-    """Return the parameters of a network; None where they are in the network itself."""
+    """Return the parameters of a network; None if the network itself holds them."""
     params = getattr(loss_module, f"{name}_params", None)
     return params if isinstance(params, TensorDictBase) else None

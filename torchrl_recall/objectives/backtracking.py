@@ -25,10 +25,10 @@ class BacktrackingLoss(LossModule):
     .. math::
         -\mathcal{L}_B = -\sum_t \log q(a_t \mid s_{t+1}) + \log q(\Delta s_t \mid a_t, s_{t+1})
 
-    where the first term is ``loss_backward_policy`` and the second ``loss_state_predictor``; both
-    are minimised. The two factors share no parameters, so :meth:`backward_policy_loss` and
-    :meth:`state_predictor_loss` can train them on different data: dynamics hold everywhere, while
-    the backward policy should come from good trajectories only.
+    The first term is ``loss_backward_policy`` and the second ``loss_state_predictor``; both are
+    minimised. The two factors share no parameters. So :meth:`backward_policy_loss` and
+    :meth:`state_predictor_loss` can train them on different data. The state predictor can learn
+    from all transitions, while the backward policy should learn from good trajectories only.
 
     From Goyal et al., *Recall Traces*, ICLR 2019.
 
@@ -37,9 +37,9 @@ class BacktrackingLoss(LossModule):
 
     Keyword Args:
         reduction: ``"mean"`` over transitions, ``"sum"`` or ``"none"``.
-        bootstrap: of an ensemble, let each member learn from a batch of its own, drawn from the
-            batch with replacement, instead of from the same. Its loss is the mean over members of
-            their own, which bounds that of their mixture from above.
+        bootstrap: whether each member of an ensemble learns from its own batch, drawn from the
+            given one with replacement. The loss is then the mean of the members' losses, which is
+            an upper bound on the loss of their mixture.
 
     Raises:
         TypeError: the model is not a :class:`~torchrl_recall.BacktrackingModel`.
@@ -130,23 +130,44 @@ class BacktrackingLoss(LossModule):
         return TensorDict(losses, batch_size=shape)
 
     def backward_policy_loss(self, tensordict: TensorDictBase) -> Tensor:
-        """Compute the first term of Eq. 2, -log q(a_t | s_{t+1}), reduced."""
+        """Compute the first term of Eq. 2, -log q(a_t | s_{t+1}).
+
+        Args:
+            tensordict: real transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            The loss in nats, a scalar unless the reduction is ``"none"``.
+        """
         with self._functional_model() as model:
             log_prob = model.backward_policy_log_prob(self._data(tensordict), each_member=True)
         return self._reduce_loss(-self._over_members(log_prob, tensordict), tensordict)
 
     def state_predictor_loss(self, tensordict: TensorDictBase) -> Tensor:
-        """Compute the second term of Eq. 2, -log q(Δs_t | a_t, s_{t+1}), reduced."""
+        """Compute the second term of Eq. 2, -log q(Δs_t | a_t, s_{t+1}).
+
+        Args:
+            tensordict: real transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            The loss in nats, a scalar unless the reduction is ``"none"``.
+        """
         with self._functional_model() as model:
             log_prob = model.state_predictor_log_prob(self._data(tensordict), each_member=True)
         return self._reduce_loss(-self._over_members(log_prob, tensordict), tensordict)
 
     def dynamics_losses(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
-        """Compute the terms that hold everywhere, by name: all but the backward policy's."""
+        """Compute all terms but that of the backward policy; they may learn from all experience.
+
+        Args:
+            tensordict: real transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            The losses by name.
+        """
         return {"loss_state_predictor": self.state_predictor_loss(tensordict)}
 
     def _over_members(self, log_prob: Tensor, tensordict: TensorDictBase) -> Tensor:
-        """Average over the members of an ensemble, of whose batches rows may be part repeatedly."""
+        """Average over the members of an ensemble; a row may occur repeatedly in their batches."""
         action = tensordict.get(self.tensor_keys.action)
         if log_prob.ndim == action.ndim - len(self.backtracking_model.action_spec.shape):
             return log_prob  # of one model
@@ -180,7 +201,7 @@ class BacktrackingLoss(LossModule):
 def zero_masked(
     tensordict: TensorDictBase, mask_keys: Sequence[NestedKey], keys: Sequence[NestedKey]
 ) -> TensorDictBase:
-    """Put zeros in place of masked entries, whose NaN would reach the gradient as 0 * NaN.
+    """Replace masked entries by zeros, because a masked NaN would still make gradients NaN.
 
     Args:
         tensordict: data of any batch shape.
@@ -188,7 +209,7 @@ def zero_masked(
         keys: entries to change; any may be absent.
 
     Returns:
-        A copy, or ``tensordict`` where there is no mask.
+        A copy, or ``tensordict`` itself if it has no mask.
 
     Raises:
         ValueError: the batch is empty.
@@ -221,10 +242,13 @@ def zero_masked(
 
 
 def check_reduction(reduction: str) -> str:
-    """Return the reduction, or name the ones that exist.
+    """Return the reduction, or refuse one that does not exist.
 
     Args:
         reduction: name of a reduction of a loss over its batch.
+
+    Returns:
+        The same name.
 
     Raises:
         ValueError: there is no such reduction.

@@ -24,8 +24,8 @@ class ImitationLoss(LossModule):
     .. math:: -\mathcal{L}_I = -\sum_t \log \pi_\theta(a_t \mid s_t)
 
     where :math:`(s_t, a_t)` comes from a recall trace. Recalled actions may lie on or beyond the
-    bounds of the action space, where a squashed policy has no finite likelihood, so they are
-    clamped to the bounds less a margin.
+    bounds of the action space. A squashed policy has no finite likelihood there, so actions are
+    clamped to a small distance inside the bounds.
 
     From Goyal et al., *Recall Traces*, ICLR 2019.
 
@@ -36,12 +36,12 @@ class ImitationLoss(LossModule):
         action_spec: spec whose bounds clamp the actions; the actor's own by default. Actions
             without bounds, and discrete ones, are not clamped.
         action_margin: distance kept from each bound, as a fraction of half the range: 0.01 clamps
-            to ±0.99 for bounds of ±1. At 0.99 a tanh-normal policy's loss is about 2.5 per
-            dimension, at 0.999999 it is 34.
+            to ±0.99 for bounds of ±1. The loss of a tanh-normal policy is about 2.5 nats per
+            dimension at 0.99, and 34 at 0.999999.
         reduction: ``"mean"`` over pairs, ``"sum"`` or ``"none"``.
 
     Raises:
-        TypeError: the actor has no distribution, so nothing can be scored.
+        TypeError: the actor has no distribution.
         ValueError: the margin is not in [0, 1), or the reduction is unknown.
 
     Examples:
@@ -130,7 +130,7 @@ class ImitationLoss(LossModule):
             ``loss_imitation``, a scalar unless the reduction is ``"none"``.
 
         Raises:
-            KeyError: the action, or what the policy reads, is missing.
+            KeyError: the action or an input of the policy is missing.
             ValueError: the action has another shape than the policy's own.
         """
         cure = "Rename it with loss.set_keys(action=...)."
@@ -162,7 +162,7 @@ class ImitationLoss(LossModule):
 
 
 def _bounds(spec: TensorSpec | None, actor) -> tuple[Tensor | None, Tensor | None]:
-    """Return the bounds of the actor's actions, or None twice where they have none."""
+    """Return the bounds of the actor's actions, or (None, None) without bounds."""
     if isinstance(spec, Composite):
         spec = spec[(0,) * len(spec.shape)] if spec.shape else spec
         keys = getattr(actor, "dist_sample_keys", None) or ["action"]

@@ -15,13 +15,14 @@ _OUTCOME = ("next", "reward"), ("next", "terminated")
 
 
 class JointLoss(BacktrackingLoss):
-    r"""Negative log-likelihoods of a joint model, both ways, and errors of its reward.
+    r"""Losses of a joint model: likelihood backward and forward, reward and termination.
 
     .. math:: -\log q(a_t \mid s_{t+1}) - \log q(\Delta s_t \mid a_t, s_{t+1})
         - \log p(\Delta s_t \mid a_t, s_t) + (\hat r - r)^2 / \sigma_r^2 - \log \hat p(d)
 
-    Eq. 2 and ``loss_forward_predictor``, ``loss_reward`` and ``loss_termination``. All but the
-    first term learn from all experience in :class:`~torchrl_recall.Recall`.
+    The first two terms are those of Eq. 2. The others are ``loss_forward_predictor``,
+    ``loss_reward`` and ``loss_termination``, where d is the terminal flag. In
+    :class:`~torchrl_recall.Recall`, all but the first term learn from all experience.
 
     Args:
         backtracking_model: the joint model to train.
@@ -77,7 +78,14 @@ class JointLoss(BacktrackingLoss):
         return data.update(outcome.select(*_OUTCOME))  # of renamed keys, under the model's own
 
     def dynamics_losses(self, tensordict: TensorDictBase) -> dict[str, Tensor]:
-        """Compute all terms but that of the backward policy, reduced."""
+        """Compute all terms but that of the backward policy.
+
+        Args:
+            tensordict: real transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            The losses by name.
+        """
         with self._functional_model() as model:
             data = self._data(tensordict)
             reward, termination = outcome_errors(model, data)

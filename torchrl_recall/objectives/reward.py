@@ -17,14 +17,14 @@ __all__ = ["RewardModelLoss", "outcome_errors"]
 
 
 class RewardModelLoss(LossModule):
-    r"""Errors of a reward model on real transitions.
+    r"""Prediction errors of a reward model on real transitions.
 
     .. math:: \mathbb{E} \left[ (\hat r - r)^2 / \sigma_r^2 \right], \qquad
         -\mathbb{E} \left[ \log \hat p(d) \right]
 
-    are ``loss_reward``, with the running deviation of rewards as :math:`\sigma_r`, and
-    ``loss_termination``. It learns from all experience, as the state predictor does: what a
-    transition gives holds everywhere.
+    The first term is ``loss_reward``, where :math:`\sigma_r` is the running standard deviation of
+    rewards. The second is ``loss_termination``, where d is the terminal flag. The reward model
+    learns from all experience, as the state predictor does.
 
     Args:
         reward_model: the model to train.
@@ -65,7 +65,7 @@ class RewardModelLoss(LossModule):
         self.convert_to_functional(reward_model, "reward_model")
 
     def _forward_value_estimator_keys(self, **kwargs) -> None:
-        """Have no value estimator."""
+        """Do nothing: the loss has no value estimator."""
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -88,15 +88,15 @@ class RewardModelLoss(LossModule):
 def outcome_errors(
     model: RewardModel | JointModel, tensordict: TensorDictBase
 ) -> tuple[Tensor, Tensor]:
-    """Compute the errors of each transition's reward and end.
+    """Compute the prediction errors of each transition's reward and terminal flag.
 
     Args:
-        model: predicts them.
+        model: the model that predicts reward and terminal flag.
         tensordict: real transitions, any batch shape.
 
     Returns:
-        The squared error of the standardised reward, and the cross entropy of the end; each of the
-        batch's shape.
+        The squared error of the standardised reward, and the cross entropy of the terminal flag in
+        nats; each has the batch's shape.
     """
     reward, logit = model.predict(tensordict)
     target = model.rewards.features(model.reward_of(tensordict))

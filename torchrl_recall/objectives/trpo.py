@@ -21,18 +21,19 @@ class TRPOLoss(PPOLoss):
         \mathbb{E}_s \left[ D_\text{KL}(\pi_\text{old}(\cdot \mid s) \,\|\,
         \pi_\theta(\cdot \mid s)) \right] \le \delta
 
-    (Eq. 14 of Schulman et al., *Trust Region Policy Optimization*, 2015). ``loss_objective`` is
-    :math:`-L`. :class:`~torchrl_recall.TrustRegion` takes the step on :meth:`actor_loss` and keeps
-    the constraint; gradient descent without it is plain policy gradient. Keys, reductions, value
-    estimators and masks are those of :class:`~torchrl.objectives.PPOLoss`.
+    This is Eq. 14 of Schulman et al., *Trust Region Policy Optimization*, 2015. ``loss_objective``
+    is :math:`-L`. :class:`~torchrl_recall.TrustRegion` takes the step on :meth:`actor_loss` and
+    keeps the constraint. Gradient descent alone would ignore the constraint. Keys, reductions,
+    value estimators and masks are those of :class:`~torchrl.objectives.PPOLoss`.
 
     Args:
         actor_network: the stochastic policy.
-        critic_network: V(s), without parameters of the actor; None for no ``loss_critic``.
+        critic_network: V(s), which shares no parameters with the actor; None leaves
+            ``loss_critic`` out.
 
     Keyword Args:
-        entropy_bonus: add an entropy bonus to the objective.
-        kwargs: see :class:`~torchrl.objectives.PPOLoss`.
+        entropy_bonus: whether to add an entropy bonus to the objective.
+        kwargs: other arguments of :class:`~torchrl.objectives.PPOLoss`.
 
     Raises:
         TypeError: the actor has no distribution.
@@ -85,7 +86,7 @@ class TRPOLoss(PPOLoss):
         self.out_keys = ["loss_objective", "kl_approx", *entropy, *critic]
 
     def actor_loss(self, tensordict: TensorDictBase) -> TensorDict:
-        """Compute the policy's part.
+        """Compute the losses of the policy.
 
         Args:
             tensordict: observations, actions, ``sample_log_prob`` and ``advantage`` of any batch
@@ -122,13 +123,28 @@ class TRPOLoss(PPOLoss):
         return out
 
     def critic_loss(self, tensordict: TensorDictBase) -> TensorDict:
-        """Compute the critic's part: the distance of V(s) from ``value_target``."""
+        """Compute the loss of the critic, the distance of V(s) from ``value_target``.
+
+        Args:
+            tensordict: observations and ``value_target`` of any batch shape.
+
+        Returns:
+            ``loss_critic``, a scalar unless the reduction is ``"none"``.
+        """
         loss, *_ = self.loss_critic(tensordict)
         return TensorDict({"loss_critic": self._reduced(loss, tensordict)})
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Compute all losses, and the advantage first if it is missing."""
+        """Compute all losses, and the advantage first if it is missing.
+
+        Args:
+            tensordict: observations, actions and ``sample_log_prob`` of any batch shape, with
+                ``advantage`` or with what the value estimator reads.
+
+        Returns:
+            The entries of :meth:`actor_loss` and, with a critic, of :meth:`critic_loss`.
+        """
         tensordict = tensordict.clone(False)
         if tensordict.get(self.tensor_keys.advantage, None) is None:
             self.value_estimator(

@@ -1,4 +1,4 @@
-"""Adam over what a module trains."""
+"""Adam optimiser of the trainable parameters of a module."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ __all__ = ["make_adam"]
 
 
 def make_adam(module: torch.nn.Module, lr: float, **options: Any) -> torch.optim.Adam:
-    """Build Adam over the parameters of a module that need gradients.
+    """Build an Adam optimiser of those parameters of a module that need gradients.
 
     Args:
-        module: holds the parameters, such as a loss module.
+        module: the module that holds the parameters, such as a loss module.
         lr: the learning rate.
-        options: see :class:`torch.optim.Adam`; ``fused=True`` unless ``foreach`` is given.
+        options: other arguments of :class:`torch.optim.Adam`; ``fused=True`` unless ``foreach`` is
+            given.
 
     Returns:
         The optimiser.

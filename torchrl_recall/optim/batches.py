@@ -1,4 +1,4 @@
-"""Random batches of one run, and means of the losses on them."""
+"""Random batches of one run, and means of the losses over a round."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _AT_ONCE = 100  # batches that are in memory
 
 
 class BatchSource(Protocol):
-    """A source of random batches; many seeds in one process need another than one run does."""
+    """Interface of a source of random batches, for one run or for many seeds in one process."""
 
     def candidates(self, buffer: Any, num: int) -> TensorDictBase | None:
-        """Draw at most ``num`` transitions to choose end states from (l.10)."""
+        """Draw at most ``num`` transitions, from which end states are chosen (l.10)."""
 
     def batches(
         self, data: Any, num: int, size: int, keys: Sequence[NestedKey]
@@ -29,10 +29,10 @@ class BatchSource(Protocol):
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
     ) -> Iterator[TensorDictBase]:
-        """Draw ``num`` batches of ``size`` pairs that the traces' mask leaves (l.12-13)."""
+        """Draw ``num`` batches of ``size`` unmasked pairs of traces (l.12-13)."""
 
     def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Reduce the loss of a batch to one number."""
+        """Reduce the losses of a batch to one number."""
 
     def state_dict(self) -> dict:
         """Return the state of the source's own random numbers."""
@@ -42,7 +42,7 @@ class BatchSource(Protocol):
 
 
 class Draws:
-    """Random batches of one run, drawn uniformly with replacement by torch's global generator.
+    """Source of random batches of one run, drawn uniformly by torch's global generator.
 
     Examples:
         >>> import torch
@@ -58,16 +58,34 @@ class Draws:
     """
 
     def candidates(self, buffer: ReplayBuffer, num: int) -> TensorDictBase:
-        """Draw at most ``num`` transitions without repeats, so that no state is chosen twice."""
+        """Draw at most ``num`` transitions without repeats, so that no state is chosen twice.
+
+        Args:
+            buffer: the replay buffer.
+            num: largest number of transitions.
+
+        Returns:
+            Transitions of shape ``[num]`` or less.
+        """
         _check_rows(buffer)
         return take_rows(buffer, torch.randint(len(buffer), (num,)).unique())
 
     def batches(
         self, data: TensorDictBase | ReplayBuffer, num: int, size: int, keys: Sequence[NestedKey]
     ) -> Iterator[TensorDictBase]:
-        """Draw ``num`` batches of ``size`` transitions, a hundred of them in one indexing.
+        """Draw batches of transitions with replacement.
 
-        A replay buffer is indexed: its own batch size and priorities do not matter.
+        A hundred batches at a time are read from the storage. The batch size and the priorities of
+        a replay buffer are ignored.
+
+        Args:
+            data: transitions of shape ``[n]``, or a replay buffer.
+            num: number of batches.
+            size: transitions in each batch.
+            keys: entries of the batches.
+
+        Yields:
+            Batches of shape ``[size]``.
         """
         _check_rows(data)
         parts = (
@@ -83,17 +101,27 @@ class Draws:
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
     ) -> Iterator[TensorDictBase]:
-        """Draw ``num`` batches of ``size`` pairs that the mask leaves, if it leaves any."""
+        """Draw batches of unmasked pairs with replacement; none if all pairs are masked.
+
+        Args:
+            traces: pairs of any batch shape, with or without a ``"mask"``.
+            num: number of batches.
+            size: pairs in each batch.
+            keys: entries of the batches.
+
+        Yields:
+            Batches of shape ``[size]``.
+        """
         mask = traces.get("mask", None)
         chosen = traces.reshape(-1) if mask is None else traces[mask]
         return self.batches(chosen, num, size, keys) if len(chosen) else iter(())
 
     def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the loss, which its module has reduced already."""
+        """Return the loss unchanged, because its module has reduced it already."""
         return loss
 
     def state_dict(self) -> dict:
-        """Return nothing: the numbers are those of torch's global generator."""
+        """Return an empty state: random numbers come from torch's global generator."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
@@ -101,7 +129,7 @@ class Draws:
 
 
 def _check_rows(data: TensorDictBase | ReplayBuffer) -> None:
-    """Refuse to draw from nothing."""
+    """Refuse to draw from empty data."""
     if not len(data):
         raise ValueError(
             "the replay buffer given to step() is empty; extend it with recall's data."
@@ -109,14 +137,17 @@ def _check_rows(data: TensorDictBase | ReplayBuffer) -> None:
 
 
 def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictBase:
-    """Take rows by their numbers, also out of a storage ``[environments, time]``.
+    """Return rows by their indices; storages of shape ``[environments, time]`` are flattened.
 
     Args:
-        data: rows, or a replay buffer, whose own batch size and priorities do not matter.
-        index: of rows.
+        data: rows, or a replay buffer, whose batch size and priorities are ignored.
+        index: indices of rows, shape ``[num]``.
+
+    Returns:
+        The rows, shape ``[num]``.
 
     Raises:
-        TypeError: an ensemble of buffers has no such numbers.
+        TypeError: the buffer is an ensemble of buffers, whose rows have no common index.
         ValueError: a row is a transition of several steps.
     """
     if isinstance(data, ReplayBufferEnsemble):
@@ -140,11 +171,11 @@ def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictB
 
 
 def mean_losses(losses: Sequence[TensorDictBase], prefix: str) -> dict[str, Tensor]:
-    """Average each loss over a round, for the log.
+    """Average each loss over the steps of a round, for the log.
 
     Args:
-        losses: what the steps of a round returned; at least one.
-        prefix: comes before a slash and the name of each loss.
+        losses: results of the steps, at least one.
+        prefix: text before the slash in the name of each mean.
 
     Returns:
         The means by name.
@@ -162,13 +193,13 @@ def check_stored(
     """Refuse a replay buffer that lacks an entry.
 
     Args:
-        replay_buffer: is not empty.
-        keys: that are needed.
-        reader: of the entries, for the error.
-        cure: what to do, for the error.
+        replay_buffer: a buffer with at least one row.
+        keys: keys of the needed entries.
+        reader: name of the object that needs them, for the error.
+        cure: advice about missing entries, for the error.
 
     Raises:
-        KeyError: naming the entries and the cure.
+        KeyError: an entry is missing; the message names it and the cure.
     """
     known = replay_buffer.storage[:1].keys(True, True)
     if missing := [key for key in keys if key not in known]:

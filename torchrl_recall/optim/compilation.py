@@ -1,4 +1,4 @@
-"""Compiled functions that cost little to call, and their eager fallback."""
+"""Compilation of functions with a small cost per call, and a fallback to eager functions."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def compile_function(
     would depend on earlier calls, and so would the rounding. Random numbers are those of eager mode
     on a CPU; inductor's own generator is slow there.
 
-    Each call checks everything about its arguments. Of the objects behind the function it checks
-    tensors, single numbers and flags. Their attributes, hooks, submodules, lists and tied
+    Each call checks its arguments completely. Of other objects that the function uses, it checks
+    only tensors, single numbers and flags. Their attributes, hooks, submodules, lists and tied
     parameters must not change after the first call.
 
     Args:
-        function: takes and returns tensors, or plain containers of them.
+        function: a function of tensors, or of plain containers of tensors, that returns the same.
 
     Keyword Args:
-        any_size: use one graph for arguments of all sizes. By default each shape takes seconds to
-            compile.
+        any_size: whether one graph serves arguments of all sizes. By default each new shape takes
+            seconds to compile.
         settled: positions of arguments that only the first call checks, such as parameters and
-            optimiser states: their number, shapes and dtypes must not change. A check of a hundred
-            tensors takes 0.1 ms.
+            optimiser states. Their number, shapes and dtypes must not change. Leaving out the check
+            of a hundred tensors saves 0.1 ms per call.
 
     Returns:
         The compiled function.
@@ -94,7 +94,7 @@ def _compiled(
 
 
 class _Pool:
-    """Compiled functions in the order in which one run makes them."""
+    """Compiled functions of a process, in the order in which the first run makes them."""
 
     def __init__(self) -> None:
         self.graphs: list[Callable[..., Any]] = []
@@ -103,7 +103,7 @@ class _Pool:
     def take(
         self, function: Callable[..., Any], *, any_size: bool, settled: Sequence[int]
     ) -> Callable[..., Any]:
-        if not settled:  # it reads tensors of its own, which are another run's
+        if not settled:  # the function reads tensors that belong to the first run
             return function
         if self.next == len(self.graphs):
             self.graphs.append(_compiled(function, any_size=any_size, settled=settled))
@@ -116,11 +116,11 @@ _pool: _Pool | None = None
 
 @contextmanager
 def shared_graphs() -> Iterator[Callable[[], None]]:
-    """Let runs of equal settings in one process share graphs, as those of many seeds do.
+    """Share compiled graphs between runs of equal settings in one process, such as seeds.
 
-    Compiling takes as long as some ten thousand steps of a small network. The nth function that a
-    run compiles is the nth of the first run, called with the later run's tensors. That holds for
-    functions whose parameters are arguments, which are the ``settled`` ones; others run eagerly.
+    Compiling takes as long as some ten thousand steps of a small network. Instead of compiling its
+    nth function, a later run calls the nth function of the first run with its own tensors. This
+    needs functions that receive their parameters as ``settled`` arguments. Others run eagerly.
 
     Yields:
         A function to call before each run.
@@ -149,9 +149,9 @@ def shared_graphs() -> Iterator[Callable[[], None]]:
 
 
 def _inductor(graph: torch.fx.GraphModule, inputs: list, *, options: dict[str, Any]) -> Any:
-    """Compile a graph by inductor, and keep it on disk if it has autograd functions of its own too.
+    """Compile a graph by inductor, and cache it on disk even if it has custom autograd functions.
 
-    TorchRL's squashed distributions have one, for which torch would compile again in each process.
+    TorchRL's squashed distributions have one. Torch alone would compile it again in each process.
     """
     from torch._inductor.compile_fx import compile_fx
 
@@ -164,7 +164,8 @@ def with_fallback(
 ) -> Callable[..., Any]:
     """Return a function that calls ``fast``, and ``eager`` with a warning once ``fast`` fails.
 
-    If ``eager`` fails on the same arguments too, the caller is at fault and gets its error.
+    If ``eager`` fails on the same arguments too, its error is raised, because the arguments are
+    wrong.
 
     Args:
         fast: a function that calls compiled code.
@@ -172,7 +173,7 @@ def with_fallback(
         name: name of the work that both do, for the warning.
 
     Returns:
-        A function of the same arguments.
+        A function with the same arguments and results.
 
     Examples:
         >>> from torchrl_recall.optim.compilation import with_fallback
@@ -189,8 +190,8 @@ def with_fallback(
         rng = torch.get_rng_state()
         try:
             return fast(*args)
-        except Exception as error:  # the compiler's own errors share no base class
-            # The eager call draws the numbers that the failed one would have drawn.
+        except Exception as error:  # errors of the compiler have no common base class
+            # The eager call draws the random numbers that the failed call would have drawn.
             torch.set_rng_state(rng)
             out = eager(*args)
             reason = str(error).strip().splitlines()[:1]

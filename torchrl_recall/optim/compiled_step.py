@@ -1,9 +1,9 @@
 """One gradient step as one compiled graph: loss, gradient, Adam and soft target update.
 
-It exists for its speed. With an eager Adam after a compiled gradient, an update takes 1.09 times as
-long for SAC and 1.20 times as long for the backtracking model.
+The whole step is one graph for speed. With an eager Adam after a compiled gradient, an update takes
+1.09 times as long for SAC and 1.20 times as long for the backtracking model.
 
-Two bugs of torch 2.14.1 are worked round:
+Two bugs of torch 2.14.1 are avoided:
 
 - Compiled graphs may return gradients with transposed strides, which a fused Adam on CPU reads as
   if they were the parameter's. Gradients that leave the graph are made contiguous.
@@ -33,19 +33,20 @@ __all__ = ["CompiledStep"]
 class CompiledStep:
     """Gradient step as one graph of plain tensors, in place of eager loss, backward and optimiser.
 
-    The graph takes plain tensors because guards on tensordicts cost as much as a small network.
+    The graph takes plain tensors because guards on tensordicts take as long as a small network.
     Optimisers other than Adam and AdamW, and updaters other than
     :class:`~torchrl.objectives.SoftUpdate`, step eagerly after the graph.
 
     Args:
         loss_module: any loss module.
-        optimizer: over parameters of the module.
-        target_updater: updater of the module's targets, stepped last; None where there is none.
-        loss_fn: function of tensordicts to differentiate; it uses the module's parameters only.
-        max_grad_norm: largest norm of the optimiser's whole gradient; None does not clip.
+        optimizer: an optimiser of parameters of the module.
+        target_updater: updater of the module's target networks, stepped last; None without targets.
+        loss_fn: function of tensordicts to differentiate. It must not use parameters of other
+            modules.
+        max_grad_norm: largest norm of the gradient of all optimised parameters; None does not clip.
 
     Raises:
-        ValueError: at the first call, if the optimiser has parameters that are not the module's.
+        ValueError: at the first call, if the optimiser has parameters of another module.
 
     Examples:
         >>> import torch
@@ -90,7 +91,7 @@ class CompiledStep:
         """Update the parameters in place.
 
         Args:
-            args: arguments of ``loss_fn``.
+            args: the arguments of ``loss_fn``.
 
         Returns:
             The output of ``loss_fn`` before the step, detached.
@@ -143,10 +144,10 @@ class CompiledStep:
         return [self._adam_state(group["params"]) for group in groups], options
 
     def _adam_state(self, parameters: list[Tensor]) -> tuple[list[Tensor], ...]:
-        """Return Adam's means, variances and step counts, made where there are none yet."""
+        """Return Adam's means, variances and step counts; create missing ones."""
         states = [self.optimizer.state[parameter] for parameter in parameters]
         for parameter, state in zip(parameters, states, strict=True):
-            if not state:  # where Adam itself begins
+            if not state:  # the initial state of Adam
                 state["step"] = torch.zeros((), device=parameter.device)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
@@ -155,7 +156,7 @@ class CompiledStep:
     def _step(
         self, trained: list[Tensor], fixed: list[Tensor], data: list, states: list, options: list
     ) -> dict[str, Tensor]:
-        """Take one whole step; this is the graph."""
+        """Take one whole step; this function is compiled to the graph."""
         gradients, losses = self._gradient(trained, fixed, data)
 
         # Adam, by the functional form of torch's own.
@@ -199,7 +200,8 @@ class CompiledStep:
 def _is_plain_adam(optimizer: Optimizer) -> bool:
     """Return True if the optimiser may go into the graph.
 
-    Adam's L2 penalty may not: torch 2.14.1 compiles it wrongly together with ``torch.func.grad``.
+    Adam with an L2 penalty may not, because torch 2.14.1 compiles it wrongly together with
+    ``torch.func.grad``.
     """
     return type(optimizer) in (Adam, AdamW) and not any(
         group["amsgrad"]

@@ -19,8 +19,8 @@ Data = list[tuple[dict, torch.Size]]
 class FunctionalLoss:
     """Losses and their gradients as functions of plain tensors, which may be compiled or vmapped.
 
-    Running statistics that the losses move, such as those of batch renormalisation, are returned
-    beside them, for within a gradient nothing from outside may be written to.
+    Running statistics, such as those of batch renormalisation, are written after the gradient,
+    because a differentiated function cannot write to tensors from outside.
 
     Args:
         loss_module: any loss module.
@@ -123,7 +123,7 @@ class FunctionalLoss:
 
 
 def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
-    """List parameters, targets and buffers of the module's networks, by attribute and key."""
+    """Yield parameters, targets and buffers of the module's networks, by attribute and key."""
     for name, child in loss_module.named_children():
         if isinstance(child, TensorDictParams):
             for key, leaf in child.items(True, True):
@@ -155,10 +155,10 @@ def total_loss(losses: TensorDictBase) -> Tensor:
         losses: output of a loss module.
 
     Returns:
-        Their sum, with its graph.
+        The sum, attached to the autograd graph.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such entry.
 
     Examples:
         >>> import torch

@@ -28,25 +28,26 @@ def make_update(
     max_grad_norm: float | None = None,
     compile: bool = False,
 ) -> Update:
-    """Make the function that takes one gradient step on the sum of a module's losses.
+    """Make a function that takes one gradient step on the sum of a module's losses.
 
-    The compiled step is a :class:`~torchrl_recall.optim.compiled_step.CompiledStep`: it holds loss,
-    gradient, Adam and soft target update in one graph, through the module's functional parameters.
-    ``torch.compile`` around loss and ``backward`` would be slower than eager. Eager and compiled
-    steps draw the same random numbers on a CPU and agree up to rounding. Compiling takes some ten
-    seconds once; if it fails, a warning says why and steps are eager from then on.
+    The compiled step is a :class:`~torchrl_recall.optim.compiled_step.CompiledStep`. It computes
+    loss, gradient, Adam and soft target update in one graph. ``torch.compile`` around loss and
+    ``backward`` alone would be slower than eager mode. On a CPU, eager and compiled steps draw the
+    same random numbers and agree up to rounding. Compiling takes some ten seconds once. If it
+    fails, a warning gives the reason and all later steps are eager.
 
     Args:
         loss_module: any loss module.
-        optimizer: over its parameters; torchrl's ``group_optimizers`` makes one of several. The
-            compiled step keeps the state of an Adam, but does not call its hooks.
-        target_updater: updater of the module's targets, stepped last.
+        optimizer: an optimiser of the module's parameters. TorchRL's ``group_optimizers`` joins
+            several into one. The compiled step uses the state of an Adam, but does not call its
+            hooks.
+        target_updater: updater of the module's target networks, stepped last; None without targets.
 
     Keyword Args:
-        loss_fn: function to differentiate, of the module's parameters only; the module's
-            ``forward`` by default.
-        max_grad_norm: largest norm of the optimiser's whole gradient; None does not clip.
-        compile: compile the step.
+        loss_fn: function to differentiate; the module's ``forward`` by default. It must not use
+            parameters of other modules.
+        max_grad_norm: largest norm of the gradient of all optimised parameters; None does not clip.
+        compile: whether the step is compiled.
 
     Returns:
         A function with the arguments of ``loss_fn`` that updates the parameters in place and

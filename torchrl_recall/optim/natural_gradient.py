@@ -19,18 +19,18 @@ def conjugate_gradient(
     iterations: int = 10,
     tolerance: float = 1e-10,
 ) -> tuple[Tensor, Tensor]:
-    """Solve A x = b for a symmetric positive definite A that is given by its products.
+    """Solve A x = b for a symmetric positive definite A, of which only products are known.
 
     Args:
-        product: function from x to A x.
+        product: function that maps x to A x.
         b: right-hand side, shape ``[n]``.
 
     Keyword Args:
         iterations: largest number of products.
-        tolerance: norm of the residual, relative to that of b, at which to stop.
+        tolerance: norm of the residual, relative to the norm of b, at which iterations stop.
 
     Returns:
-        x, and the norm of b - A x relative to that of b (zero for b = 0).
+        x, shape ``[n]``, and the norm of b - A x relative to the norm of b (zero for b = 0).
 
     Examples:
         >>> import torch
@@ -61,11 +61,12 @@ def kl_divergence(p: Distribution, q: Distribution) -> Tensor:
     """Compute the Kullback-Leibler divergence of q from p for each state, in nats.
 
     Args:
-        p: a distribution over actions, batch shape ``[num_states]``; composite ones are summed.
+        p: a distribution over actions, batch shape ``[num_states]``. For a composite distribution
+            the divergences of its parts are summed.
         q: another distribution of the same kind.
 
     Returns:
-        Shape ``[num_states]``.
+        Divergences of shape ``[num_states]``.
 
     Raises:
         TypeError: this kind of distribution has no divergence in closed form.

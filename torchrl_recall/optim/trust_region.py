@@ -27,26 +27,28 @@ class TrustRegion:
         \mathbb{E}_s D_\text{KL}(\pi_\text{old} \,\|\, \pi_\theta) \right)^{\!\top} v \right]
         + \text{damping} \cdot v
 
-    and its length is :math:`\sqrt{2 \delta / x^\top F x}` (App. C of Schulman et al., *Trust Region
-    Policy Optimization*, 2015). A line search then takes the longest of the fractions
-    :math:`1, c, c^2, \ldots` of that step that lowers the loss and stays within the radius. If none
-    does, every parameter keeps its bits, and ``accepted`` is False.
+    The length of the step is :math:`\sqrt{2 \delta / x^\top F x}` (App. C of Schulman et al.,
+    *Trust Region Policy Optimization*, 2015). A line search tries the fractions
+    :math:`1, c, c^2, \ldots` of this step. It takes the first one that lowers the loss and stays
+    within the radius. If no fraction does, parameters do not change and ``accepted`` is False.
 
-    Any loss of a policy can be bounded so: the surrogate of :class:`~torchrl_recall.TRPOLoss`, with
-    ``loss_fn=loss.actor_loss``, or an :class:`~torchrl_recall.ImitationLoss`, so that recall traces
-    cannot carry the policy away.
+    Any loss of a policy can be minimised in this way. Examples are the surrogate of
+    :class:`~torchrl_recall.TRPOLoss`, with ``loss_fn=loss.actor_loss``, and an
+    :class:`~torchrl_recall.ImitationLoss`. With the latter, imitation of recall traces changes the
+    policy by a limited amount.
 
     Args:
-        loss_module: holds the policy as ``actor_network``; reduces to a scalar.
+        loss_module: a loss module that holds the policy as ``actor_network``. Its losses are
+            scalars.
 
     Keyword Args:
-        loss_fn: function of a tensordict whose ``loss_*`` entries are summed and lowered; the
+        loss_fn: function of a tensordict, the sum of whose ``loss_*`` outputs is minimised; the
             module's ``forward`` by default.
         max_kl: :math:`\delta`, the radius, in nats.
-        damping: number added to the Fisher matrix's diagonal.
+        damping: number added to the diagonal of the Fisher matrix.
         cg_iterations: iterations of conjugate gradient.
-        line_search_steps: number of fractions to try.
-        line_search_shrink: c, in (0, 1).
+        line_search_steps: largest number of fractions to try.
+        line_search_shrink: c, the ratio of successive fractions, in (0, 1).
         fisher_subsampling: use every n-th state for the Fisher products; 1 uses all.
 
     Raises:
@@ -122,26 +124,26 @@ class TrustRegion:
 
         Args:
             tensordict: data of the loss, any batch shape.
-            states: observations to measure the divergence on, any batch shape; those of
+            states: observations on which the divergence is measured, any batch shape; those of
                 ``tensordict`` by default.
 
         Returns:
-            The loss's output before the step, and ``accepted``, ``kl`` (of the step taken, in
-            nats), ``improvement`` (of the loss, positive), ``step_fraction``, ``gradient_norm`` and
-            ``cg_residual``, detached.
+            The detached output of the loss before the step. Further entries are ``accepted``,
+            ``kl`` (divergence of the step in nats), ``improvement`` (decrease of the loss),
+            ``step_fraction``, ``gradient_norm`` and ``cg_residual``.
 
         Raises:
-            ValueError: the loss is not finite or not a scalar; no parameter was touched.
-            TypeError: the policy's distribution has no divergence.
+            ValueError: the loss is not finite or not a scalar. No parameter has changed then.
+            TypeError: the divergence of the policy's distribution has no closed form.
         """
-        # The policy to stay near.
+        # The old policy, from which the divergence is measured.
         states = self._rows(tensordict if states is None else states)
         with torch.no_grad():
             old = self._dist(states, frozen=True)
-            kl_divergence(old, old)  # refuses distributions that have none
+            kl_divergence(old, old)  # refuses distributions without a divergence
 
         # Gradient, and the natural direction of it.
-        rng = torch.get_rng_state()  # a loss that samples draws the same at each evaluation
+        rng = torch.get_rng_state()  # so that each evaluation draws the same random numbers
         losses = self.loss_fn(tensordict)
         loss = self._total(losses, tensordict)
         gradient = self._flat(torch.autograd.grad(loss, self.parameters, **_UNUSED_ARE_ZERO))
@@ -161,7 +163,7 @@ class TrustRegion:
         return statistics.update(taken).update({"cg_residual": residual})
 
     def _natural_direction(self, gradient: Tensor, states: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Compute the step to the radius, to second order, and the residual of its direction."""
+        """Compute the step that reaches the radius, to second order, and the relative residual."""
         product = self.fisher_vector_product(states[:: self.fisher_subsampling])
         direction, residual = conjugate_gradient(product, -gradient, iterations=self.cg_iterations)
         curvature = direction @ product(direction)
@@ -199,7 +201,7 @@ class TrustRegion:
     def _line_search(
         self, full_step: Tensor, evaluate: Callable[[], tuple[Tensor, Tensor]]
     ) -> dict[str, Tensor]:
-        """Take the longest good fraction of a step, or none."""
+        """Take the longest acceptable fraction of a step, or no step."""
         # Fractions from the longest to the shortest, each from the same weights.
         before = [p.detach().clone() for p in self.parameters]
         parts = self._split(full_step)
@@ -210,7 +212,7 @@ class TrustRegion:
             improvement, kl = evaluate()
             if improvement > 0 and kl <= self.max_kl:  # False for NaN
                 break
-        else:  # none is good: every parameter gets its bits back
+        else:  # no fraction is acceptable: restore all parameters exactly
             for parameter, start in zip(self.parameters, before, strict=True):
                 parameter.copy_(start)
             zero = before[0].new_zeros(())
@@ -224,7 +226,7 @@ class TrustRegion:
         }
 
     def _dist(self, states: TensorDictBase, *, frozen: bool = False) -> Distribution:
-        """Return the policy's distributions; frozen ones do not move with its parameters."""
+        """Return the policy's distributions; frozen ones do not change with its parameters."""
         actor, parameters = self.loss_module.actor_network, self.loss_module.actor_network_params
         if frozen:  # a network may return a view of a parameter
             parameters = parameters.data.clone()
@@ -232,7 +234,7 @@ class TrustRegion:
             return actor.get_dist(states.copy())
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Select the policy's inputs, as one row for each step that is not padding."""
+        """Select the inputs of the policy, as one row for each step without padding."""
         keep = torch.ones(tensordict.shape, dtype=torch.bool, device=tensordict.device)
         for key in self.loss_module._loss_mask_keys():
             if (mask := tensordict.get(key, None)) is not None:
@@ -242,7 +244,7 @@ class TrustRegion:
     def _total(
         self, losses: TensorDictBase, tensordict: TensorDictBase, *, check: bool = True
     ) -> Tensor:
-        """Sum the losses, and refuse a sum that no step can be taken on."""
+        """Sum the losses, and refuse a sum that is not a finite scalar."""
         total = sum(value for key, value in losses.items() if key.startswith("loss_"))
         if check and total.numel() != 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Name the extra where an optional library is missing."""
+"""Errors that name the extra to install if an optional library is missing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ __all__ = ["plots_extra"]
 
 @contextmanager
 def plots_extra() -> Iterator[None]:
-    """Import libraries of the extra ``plots``.
+    """Context in which libraries of the extra ``plots`` are imported.
+
+    Yields:
+        Nothing.
 
     Raises:
-        ModuleNotFoundError: a library is missing; the message says what to install.
+        ModuleNotFoundError: a library is missing; the message names the extra to install.
 
     Examples:
         >>> from torchrl_recall.results.extra import plots_extra

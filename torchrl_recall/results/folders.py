@@ -1,4 +1,4 @@
-"""Read run folders: what each seed's evaluations were, and of which settings."""
+"""Reading of run folders: the evaluations of each seed, with their settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torchrl_recall.trainers.runs.resumption import flat
 
 __all__ = ["METRIC", "FolderError", "Run", "align", "find_folders", "read_folder"]
 
-METRIC = "eval_return"  # what every run has
+METRIC = "eval_return"  # the metric that every run has
 _DAMAGED = (
     OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error,
     OmegaConfBaseException, YAMLError,
@@ -29,25 +29,26 @@ _DAMAGED = (
 
 
 class FolderError(ValueError):
-    """Folder that holds no evaluations of a run; the message says why."""
+    """Error of a folder without evaluations of a run; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Evaluations of one seed.
+    """Evaluations of one seed of a run.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         task: ``env.name``, or size and start of the four rooms.
-        host: what recall learns beside.
-        recall: the group of ``recall``.
-        seed: of the random numbers.
+        host: name of the host algorithm.
+        recall: name of the method, the value of ``recall`` in the configuration.
+        seed: the random seed.
         settings: the configuration, with dotted keys.
-        evaluations: of the metric, by frames.
-        is_finished: whether it is at its end.
-        holds: whether it ended at a target, so that its last value counts from there on.
-        knows_target: whether it had one.
-        frames_to_target: where it was reached, if it was.
+        evaluations: values of the metric, by frames.
+        is_finished: whether the run has ended.
+        holds: whether the run ended because it reached its target. Its last value then counts for
+            all later frames too.
+        knows_target: whether the run had a target.
+        frames_to_target: number of frames after which the target was reached; None if it was not.
     """
 
     folder: Path
@@ -64,25 +65,33 @@ class Run:
 
     @property
     def last_frames(self) -> int:
-        """Return frames at the last evaluation."""
+        """Number of frames at the last evaluation."""
         return next(reversed(list(self.evaluations)))
 
     def at(self, frames: int) -> float | None:
-        """Return the metric after some frames, if it is known."""
+        """Return the metric after a number of frames.
+
+        Args:
+            frames: the number of frames.
+
+        Returns:
+            The value; None if it is unknown.
+        """
         if self.holds and frames > self.last_frames:
             return self.evaluations[self.last_frames]
         return self.evaluations.get(frames)
 
 
 def align(runs: Sequence[Run], beside: Sequence[Run] = ()) -> tuple[list[int], NDArray]:
-    """Return the evaluations that all runs have.
+    """Return the evaluations that all runs have in common.
 
     Args:
-        runs: of any methods in a task.
-        beside: others of the task; runs that ended at their target go on as long as these.
+        runs: runs of a task, of any methods.
+        beside: other runs of the task. A run that ended at its target is continued with its last
+            value up to the longest of them.
 
     Returns:
-        Frames, and the metric, shape ``[runs, evaluations]``.
+        Frames of the evaluations, and values of the metric, shape ``[runs, evaluations]``.
     """
     known = {number for run in (*runs, *beside) for number in run.evaluations}
     frames = [n for n in sorted(known) if all(run.at(n) is not None for run in runs)]
@@ -90,13 +99,13 @@ def align(runs: Sequence[Run], beside: Sequence[Run] = ()) -> tuple[list[int], N
 
 
 def find_folders(paths: Iterable[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """Find run folders: those given, and those inside what is given.
+    """Find run folders among the given folders and inside them.
 
     Args:
         paths: folders of runs, of sweeps and of figures.
 
     Returns:
-        Run folders, and why others are none.
+        The run folders, and a reason for each other folder.
     """
     found: dict[Path, None] = {}
     skipped = {}
@@ -114,18 +123,18 @@ def find_folders(paths: Iterable[Path]) -> tuple[list[Path], dict[Path, str]]:
 
 
 def read_folder(folder: Path, metric: str = METRIC, target: float | None = None) -> list[Run]:
-    """Read the seeds of a run folder, finished or not.
+    """Read all seeds of a run folder, finished or not.
 
     Args:
-        folder: of a recipe's run.
+        folder: folder of a run of a recipe.
         metric: a column of ``metrics.csv``.
-        target: counts in place of the run's own.
+        target: value of the metric that replaces the run's target; None keeps the latter.
 
     Returns:
-        A run for each seed; the four rooms have many in a folder.
+        One run for each seed; a run of the four rooms has many seeds in one folder.
 
     Raises:
-        FolderError: there is nothing to read, or it is damaged.
+        FolderError: the folder has no evaluations, or is damaged.
     """
     try:
         for name in ("config.yaml", "metrics.csv"):
@@ -160,7 +169,7 @@ def _runs(
     reached = dict(zip(seeds, reached if isinstance(reached, list) else [reached], strict=False))
     may_stop = config.get("eval", {}).get("stop_at_target", True)
     holds = bool(summary) and may_stop and all(reached.get(seed) for seed in seeds)
-    # A run that is prolonged keeps the summary of its earlier end until it is there.
+    # A run that was extended keeps its old summary until it ends again.
     is_finished = bool(summary) and (
         holds or summary["frames"] >= config["collector"]["total_frames"]
     )
@@ -213,7 +222,7 @@ def _of_one_seed(path: Path, metric: str) -> dict[int, float]:
 def _of_many_seeds(
     folder: Path, seeds: list[int], is_finished: bool
 ) -> dict[int, dict[int, float]]:
-    """Read ``returns.csv``, which is written at the end; before that, the newest checkpoint."""
+    """Read ``returns.csv`` of a finished run, or the newest checkpoint of an unfinished one."""
     found: dict[int, dict[int, float]] = {seed: {} for seed in seeds}
     if is_finished:
         with (folder / "returns.csv").open(newline="") as file:

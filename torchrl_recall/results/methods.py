@@ -1,4 +1,4 @@
-"""Name methods by the settings in which runs differ, and find what each is compared with."""
+"""Grouping of runs by method, names of methods, and their baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
 
 __all__ = ["DuplicateError", "Method", "baseline_of", "curve", "group_rows", "group_runs"]
 
-# Prefixes of keys that neither influence a run nor say more than another key does.
+# Prefixes of keys that do not influence a run, or that repeat another key.
 _IGNORED = (
     *(key for key in MAY_CHANGE if key not in ("recall.anneal_frames", "eval")),
     "eval.interval", "eval.num_episodes", "device", "torch_threads",
@@ -26,24 +26,25 @@ _IGNORED = (
 )  # fmt: skip
 _Keys = tuple[list[str], list[str]]  # of the host, and of traces
 _TASK = ("env.",)
-_TRACES = ("recall.", "backtracking.", "prioritized_replay.")  # what a group of recall sets
+_TRACES = ("recall.", "backtracking.", "prioritized_replay.")  # keys that the group recall sets
 
 
 class DuplicateError(ValueError):
-    """Two folders hold different runs of one task, method and seed."""
+    """Error of two folders with different runs of the same task, method and seed."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """Runs of a method in a task.
+    """Runs of one method in one task.
 
     Attributes:
-        task: its name, with the settings in which tasks of this name differ.
-        name: host where there are several, group of ``recall``, settings in which runs differ.
-        across: its name among all tasks, with the settings in which runs of any task differ.
-        recall: the group.
-        kind: host and its settings, which a method shares with its baseline.
-        runs: by seed.
+        task: name of the task, with the settings in which tasks of this name differ.
+        name: name of the method in its task: the group of ``recall`` and the settings in which runs
+            differ. The host is added if there are several.
+        across: name of the method in all tasks, with the settings in which runs of any task differ.
+        recall: the group of ``recall``.
+        kind: host and settings that the method shares with its baseline.
+        runs: runs by seed.
     """
 
     task: str
@@ -55,10 +56,13 @@ class Method:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
-    """Put seeds of the same task and method together.
+    """Group the runs of all seeds of the same task and method.
 
     Args:
-        runs: in any order. Of identical runs one is taken.
+        runs: runs in any order. Identical runs are used once.
+
+    Returns:
+        The methods.
 
     Raises:
         DuplicateError: two runs of one task, method and seed are not identical.
@@ -85,14 +89,17 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
 
 
 def group_rows(rows: Iterable[Mapping[str, str]], metric: str) -> list[Method]:
-    """Put rows in long form together as methods, in the order in which they appear.
+    """Group rows in long form by method, in the order in which methods appear.
 
-    A method's name is read as figures write it: ``ppo:backtracking+gae.lmbda=0.9`` is the group
-    ``backtracking`` beside PPO with a setting of the host.
+    Names of methods have the format of figures. For example, ``ppo:backtracking+gae.lmbda=0.9`` is
+    the group ``backtracking`` beside PPO, with a setting of the host.
 
     Args:
-        rows: of one figure, see :func:`~torchrl_recall.results.rows.read_rows`.
-        metric: of the evaluations; frames to a target are read beside it.
+        rows: rows of one figure, see :func:`~torchrl_recall.results.rows.read_rows`.
+        metric: name of the metric. Frames to a target are read too.
+
+    Returns:
+        The methods.
 
     Examples:
         >>> from torchrl_recall.results.methods import group_rows
@@ -128,16 +135,16 @@ def group_rows(rows: Iterable[Mapping[str, str]], metric: str) -> list[Method]:
 
 
 def baseline_of(method: Method, methods: Iterable[Method], name: str | None) -> Method | None:
-    """Find what a method is compared with in its task.
+    """Find the baseline of a method in its task.
 
     Args:
-        method: to be compared.
-        methods: all there are.
-        name: of the baseline, or its group of ``recall``, sought beside the same host; None: the
+        method: the method.
+        methods: all methods.
+        name: name of the baseline, or its group of ``recall`` beside the same host. None takes the
             host without recall.
 
     Returns:
-        The baseline; None where there is none.
+        The baseline; None if there is none.
     """
     others = [other for other in methods if other.task == method.task]
     named = next((other for other in others if other.name == name), None)
@@ -150,21 +157,22 @@ def baseline_of(method: Method, methods: Iterable[Method], name: str | None) -> 
 
 
 def curve(method: Method, methods: Iterable[Method]) -> tuple[list[int], NDArray]:
-    """Return the evaluations that all seeds of a method have.
+    """Return the evaluations that all seeds of a method have in common.
 
     Args:
-        method: in a task.
-        methods: of all tasks; where seeds ended at their target, they go on as long as the others.
+        method: the method.
+        methods: all methods. A run that ended at its target is continued with its last value up to
+            the longest run of the task.
 
     Returns:
-        Frames, and the metric, shape ``[seeds, evaluations]``.
+        Frames of the evaluations, and values of the metric, shape ``[seeds, evaluations]``.
     """
     beside = [run for other in methods if other.task == method.task for run in other.runs.values()]
     return align(list(method.runs.values()), beside)
 
 
 def _labelled(runs: Sequence[Run]) -> Iterator[tuple[Run, str, _Keys, _Keys]]:
-    """Yield runs with their task, with the keys that tell them apart there, and those anywhere."""
+    """Yield each run with its task, and with keys that tell it apart there and in all tasks."""
     found: list[tuple[Run, str, _Keys]] = []
     for same_name in _parts(runs, lambda run: run.task):
         task_keys = _telling([same_name], _TASK)
@@ -172,7 +180,7 @@ def _labelled(runs: Sequence[Run]) -> Iterator[tuple[Run, str, _Keys, _Keys]]:
             host_keys = _telling([of_task], None)
             for of_recall in _parts(of_task, lambda run: run.recall):
                 parts = _parts(of_recall, partial(_label, keys=host_keys))
-                # Nobody reads the settings of traces where there are none.
+                # Settings of traces do not matter without traces.
                 traces = [] if of_recall[0].recall == "none" else _telling(parts, _TRACES)
                 for run in of_recall:
                     found.append((run, run.task + _label(run, task_keys), (host_keys, traces)))
@@ -193,13 +201,14 @@ def _parts(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run
 
 
 def _telling(parts: list[list[Run]], prefixes: tuple[str, ...] | None) -> list[str]:
-    """Choose the keys that tell apart runs of the same part, each only if those before do not.
+    """Choose the keys that tell apart runs of the same part.
 
-    A key that a run does not have, as one of another version, tells nothing.
+    A key is chosen only if the keys before it do not suffice. Keys that some run lacks, for example
+    because it is of another version, are ignored.
 
     Args:
-        parts: runs that are the same so far.
-        prefixes: of the keys; None: of all that belong neither to tasks nor to traces.
+        parts: groups of runs that are equal so far.
+        prefixes: prefixes of the keys. None takes all keys but those of tasks and traces.
     """
     known = dict.fromkeys(key for part in parts for run in part for key in run.settings)
     chosen = []
@@ -229,7 +238,7 @@ def _task_and_host(run: Run, keys: Iterable[str]) -> tuple[str, str]:
 
 
 def _word(value: Any) -> str:
-    """Return a value as an override has it."""
+    """Format a value as in an override of the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""Draw curves: a panel for each task, a mean with its interval for each method."""
+"""Pictures of learning curves, with a panel for each task and a mean for each method."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ Curve = tuple[Sequence[int], NDArray]  # frames, and values of shape [seeds, eva
 
 
 def draw_curves(curves: Mapping[tuple[str, str], Curve], *, ylabel: str) -> Figure:
-    """Draw mean, interval and every seed of each method.
+    """Draw the mean, the interval and every seed of each method.
 
     Args:
         curves: frames and values, shape ``[seeds, evaluations]``, by task and method.
 
     Keyword Args:
-        ylabel: what the values are.
+        ylabel: label of the vertical axis.
+
+    Returns:
+        The figure.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.
@@ -64,13 +67,13 @@ def draw_band(
     """Draw the mean over seeds and its 95 % interval.
 
     Args:
-        axes: to draw in.
-        frames: of the evaluations.
-        values: shape ``[seeds, evaluations]``.
+        axes: axes of the picture.
+        frames: frames of the evaluations.
+        values: values of shape ``[seeds, evaluations]``.
 
     Keyword Args:
-        color: of line and band.
-        label: in the legend.
+        color: colour of line and band.
+        label: text of the legend.
     """
     bands = [interval(list(column)) for column in np.asarray(values).T]
     axes.plot(frames, [band.value for band in bands], color=color, label=label)
@@ -83,11 +86,11 @@ def save_figure(figure: Figure, path: Path, caption: str, *, width: int = 160) -
 
     Args:
         figure: the picture.
-        path: of the file.
-        caption: below the picture.
+        path: file of the picture.
+        caption: text below the picture.
 
     Keyword Args:
-        width: of a line of the caption, in characters.
+        width: length of a line of the caption, in characters.
     """
     figure.supxlabel(textwrap.fill(caption, width), fontsize=7)
     partial = path.with_name(f"{path.name}.partial")

@@ -1,4 +1,4 @@
-"""Rows in long form: one file format for the results of all runs."""
+"""Rows in long form, the file format of the results of all runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ COLUMNS = ("figure", "task", "method", "seed", "frames", "metric", "value")
 
 
 def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
-    """Write rows of :data:`COLUMNS`; None becomes an empty value.
+    """Write rows of :data:`COLUMNS` as CSV; None is written as an empty value.
 
     Args:
-        path: of the CSV.
+        path: the CSV file.
         rows: values in the order of the columns.
 
     Examples:

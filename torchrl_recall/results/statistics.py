@@ -1,7 +1,7 @@
 """Statistics behind claims, as rliable defines them (Agarwal et al., NeurIPS 2021).
 
-Intervals are percentile bootstrap 95 % intervals over seeds. Fewer than three seeds give a range in
-their place.
+Intervals are percentile bootstrap 95 % intervals over seeds. With fewer than three seeds, the range
+replaces the interval.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = [
     "stratified_interval",
 ]
 
-_FEW = 3  # seeds, below which there is nothing to resample
+_FEW = 3  # smallest number of seeds that is resampled
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval.
+    """Estimate with its 95 % interval.
 
     Examples:
         >>> from torchrl_recall.results.statistics import Interval
@@ -53,8 +53,11 @@ def interquartile_mean(values: ArrayLike, axis: int = -1) -> NDArray:
     """Compute the mean without the lowest and the highest quarter.
 
     Args:
-        values: of all runs.
-        axis: of the runs.
+        values: values of all runs.
+        axis: axis of the runs.
+
+    Returns:
+        The mean, without that axis.
 
     Examples:
         >>> from torchrl_recall.results.statistics import interquartile_mean
@@ -67,11 +70,14 @@ def interquartile_mean(values: ArrayLike, axis: int = -1) -> NDArray:
 
 
 def interval(values: Sequence[float], statistic: Callable[..., NDArray] = np.mean) -> Interval:
-    """Compute a statistic of the seeds with its bootstrap 95 % interval; few give their range.
+    """Compute a statistic of the seeds with its bootstrap 95 % interval.
 
     Args:
-        values: of each seed.
-        statistic: of values and ``axis``.
+        values: one value for each seed.
+        statistic: function of values and ``axis``.
+
+    Returns:
+        The statistic and its interval, or its range with fewer than three seeds.
 
     Examples:
         >>> from torchrl_recall.results.statistics import interval
@@ -88,15 +94,15 @@ def stratified_interval(
 ) -> Interval:
     """Compute a statistic of several tasks with its stratified bootstrap 95 % interval.
 
-    Seeds of each task are resampled by themselves.
+    The seeds of each task are resampled separately.
 
     Args:
-        strata: for each task the values of its seeds.
-        statistic: of all values and ``axis``.
+        strata: the values of the seeds of each task.
+        statistic: function of all values and ``axis``.
 
     Returns:
-        Where a task has fewer than three seeds, its range takes the place of the interval: the
-        statistic of the tasks' lowest and of their highest values.
+        The statistic and its interval. If a task has fewer than three seeds, the range replaces the
+        interval: the statistic of the lowest and of the highest values of all tasks.
 
     Examples:
         >>> from torchrl_recall.results.statistics import stratified_interval
@@ -119,18 +125,18 @@ def stratified_difference(
     theirs: Sequence[Sequence[float]],
     statistic: Callable[..., NDArray] = interquartile_mean,
 ) -> Interval:
-    """Compute how far a statistic of one method is above that of another, over several tasks.
+    """Compute the difference of a statistic between two methods, over several tasks.
 
-    Seeds of each task and method are resampled by themselves.
+    The seeds of each task and method are resampled separately.
 
     Args:
-        ours: for each task the values of its seeds, of the method.
-        theirs: for each task the values of its seeds, of what it is compared with.
-        statistic: of all values and ``axis``.
+        ours: the values of the method's seeds in each task.
+        theirs: the values of the baseline's seeds in each task.
+        statistic: function of all values and ``axis``.
 
     Returns:
-        The difference and its interval; where there are fewer than three seeds, the range that
-        their lowest and highest values allow.
+        The difference and its interval. With fewer than three seeds, the range of the lowest and
+        highest values replaces the interval.
 
     Examples:
         >>> from torchrl_recall.results.statistics import stratified_difference
@@ -161,19 +167,20 @@ def _halves(samples: Sequence[NDArray], tasks: int) -> tuple[Sequence[NDArray], 
 def probability_of_improvement(
     ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
 ) -> Interval:
-    r"""Compute how probable it is that a run of one method is better than a run of another.
+    r"""Compute the probability that a run of one method is better than a run of another.
 
     .. math:: P(X > Y) = \frac{1}{M} \sum_m \frac{1}{N K} \sum_{i,j} S(x_{m,i}, y_{m,j})
 
-    where *S* is 1 if *x* is larger, ½ if both are equal and 0 if it is smaller (Agarwal et al.,
-    2021, Sec. 4.3). Seeds of each task are resampled by themselves.
+    Here *S* is 1 if *x* is larger, ½ if both are equal, and 0 if *x* is smaller (Agarwal et al.,
+    2021, Sec. 4.3). The seeds of each task are resampled separately.
 
     Args:
-        ours: for each of the *M* tasks the values of its *N* seeds, of the method.
-        theirs: for each task the values of its *K* seeds, of what it is compared with.
+        ours: the values of the method's *N* seeds in each of the *M* tasks.
+        theirs: the values of the baseline's *K* seeds in each task.
 
     Returns:
-        Its interval; where there are fewer than three seeds, the range of single seeds.
+        The probability and its interval. With fewer than three seeds, the range of single seeds
+        replaces the interval.
 
     Examples:
         >>> from torchrl_recall.results.statistics import probability_of_improvement
@@ -198,7 +205,7 @@ def probability_of_improvement(
 
 
 def _wins(x: NDArray, y: NDArray) -> NDArray:
-    """Compare every value of one with every value of the other: 1, ½ or 0."""
+    """Compare every value of x with every value of y: 1 if larger, ½ if equal, 0 if smaller."""
     return (np.sign(x[..., :, None] - y[..., None, :]) + 1) / 2
 
 
@@ -222,15 +229,19 @@ def paired_ratio(
 ) -> Interval:
     """Compute the geometric mean over seeds of baseline / method, with its 95 % interval.
 
-    Above one the method needs fewer frames. Seeds of both are paired; where one did not reach the
-    target, it counts as if it had at the limit, so the true ratio is farther from one, or as far.
+    If the ratio is above one, the method needs fewer frames. Runs with the same seed are paired. A
+    run that did not reach the target counts as if it had reached it at the limit. The true ratio is
+    then at least as far from one.
 
     Args:
-        baseline: frames to the target for each seed; None where it was not reached.
-        method: frames to the target for each seed; None where it was not reached.
+        baseline: frames to the target for each seed; None if it was not reached.
+        method: frames to the target for each seed; None if it was not reached.
 
     Keyword Args:
-        limit: frames at which runs ended.
+        limit: number of frames at which runs ended.
+
+    Returns:
+        The ratio and its interval.
 
     Raises:
         ValueError: the two have no seed in common.
@@ -253,7 +264,10 @@ def geometric_mean_ratio(above: Sequence[float], below: Sequence[float]) -> Inte
 
     Args:
         above: numerators, all positive.
-        below: denominators, paired with them.
+        below: denominators, in the same order.
+
+    Returns:
+        The mean ratio and its interval.
 
     Examples:
         >>> from torchrl_recall.results.statistics import geometric_mean_ratio
@@ -265,9 +279,15 @@ def geometric_mean_ratio(above: Sequence[float], below: Sequence[float]) -> Inte
 
 
 def quartiles(values: Iterable[float | None]) -> tuple[float, float, float]:
-    """Compute quartiles and median; infinite where seeds that failed decide them.
+    """Compute the quartiles and the median of frames to the target.
 
-    Between two values it is their mean, as usual of medians.
+    A quartile between two values is their mean. It is infinite if one of them is a failed seed.
+
+    Args:
+        values: frames to the target for each seed; None if it was not reached.
+
+    Returns:
+        The lower quartile, the median and the upper quartile.
 
     Examples:
         >>> from torchrl_recall.results.statistics import quartiles
@@ -286,12 +306,15 @@ def quartiles(values: Iterable[float | None]) -> tuple[float, float, float]:
 
 
 def frames_to_target(frames: Iterable[int], values: Sequence[float], target: float) -> int | None:
-    """Return frames at the first of two evaluations in a row that reached the target.
+    """Return the frames at which the target was reached, in two evaluations in a row.
 
     Args:
-        frames: of the evaluations.
-        values: found there.
-        target: the least value that counts.
+        frames: frames of the evaluations.
+        values: values of the evaluations.
+        target: smallest value that reaches the target.
+
+    Returns:
+        Frames of the first of the two evaluations; None if the target was not reached.
 
     Examples:
         >>> from torchrl_recall.results.statistics import frames_to_target

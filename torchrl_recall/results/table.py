@@ -1,4 +1,4 @@
-"""Format what methods show as Markdown: means, intervals and comparisons with a baseline."""
+"""Results of methods as Markdown tables: means, intervals and comparisons with a baseline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torchrl_recall.results.statistics import (
 
 __all__ = ["normalized_scores", "ratio_of_means", "rows", "table"]
 
-Means = Mapping[int, float]  # over training, by seed
+Means = Mapping[int, float]  # means over training, by seed
 
 READ = """\
 Intervals are bootstrap 95 % intervals over seeds; fewer than three seeds give their range. A row
@@ -37,12 +37,15 @@ the normalised area under the curve. IQM - is the difference of the IQM of score
 
 
 def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]:
-    """Yield rows in long form: every evaluation, and frames to the target where there is one.
+    """Yield rows in long form: all evaluations, and frames to the target if there is one.
 
     Args:
-        methods: of all tasks.
-        metric: name of what was evaluated.
+        methods: methods of all tasks.
+        metric: name of the metric.
         figure: name of the collection.
+
+    Yields:
+        Rows of :data:`~torchrl_recall.results.rows.COLUMNS`.
     """
     for method in methods:
         for seed, run in method.runs.items():
@@ -54,14 +57,16 @@ def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]
 
 
 def table(methods: Sequence[Method], metric: str, *baselines: str | None) -> str:
-    """Format methods in each task, and over all tasks where there are several.
+    """Format the results of methods in each task, and over all tasks if there are several.
 
     Args:
-        methods: of all tasks.
-        metric: name of what was evaluated.
-        baselines: what others are compared with, see
-            :func:`~torchrl_recall.results.methods.baseline_of`; the host without recall if none is
-            named.
+        methods: methods of all tasks.
+        metric: name of the metric.
+        baselines: names of baselines, see :func:`~torchrl_recall.results.methods.baseline_of`; the
+            host without recall by default.
+
+    Returns:
+        The tables in Markdown.
     """
     names = baselines or (None,)
     bases = [[baseline_of(method, methods, name) for method in methods] for name in names]
@@ -111,17 +116,17 @@ def ratio_of_means(pairs: Sequence[tuple[Method, Method]]) -> Interval | None:
     """Compute the paired ratio of means over training, of methods to their baselines.
 
     Args:
-        pairs: a method and its baseline, for each task.
+        pairs: a method and its baseline for each task.
 
     Returns:
-        The geometric mean over tasks and seeds; None where a mean is not positive.
+        The geometric mean over tasks and seeds; None if a mean is not positive.
     """
     means = [_means(pair) for pair in pairs]
     return _ratio([each[0] for each in means], [each[1] for each in means])
 
 
 def _means(methods: Sequence[Method]) -> list[Means]:
-    """Compute means over the evaluations that all runs of some methods have, by seed."""
+    """Compute means by seed, over the evaluations that all runs of some methods have in common."""
     runs = [run for method in methods for run in method.runs.values()]
     frames, values = align(runs)
     if not frames:
@@ -131,7 +136,7 @@ def _means(methods: Sequence[Method]) -> list[Means]:
 
 
 def _ratio(ours: Sequence[Means], theirs: Sequence[Means]) -> Interval | None:
-    """Compute the paired ratio over some tasks; None where a mean is not positive."""
+    """Compute the paired ratio over some tasks; None if a mean is not positive."""
     seeds = sorted(set.intersection(*(set(each) for each in (*ours, *theirs))))
     if not seeds or min(each[seed] for each in (*ours, *theirs) for seed in seeds) <= 0:
         return None
@@ -142,7 +147,7 @@ def _ratio(ours: Sequence[Means], theirs: Sequence[Means]) -> Interval | None:
 
 
 def _reached(method: Method) -> list[str]:
-    """Return cells of seeds at the target and of frames to it."""
+    """Return cells with the number of seeds that reached the target, and frames to the target."""
     found = [run.frames_to_target for run in _known(method).values()]
     if not found:
         return ["", ""]
@@ -160,7 +165,7 @@ def _fewer(method: Method, base: Method | None) -> str:
 
 
 def _known(method: Method) -> dict[int, Run]:
-    """Return runs of which it is known whether they reached the target, by seed."""
+    """Return the runs by seed for which it is known whether they reached the target."""
     return {
         seed: run
         for seed, run in method.runs.items()
@@ -169,10 +174,10 @@ def _known(method: Method) -> dict[int, Run]:
 
 
 def _needed(method: Method, base: Method) -> tuple[Means, Means]:
-    """Return frames to the target of both, by the seeds of both.
+    """Return frames to the target of method and baseline, for the seeds that both have.
 
-    Of a pair in which one ended without it, both count up to there, so that a ratio is never
-    farther from one than the true one.
+    If one run of a pair ended without reaching the target, both count up to its end at most. The
+    ratio is then never farther from one than the true ratio.
     """
     ours, theirs = _known(method), _known(base)
     needed: tuple[dict[int, float], dict[int, float]] = {}, {}
@@ -189,7 +194,7 @@ def _over_tasks(
     bases: Mapping[str | None, Sequence[Method | None]],
     with_target: bool,
 ) -> list[str]:
-    """Return lines of methods that were run in all of several tasks."""
+    """Return table lines of the methods that were run in all of several tasks."""
     tasks = list(dict.fromkeys(method.task for method in methods))
     scores = {task: normalized_scores([m for m in methods if m.task == task]) for task in tasks}
     names = list(dict.fromkeys(method.across for method in methods))
@@ -240,13 +245,13 @@ def _compared_over_tasks(
 
 
 def normalized_scores(methods: Sequence[Method]) -> dict[str, Means]:
-    """Scale means over training to between 0 and 1, the normalised areas under the curve.
+    """Scale means over training to [0, 1], the normalised areas under the curves.
 
     Args:
-        methods: of one task.
+        methods: methods of one task.
 
     Returns:
-        The score of each seed, by the method's name among all tasks.
+        The score of each seed, by the method's name in all tasks.
     """
     means = _means(methods)
     known = [value for each in means for value in each.values()]

@@ -1,7 +1,7 @@
-"""Many random seeds in one process: their numbers, networks and successes.
+"""Many random seeds in one process: their random numbers, networks and successes.
 
-A run of several seeds has a leading dimension of that size everywhere. Seeds share nothing: a seed
-gets the same numbers, and bit by bit the same weights, as in a run of its own.
+In a run of several seeds, the first dimension of all data and weights is the seed. Seeds are
+independent: each gets the same random numbers, and bitwise the same weights, as in a run alone.
 """
 
 from torchrl_recall.seeds.stacked_networks import (

@@ -1,4 +1,4 @@
-"""Random batches of many seeds in one process, each from numbers of its own."""
+"""Random batches of many seeds in one process, with separate random numbers for each seed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ __all__ = ["SeededDraws"]
 
 
 class SeededDraws:
-    """The random batches of :class:`~torchrl_recall.optim.batches.Draws`, for many seeds at once.
+    """Source of random batches for many seeds at once.
 
-    Seeds are the first dimension of each batch. A ``"weight"`` of zero leaves out a seed that has
-    had no success yet: until then no state is known to be good.
+    It replaces :class:`~torchrl_recall.optim.batches.Draws`. The first dimension of each batch is
+    the seed. A seed without a success has a ``"weight"`` of zero, because no state is known to be
+    good yet.
 
     Args:
-        streams: each seed's own random numbers.
-        successes: says which seeds have had a success.
+        streams: random numbers of each seed.
+        successes: store that knows which seeds have had a success.
 
     Keyword Args:
-        gate: whether imitation waits for a success; the model always does.
+        gate: whether imitation waits for a success. The backward policy always waits.
 
     Examples:
         >>> import torch
@@ -51,7 +52,12 @@ class SeededDraws:
         self._rows = torch.arange(self.num_seeds).unsqueeze(1)
 
     def candidates(self, buffer: object, num: int) -> None:
-        """Draw nothing: end states come from each seed's successes or visited states."""
+        """Return None: end states come from each seed's successes or visited states.
+
+        Args:
+            buffer: ignored.
+            num: ignored.
+        """
 
     def batches(
         self,
@@ -63,10 +69,13 @@ class SeededDraws:
         """Draw ``num`` batches of shape ``[num_seeds, size]``.
 
         Args:
-            data: successes, or a buffer whose rows have shape ``[num_seeds]``.
-            num: how many batches.
+            data: a store of successes, or a buffer whose rows have shape ``[num_seeds]``.
+            num: number of batches.
             size: transitions of each seed in a batch.
             keys: entries of the batches.
+
+        Yields:
+            Batches of shape ``[num_seeds, size]``; those of successes have a ``"weight"``.
         """
         for _ in range(num):
             if isinstance(data, RecentSuccesses):
@@ -80,16 +89,17 @@ class SeededDraws:
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
     ) -> Iterator[TensorDictBase]:
-        """Draw ``num`` batches of each seed's pairs that the mask leaves.
+        """Draw ``num`` batches of unmasked pairs of each seed.
 
         Args:
-            traces: shape ``[num_seeds * num_traces, trace_length]``, seed by seed.
-            num: how many batches.
+            traces: shape ``[num_seeds * num_traces, trace_length]``, with traces of the same seed
+                adjacent.
+            num: number of batches.
             size: pairs of each seed in a batch.
             keys: entries of the batches.
 
-        Returns:
-            Batches of shape ``[num_seeds, size]``.
+        Yields:
+            Batches of shape ``[num_seeds, size]``, with ``"weight"``.
         """
         traces = traces.reshape(self.num_seeds, -1)
         mask = traces.get("mask", None)
@@ -97,7 +107,7 @@ class SeededDraws:
             mask = torch.ones(traces.shape, dtype=torch.bool)
         takes_part = mask.any(1) & self.successes.seen if self.gate else mask.any(1)
         weight = takes_part.unsqueeze(1).expand(-1, size).float()
-        # The r-th pair that the mask leaves is where the running count of such pairs reaches r.
+        # The r-th unmasked pair is where the running count of unmasked pairs reaches r.
         rank = mask.cumsum(1)
         for _ in range(num):
             draw = self.streams.rand((self.num_seeds, size)) * rank[:, -1:]
@@ -105,16 +115,19 @@ class SeededDraws:
             yield traces.select(*keys)[self._rows, index].set("weight", weight)
 
     def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Sum the means of each seed's losses, so that no seed moves another.
+        """Average losses over each seed's batch, and sum over seeds, so that seeds are independent.
 
         Args:
-            loss: of each transition, shape ``[num_seeds, size]``.
-            weight: of each transition.
+            loss: loss of each transition, shape ``[num_seeds, size]``.
+            weight: weight of each transition, of the same shape; None weights all equally.
+
+        Returns:
+            A scalar.
         """
         return (loss if weight is None else loss * weight).mean(1).sum()
 
     def state_dict(self) -> dict:
-        """Return where each seed's numbers are."""
+        """Return the state of each seed's random numbers."""
         return self.streams.state_dict()
 
     def load_state_dict(self, state: dict) -> None:

@@ -15,13 +15,13 @@ __all__ = ["SuccessStates", "VisitedStates"]
 
 
 class SuccessStates(HighValueStates):
-    """The state in which a success of each seed ended.
+    """Source of states in which successes ended, one for each seed.
 
-    A seed without a success gets a state that it has visited, which has predecessors; such seeds
-    should take no part in imitation.
+    A seed without a success gets a visited state, so that a trace can be generated. Such a trace
+    should not be imitated.
 
     Args:
-        successes: of all seeds.
+        successes: store of the successes of all seeds.
     """
 
     def __init__(self, successes: RecentSuccesses) -> None:
@@ -29,7 +29,14 @@ class SuccessStates(HighValueStates):
         self.successes = successes
 
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
-        """Draw one end state for each seed; other experience is not looked at."""
+        """Draw one end state for each seed.
+
+        Args:
+            tensordict: ignored.
+
+        Returns:
+            End states of shape ``[num_seeds]``.
+        """
         successes = self.successes
         ends = successes.sample(1)["next", "observation"][:, 0, -1]
         states = torch.where(successes.seen, ends, successes.visited.int().argmax(1))
@@ -37,13 +44,14 @@ class SuccessStates(HighValueStates):
 
 
 class VisitedStates(HighValueStates):
-    r"""The state of highest value that each seed has visited (Alg. 2, line 6).
+    r"""Source of the visited state of highest value, one for each seed (Alg. 2, line 6).
 
     .. math:: \arg\max_{s \text{ visited}} V(s)
 
     Args:
-        values: called each time, gives V(s), shape ``[num_seeds, num_states]``.
-        successes: says which states each seed has visited.
+        values: function that returns V(s), shape ``[num_seeds, num_states]``. It is called each
+            time.
+        successes: store that knows which states each seed has visited.
     """
 
     def __init__(self, values: Callable[[], Tensor], successes: RecentSuccesses) -> None:
@@ -51,6 +59,13 @@ class VisitedStates(HighValueStates):
         self.values, self.successes = values, successes
 
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
-        """Choose one end state for each seed; other experience is not looked at."""
+        """Choose one end state for each seed.
+
+        Args:
+            tensordict: ignored.
+
+        Returns:
+            End states of shape ``[num_seeds]``.
+        """
         states = self.values().masked_fill(~self.successes.visited, -torch.inf).argmax(1)
         return TensorDict({"observation": states}, [self.successes.num_seeds])

@@ -15,23 +15,23 @@ __all__ = ["RecentSuccesses"]
 
 
 class RecentSuccesses:
-    """The last steps of each seed's most recent rewarded episodes, in forward time.
+    """Store of the last steps of each seed's most recent successes, in forward time.
 
-    The batched form of ``TopKTrajectories(..., return_threshold=0)``: keeps each seed's own
-    successes, and the states that it has visited. An episode counts when it terminates with a
-    reward. The interface is that of
+    It is the batched form of ``TopKTrajectories(..., return_threshold=0)``, with separate successes
+    for each seed. It also remembers the states that each seed has visited. An episode is a success
+    if it terminates with a reward. The interface is that of
     :class:`~torchrl_recall.data.top_trajectories.TopTrajectories`.
 
     Args:
-        num_seeds: leading dimension of all data.
-        num_envs: environments of each seed.
-        num_trajectories: kept of each seed.
-        length: steps kept of each, the last ones.
+        num_seeds: first dimension of all data.
+        num_envs: number of environments of each seed.
+        num_trajectories: number of kept successes of each seed.
+        length: number of kept steps of each success, the last ones.
 
     Keyword Args:
-        num_states: of the task.
-        streams: each seed's own random numbers.
-        num_pairs: successes that :meth:`pairs` draws.
+        num_states: number of states of the task.
+        streams: random numbers of each seed.
+        num_pairs: number of successes of each seed that :meth:`pairs` draws.
 
     Raises:
         ValueError: a number is below one.
@@ -65,7 +65,7 @@ class RecentSuccesses:
         at_least(1, num_trajectories=num_trajectories, length=length, num_states=num_states)
         self.num_seeds, self.num_trajectories, self.length = num_seeds, num_trajectories, length
         self.streams, self.num_pairs = streams, num_pairs
-        self.count = torch.zeros(num_seeds, dtype=torch.long)  # of successes ever seen
+        self.count = torch.zeros(num_seeds, dtype=torch.long)  # all successes so far
         self.visited = torch.zeros(num_seeds, num_states, dtype=torch.bool)
         self._kept = self._empty(num_trajectories)
         self._kept["mask"] = torch.zeros(self._kept.shape, dtype=torch.bool)
@@ -73,23 +73,23 @@ class RecentSuccesses:
 
     @property
     def seen(self) -> Tensor:
-        """Say which seeds have had a success, shape ``[num_seeds]``."""
+        """Booleans of shape ``[num_seeds]``, True for seeds that have had a success."""
         return self.count > 0
 
     @property
     def ready(self) -> bool:
-        """Return True, since dynamics are learned from all experience, before any success."""
+        """Always True, because dynamics are learned from all experience, before any success."""
         return True
 
     def extend(self, data: TensorDictBase) -> int:
-        """Take new steps in.
+        """Add new steps.
 
         Args:
-            data: shape ``[num_seeds, num_envs, time]``, each row going on where it stopped, with
-                ``elapsed_steps``, the steps already taken in the episode.
+            data: transitions of shape ``[num_seeds, num_envs, time]``. Each row continues its row
+                of the last call. ``elapsed_steps`` is the number of earlier steps in the episode.
 
         Returns:
-            The number of each seed's frames.
+            The number of new frames of each seed.
         """
         self.visited.scatter_(1, data["next", "observation"].flatten(1), True)
         self._extend(data)
@@ -117,13 +117,13 @@ class RecentSuccesses:
         self.count += new
 
     def demonstrate(self, trajectories: Sequence[TensorDictBase]) -> None:
-        """Give each seed the same successes, as if it had had them.
+        """Add the same successes to each seed, as if they were its own.
 
         Args:
-            trajectories: cells and directions of whole successes, ``[time]`` each.
+            trajectories: cells and directions of whole successes, shape ``[time]`` each.
 
         Raises:
-            ValueError: there are more than are kept.
+            ValueError: there are more than ``num_trajectories``.
         """
         if len(trajectories) > self.num_trajectories:
             raise ValueError(
@@ -142,11 +142,11 @@ class RecentSuccesses:
 
     @property
     def waits_for(self) -> str:
-        """Return nothing, since it is always ready."""
+        """An empty text, because the store is always ready."""
         return ""
 
     def flush(self) -> None:
-        """Do nothing: steps are taken in at once."""
+        """Do nothing: steps are stored at once."""
 
     def drop_unfinished(self) -> None:
         """Do nothing: ``elapsed_steps`` of a success masks the steps before its episode."""
@@ -156,22 +156,32 @@ class RecentSuccesses:
         return self
 
     def pairs(self) -> TensorDict:
-        """Draw ``num_pairs`` successes of each seed, ``[num_seeds * num_pairs, length]``."""
+        """Draw ``num_pairs`` successes of each seed, shape ``[num_seeds * num_pairs, length]``."""
         return self.sample(self.num_pairs).reshape(-1, self.length)
 
     def sample(self, num: int) -> TensorDict:
-        """Draw trajectories of each seed, uniformly with replacement.
+        """Draw successes of each seed, uniformly with replacement.
+
+        Args:
+            num: number of successes of each seed.
 
         Returns:
-            Shape ``[num_seeds, num, length]``, with a ``mask`` of valid steps, which is empty for
-            seeds without a success.
+            Trajectories of shape ``[num_seeds, num, length]``, with a ``mask`` of valid steps. The
+            mask of a seed without a success is False everywhere.
         """
         have = self.count.clamp(max=self.num_trajectories).unsqueeze(-1)
         index = (self.streams.rand((self.num_seeds, num)) * have).long()
         return self._kept[torch.arange(self.num_seeds).unsqueeze(-1), index]
 
     def sample_transitions(self, num: int) -> TensorDict:
-        """Draw trajectories, and one step of each; shape ``[num_seeds, num]``."""
+        """Draw successes of each seed, and one step of each success.
+
+        Args:
+            num: number of steps of each seed.
+
+        Returns:
+            Transitions of shape ``[num_seeds, num]``.
+        """
         tails = self.sample(num)
         valid = tails["mask"].sum(-1)
         back = (self.streams.rand((self.num_seeds, num)) * valid).long()
@@ -180,7 +190,7 @@ class RecentSuccesses:
         return tails[seed, row, step].squeeze(-1)
 
     def state_dict(self) -> dict:
-        """Return what is kept and visited, and the last steps of each stream."""
+        """Return successes, visited states and the last steps of each environment."""
         return {
             "count": self.count.clone(),
             "visited": self.visited.clone(),

@@ -14,19 +14,19 @@ __all__ = ["StackedEmbedding", "StackedLinear", "StackedMLP", "clip_grad_norm_pe
 
 
 class StackedEmbedding(nn.Module):
-    """Linear layers of one-hot vectors, one for each seed, that look their weights up.
+    """Linear layers of one-hot vectors, one for each seed, which look up their weights.
 
-    Initial weights are uniform within ±1, from each seed's own numbers.
+    Initial weights are uniform in [-1, 1], drawn from the random numbers of each seed.
 
     Args:
         num_seeds: number of tables.
         categories: number of categories of each input.
-        num_out: units.
+        num_out: number of output units.
 
     Keyword Args:
-        zero: start the last input's weights at zero. A category never seen in training then has no
-            effect on the output.
-        rand: draws numbers in [0, 1) of a given shape.
+        zero: whether the last input's weights start at zero. A category never seen in training then
+            has no effect on the output.
+        rand: function of a shape that draws numbers in [0, 1).
 
     Examples:
         >>> import torch
@@ -54,13 +54,13 @@ class StackedEmbedding(nn.Module):
         """Evaluate the layers.
 
         Args:
-            inputs: indices of shape ``[*batch]``, a tensor for each input; seeds share the batch
-                equally, in order.
+            inputs: indices of shape ``[*batch]``, one tensor for each input. The batch is divided
+                equally among seeds, in order.
 
         Returns:
-            Shape ``[*batch, num_out]``.
+            Outputs of shape ``[*batch, num_out]``.
         """
-        # One table of all seeds' rows; offsets lead to each seed's, and on to each input's.
+        # One table holds the rows of all seeds; offsets select the seed and the input.
         table = self.weight.flatten(0, 1)
         x: Tensor = self.bias
         offset = torch.arange(self.num_seeds, device=x.device).unsqueeze(-1) * self.weight.shape[1]
@@ -75,11 +75,11 @@ class StackedLinear(nn.Module):
 
     Args:
         num_seeds: number of layers.
-        num_in: features, in the last dimension; seeds share the others equally, in order.
-        num_out: units.
+        num_in: number of input features. The batch is divided equally among seeds, in order.
+        num_out: number of output units.
 
     Keyword Args:
-        rand: draws numbers in [0, 1) of a given shape.
+        rand: function of a shape that draws numbers in [0, 1).
 
     Examples:
         >>> import torch
@@ -95,9 +95,16 @@ class StackedLinear(nn.Module):
         self.weight, self.bias = _uniform(num_seeds, num_in, num_out, num_in, rand)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Evaluate the layers: shape ``[*batch, num_in]`` to ``[*batch, num_out]``."""
+        """Evaluate the layers.
+
+        Args:
+            x: inputs of shape ``[*batch, num_in]``.
+
+        Returns:
+            Outputs of shape ``[*batch, num_out]``.
+        """
         rows = x.reshape(len(self.weight), -1, x.shape[-1])
-        # The product of a single unit would round by the number of seeds, so it is summed here.
+        # With one unit, a matrix product's rounding depends on the number of seeds, so sum here.
         if self.weight.shape[-1] == 1:
             out = (rows * self.weight.mT).sum(-1, keepdim=True) + self.bias
         else:
@@ -106,17 +113,17 @@ class StackedLinear(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """Perceptrons of categories with one hidden layer, one for each seed.
+    """Perceptrons of categorical inputs with one hidden layer, one for each seed.
 
     Args:
         num_seeds: number of perceptrons.
         categories: number of categories of each input.
-        hidden: units of the hidden layer.
-        num_out: outputs.
+        hidden: number of hidden units.
+        num_out: number of output units.
 
     Keyword Args:
-        zero: see :class:`StackedEmbedding`.
-        rand: draws numbers in [0, 1) of a given shape.
+        zero: whether the last input's weights start at zero; see :class:`StackedEmbedding`.
+        rand: function of a shape that draws numbers in [0, 1).
 
     Examples:
         >>> import torch
@@ -141,14 +148,21 @@ class StackedMLP(nn.Module):
         self.linear = StackedLinear(num_seeds, hidden, num_out, rand=rand)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Evaluate the perceptrons; see :meth:`StackedEmbedding.forward`."""
+        """Evaluate the perceptrons.
+
+        Args:
+            inputs: indices of shape ``[*batch]``, one tensor for each input.
+
+        Returns:
+            Outputs of shape ``[*batch, num_out]``.
+        """
         return self.linear(self.embedding(*inputs).relu())
 
 
 def _uniform(
     num_seeds: int, num_in: int, num_out: int, fan_in: int, rand: Rand
 ) -> tuple[nn.Parameter, nn.Parameter]:
-    """Draw weight and bias uniformly within 1 / sqrt(fan_in), as a linear layer's."""
+    """Draw weight and bias uniformly within ±1 / sqrt(fan_in), as a linear layer does."""
     numbers = (2 * rand((num_seeds, num_in + 1, num_out)) - 1) / math.sqrt(fan_in)
     return nn.Parameter(numbers[:, :-1].clone()), nn.Parameter(numbers[:, -1:].clone())
 
@@ -157,11 +171,11 @@ def clip_grad_norm_per_seed_(parameters: Iterable[Tensor], max_norm: float) -> T
     """Scale the gradients of each seed so that their norm is at most ``max_norm``.
 
     Args:
-        parameters: stacked parameters, whose first dimension is the seeds.
-        max_norm: largest norm of all the gradients of a seed together.
+        parameters: stacked parameters, whose first dimension is the seed.
+        max_norm: largest norm of all gradients of one seed together.
 
     Returns:
-        The norms before, shape ``[num_seeds]``.
+        The norms before scaling, shape ``[num_seeds]``.
 
     Examples:
         >>> import torch
@@ -178,7 +192,7 @@ def clip_grad_norm_per_seed_(parameters: Iterable[Tensor], max_norm: float) -> T
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
 
-    # Scale the gradients of those above, in place.
+    # Scale the gradients of seeds with a larger norm, in place.
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale.reshape(-1, *[1] * (gradient.ndim - 1)))

@@ -16,14 +16,14 @@ Rand = Callable[[Sequence[int]], Tensor]
 class SeedStreams:
     """Random generators, one for each seed.
 
-    A seed gets the same numbers in a run of several seeds as in a run of one.
+    A seed gets the same random numbers in a run of several seeds as in a run of one.
 
     Args:
-        seeds: one number for each seed.
+        seeds: the random seeds.
 
     Keyword Args:
-        stream: name of the purpose. Streams of different names are independent of each other, so
-            that drawing from one does not shift another.
+        stream: name of the purpose. Streams of different names are independent: drawing from one
+            does not change the numbers of another.
 
     Examples:
         >>> from torchrl_recall.seeds import SeedStreams
@@ -42,11 +42,15 @@ class SeedStreams:
         """Draw numbers in [0, 1).
 
         Args:
-            shape: shape of the result; seeds share its first dimension equally, in order.
+            shape: shape of the result. Its first dimension is divided equally among seeds, in
+                order.
 
         Keyword Args:
-            where: booleans of the shape, with any dimensions after it. A seed without any True gets
+            where: booleans whose first dimensions are ``shape``. A seed without any True gets
                 zeros, and its generator does not advance.
+
+        Returns:
+            Numbers in the given shape.
 
         Raises:
             ValueError: the first dimension is no multiple of the number of seeds.
@@ -72,15 +76,15 @@ class SeedStreams:
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
         for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(saved.clone())  # a row of its own memory, which torch demands
+            generator.set_state(saved.clone())  # torch refuses a view of a larger tensor
 
 
 class SeededCategorical(torch.distributions.Categorical):
-    """Categorical distribution that samples by inversion from a given source of numbers.
+    """Categorical distribution that samples by inversion from a given source of random numbers.
 
     Args:
-        logits: shape ``[*batch, n]``.
-        rand: draws numbers in [0, 1) of a given shape, such as :meth:`SeedStreams.rand`.
+        logits: unnormalised log-probabilities, shape ``[*batch, n]``.
+        rand: function of a shape that draws numbers in [0, 1), such as :meth:`SeedStreams.rand`.
 
     Examples:
         >>> import torch
@@ -95,13 +99,20 @@ class SeededCategorical(torch.distributions.Categorical):
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw indices of shape ``[*sample_shape, *batch]``."""
+        """Draw samples.
+
+        Args:
+            sample_shape: leading dimensions of the result.
+
+        Returns:
+            Indices of shape ``[*sample_shape, *batch]``.
+        """
         cumulative = self.logits.exp().cumsum(-1)
-        # Scale the draw, so that rounding of the sum cannot lead beyond the last category.
+        # Scale the draw, so that rounding of the sum cannot give an index beyond the last category.
         draw = self.rand((*sample_shape, *self.batch_shape)).unsqueeze(-1) * cumulative[..., -1:]
         return (cumulative <= draw).sum(-1)
 
     @property
     def deterministic_sample(self) -> Tensor:
-        """Return the likeliest category."""
+        """Return the most likely category."""
         return self.mode

@@ -1,4 +1,4 @@
-"""Filters that ask how sure models are, by what they say of real transitions."""
+"""Filters of traces by a model's error, compared with its error on real transitions."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ __all__ = ["Agreement", "Disagreement", "QuantileFilter"]
 
 
 class QuantileFilter(TensorDictModuleBase):
-    r"""Filter that cuts each trace where an error is larger than those of real transitions.
+    r"""Filter that cuts each trace where an error exceeds a quantile of its values on real data.
+
+    A step is kept while
 
     .. math:: e_t \le Q_q(\{e : \text{real transitions}\})
 
-    It walks back from the end state. The quantile is of the newest real transitions, each measured
-    before anything was trained on it: :class:`~torchrl_recall.Recall` shows them to :meth:`observe`
-    before their round. While models learn fast, they are better by now than they were then, so that
-    more is kept than the quantile says.
+    holds for it and for all later steps of the trace. The quantile is taken over the newest real
+    transitions. :class:`~torchrl_recall.Recall` passes them to :meth:`observe` before any model is
+    trained on them. While models learn fast, their present errors are smaller than the stored ones,
+    and more steps are kept than the quantile suggests.
 
     Args:
-        model: that the error is of.
+        model: the model whose error is measured.
 
     Keyword Args:
         quantile: q, the share of real transitions that would be kept, in (0, 1].
-        window: the newest errors that the quantile is taken of.
+        window: number of the newest errors from which the quantile is taken.
         mask_key: key of the mask.
 
     Raises:
         ValueError: a number is out of its range.
     """
 
-    walks_back = True  # from the end state, so that order matters
+    walks_back = True  # from the end state; traces must be in order of time
     errors: Tensor
     count: Tensor
 
@@ -68,11 +70,18 @@ class QuantileFilter(TensorDictModuleBase):
 
     @abstractmethod
     def error(self, tensordict: TensorDictBase) -> Tensor:
-        """Measure transitions, real or not: shape ``[*batch]``."""
+        """Compute the error of transitions, real or imagined.
+
+        Args:
+            tensordict: transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            The errors, shape ``[*batch]``.
+        """
 
     @property
     def threshold(self) -> Tensor:
-        """Return the largest error that is kept.
+        """The largest error that is kept.
 
         Raises:
             RuntimeError: no real transition has been observed.
@@ -86,7 +95,7 @@ class QuantileFilter(TensorDictModuleBase):
 
     @torch.no_grad()
     def observe(self, data: TensorDictBase) -> None:
-        """Measure real transitions, before a model is trained on them.
+        """Measure the errors of real transitions; call it before a model is trained on them.
 
         Args:
             data: ``observation``, ``action`` and ``("next", "observation")``, any batch shape.
@@ -113,26 +122,27 @@ class QuantileFilter(TensorDictModuleBase):
 
 
 class Agreement(QuantileFilter):
-    r"""Filter that cuts each trace where a forward model does not lead from it where it goes.
+    r"""Filter that cuts each trace at a step that a forward model finds unlikely.
+
+    Going back from the end state, steps are kept while
 
     .. math:: e_t = -\log p(s_{t+1} \mid s_t, a_t) \le Q_q
 
-    A backward model alone cannot notice that no action leads from what it imagines to where it
-    came from. What is kept of a trace lies next to its end state.
-    :class:`~torchrl_recall.Recall` trains the forward model beside its own, as often and on as many
-    transitions.
+    A backward model may imagine a predecessor from which no action leads to the given state. The
+    backward model cannot notice this, but a forward model can. :class:`~torchrl_recall.Recall`
+    trains the forward model with as many gradient steps, of the same batch size, as its own model.
 
-    After Lyu et al., *Double check your state before trusting it: confidence-aware bidirectional
-    offline model-based imagination*, NeurIPS 2022.
+    The filter follows Lyu et al., *Double check your state before trusting it: confidence-aware
+    bidirectional offline model-based imagination*, NeurIPS 2022.
 
     Args:
-        model: a :class:`~torchrl_recall.JointModel`, or a forward model: q(s_t | a_t, s_{t+1}) by
-            its names, where s_{t+1} is where a step begins. See
+        model: a :class:`~torchrl_recall.JointModel`, or a forward model. The latter is a
+            backtracking model whose input s_{t+1} holds the state in which a step begins; see
             :class:`~torchrl_recall.forward_updates.ForwardUpdates`.
 
     Keyword Args:
         quantile: q, the share of real transitions that would be kept, in (0, 1].
-        window: the newest errors that the quantile is taken of.
+        window: number of the newest errors from which the quantile is taken.
         mask_key: key of the mask.
 
     Raises:
@@ -158,7 +168,14 @@ class Agreement(QuantileFilter):
     """
 
     def error(self, tensordict: TensorDictBase) -> Tensor:
-        """Return the forward model's negative log-likelihood."""
+        """Compute the forward model's negative log-likelihood, in nats.
+
+        Args:
+            tensordict: transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            The errors, shape ``[*batch]``.
+        """
         if isinstance(self.model, JointModel):
             return -self.model.forward_log_prob(tensordict)
         observation, action, following = (tensordict.get(key) for key in self.in_keys)
@@ -169,19 +186,22 @@ class Agreement(QuantileFilter):
 
 
 class Disagreement(QuantileFilter):
-    r"""Filter that cuts each trace where the members of an ensemble part.
+    r"""Filter that cuts each trace at a step on which the members of an ensemble disagree.
+
+    Going back from the end state, steps are kept while
 
     .. math:: e_t = \operatorname{std}_m \operatorname{E}_m[\Delta s_t \mid a_t, s_{t+1}] \le Q_q
 
-    in standard deviations of Δs, as a root mean square over dimensions. Of categories it is the
-    information that a sample has of its member, H(mean of p) - mean of H(p).
+    The disagreement is measured in standard deviations of Δs, as a root mean square over
+    dimensions. For categorical states it is the mutual information of the sample and its member,
+    H(mean of p) - mean of H(p), in nats.
 
     Args:
         model: an ensemble, ``BacktrackingModel.from_specs(..., num_models=5)``.
 
     Keyword Args:
         quantile: q, the share of real transitions that would be kept, in (0, 1].
-        window: the newest errors that the quantile is taken of.
+        window: number of the newest errors from which the quantile is taken.
         mask_key: key of the mask.
 
     Raises:
@@ -222,7 +242,14 @@ class Disagreement(QuantileFilter):
         super().__init__(model, quantile=quantile, window=window, mask_key=mask_key)
 
     def error(self, tensordict: TensorDictBase) -> Tensor:
-        """Return how far the members are apart."""
+        """Compute the disagreement of the members.
+
+        Args:
+            tensordict: transitions in forward time, any batch shape, environment units.
+
+        Returns:
+            The errors, shape ``[*batch]``.
+        """
         dist = self.model.state_predictor_dist(tensordict)
         assert isinstance(dist, EnsembleDistribution)
         if self.model.deltas is not None:
@@ -232,5 +259,5 @@ class Disagreement(QuantileFilter):
 
 
 def _entropy(probs: Tensor) -> Tensor:
-    """Compute the entropy of categories, in nats."""
+    """Compute the entropy of categorical distributions, in nats."""
     return -torch.special.xlogy(probs, probs).sum(-1)

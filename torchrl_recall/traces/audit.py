@@ -1,4 +1,4 @@
-"""Audit of recall traces by the simulator: where their actions lead, and what cannot be."""
+"""Audit of recall traces by the simulator: where their actions lead, and impossible states."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ _CURE = "Name it with observation_key= or action_key=."
 
 @dataclass(frozen=True)
 class AuditedLength:
-    """Findings of the simulator on traces, begun some steps before their end states.
+    """Result of an audit of traces, replayed from a number of steps before their end states.
 
-    Distances are root mean squares over dimensions, and medians over traces, since a simulator that
-    is put far off the data may throw a few of them anywhere. They are NaN where no trace was
-    audited.
+    Distances are root mean squares over dimensions and medians over traces. Medians are used
+    because a few traces may land anywhere if the simulator starts far from real states. Numbers are
+    NaN if no trace was audited.
 
     Attributes:
-        num_traces: traces whose step is left by filters, at this length.
-        impossible: share of them whose state cannot be. They count in nothing below.
-        landing_error: from where the actions lead to the end state.
-        displacement: from the state to the end state.
-        missed: share whose actions lead no nearer to the end state than the state was.
-        step_error: from where the first action alone leads to the trace's next state.
+        num_traces: number of traces whose step at this length is kept by filters.
+        impossible: share of these traces whose state is impossible. They are left out below.
+        landing_error: distance of the state that the actions lead to from the end state.
+        displacement: distance of the replay's first state from the end state.
+        missed: share of traces whose actions lead no nearer to the end state.
+        step_error: distance of the state that the first action leads to from the trace's next
+            state.
     """
 
     num_traces: int
@@ -49,24 +50,25 @@ class AuditedLength:
 class TraceAuditor:
     r"""Audit of recall traces by the simulator.
 
-    For each length k it puts the simulator into the state :math:`s_{T-k}` of a trace and takes the
-    trace's actions forward,
+    For each length k, the simulator starts in the state :math:`s_{T-k}` of a trace and takes the
+    trace's actions forward:
 
     .. math:: \hat s_{T-k} = s_{T-k}, \qquad \hat s_{t+1} = f(\hat s_t, a_t)
 
-    The landing error is the distance from :math:`\hat s_T` to the end state :math:`s_T`. Beside it
-    stands the distance that the trace was to cover. Steps that filters have masked out are not
-    audited; their actions are taken on the way from earlier ones. It draws no random number.
+    The landing error is the distance of :math:`\hat s_T` from the end state :math:`s_T`. It is
+    reported beside the displacement, the distance of :math:`s_{T-k}` from :math:`s_T`. No replay
+    starts at a step that filters have masked out, but replays from earlier steps take its action.
+    The audit draws no random number.
 
     Args:
-        simulator: of the task, or the task itself; see
+        simulator: a simulator of the task, or the task itself; see
             :func:`~torchrl_recall.envs.make_simulator`.
 
     Keyword Args:
-        lengths: steps before the end state; those beyond a trace are left out.
-        scale: divides states before distances are taken, shape ``[state_dim]``, or a callable that
-            is asked each time. ``model.observations.scale`` gives standard deviations. Environment
-            units by default.
+        lengths: numbers of steps before the end state; those longer than a trace are left out.
+        scale: divides states before distances are computed, shape ``[state_dim]``. A callable is
+            called each time, such as ``model.observations.scale``, which returns standard
+            deviations. By default distances are in environment units.
         observation_key: key of the states.
         action_key: key of the actions.
         mask_key: key of the mask, which may be absent.
@@ -116,11 +118,11 @@ class TraceAuditor:
             traces: shape ``[num_traces, trace_length]``, on any device.
 
         Returns:
-            What was found at each length.
+            The result for each length.
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: they are not in this order.
+            ValueError: traces do not have the shape ``[num_traces, trace_length]``.
         """
         check_traces(traces)
         keys = self.observation_key, self.action_key, self.next_observation_key
@@ -136,11 +138,14 @@ class TraceAuditor:
         }
 
     def metrics(self, traces: TensorDictBase) -> dict[str, float]:
-        """Audit traces for a log, as a call does.
+        """Audit traces, and return the result as metrics for a log.
+
+        Args:
+            traces: shape ``[num_traces, trace_length]``, on any device.
 
         Returns:
             ``traces/landing_error_5``, ``traces/displacement_5``, ``traces/impossible_5`` and so
-            on.
+            on, one for each length.
         """
         return {
             f"traces/{name}_{k}": asdict(found)[name]
@@ -151,7 +156,7 @@ class TraceAuditor:
     def _audit(
         self, states: Tensor, actions: Tensor, following: Tensor, kept: Tensor
     ) -> AuditedLength:
-        """Audit from the states on: ``[num]``, ``[num, k]``, ``[num, k]`` and ``[num]``."""
+        """Replay from states ``[num]`` by actions ``[num, k]``, and compare with ``following``."""
         states, actions, following = states[kept], actions[kept], following[kept]
         nan, num = torch.nan, len(states)
         if not num:
@@ -176,21 +181,24 @@ class TraceAuditor:
 
 
 class ExactDynamics(TensorDictModuleBase):
-    r"""Filter that cuts each trace where the simulator does not lead from it where it goes.
+    r"""Filter that cuts each trace at a step that the simulator cannot reproduce.
+
+    Going back from the end state, steps are kept while
 
     .. math:: \lVert f(s_t, a_t) - s_{t+1} \rVert \le \text{tolerance}
 
-    It walks back from the end state, as :class:`~torchrl_recall.Agreement` does with a learned
-    forward model, which it bounds from above: who has such a simulator needs no model. A state that
-    cannot be ends a trace too.
+    The filter shows the best that :class:`~torchrl_recall.Agreement` could do with a perfect
+    forward model. It is meant for studies, because a learned model is not needed where a simulator
+    can be put into any state. An impossible state also ends a trace.
 
     Args:
-        simulator: of the task, or the task itself; see
+        simulator: a simulator of the task, or the task itself; see
             :func:`~torchrl_recall.envs.make_simulator`.
-        tolerance: the largest distance that is kept, as a root mean square over dimensions.
+        tolerance: the largest distance that is kept, as a root mean square over dimensions, in
+            units of ``scale``.
 
     Keyword Args:
-        scale: divides states before distances are taken, see :class:`TraceAuditor`.
+        scale: divides states before distances are computed, see :class:`TraceAuditor`.
         observation_key: key of the states.
         action_key: key of the actions.
         mask_key: key of the mask.
@@ -212,7 +220,7 @@ class ExactDynamics(TensorDictModuleBase):
         tensor([[False,  True]])
     """
 
-    walks_back = True  # from the end state, so that order matters
+    walks_back = True  # from the end state; traces must be in order of time
 
     def __init__(
         self,
@@ -250,7 +258,7 @@ class ExactDynamics(TensorDictModuleBase):
 
 
 class Distance:
-    """Root mean square over the dimensions that a simulator compares, in units of a scale."""
+    """Root-mean-square distance over the dimensions that a simulator compares, in scaled units."""
 
     def __init__(self, simulator: Any, scale: Scale) -> None:
         self._coordinates = simulator.coordinates
@@ -258,7 +266,7 @@ class Distance:
         self._scale = None if scale is None else self._coordinates(scale.detach().cpu())
 
     def __call__(self, states: Tensor, others: Tensor) -> Tensor:
-        """Measure states of shape ``[num, *state_shape]``; shape ``[num]``."""
+        """Compute distances ``[num]`` of states ``[num, *state_shape]``."""
         difference = self._coordinates(states) - self._coordinates(others)
         if self._scale is not None:
             difference = difference / self._scale

@@ -1,7 +1,7 @@
-"""Filters of recall traces: they choose the pairs that are worth imitating.
+"""Filters of recall traces, which choose the pairs that are worth imitating.
 
-Each reads traces, narrows their boolean ``"mask"`` and changes nothing else. Filters therefore
-compose in any order with :class:`torch.nn.Sequential` or
+Each filter reads traces and narrows their boolean ``"mask"``; it changes nothing else. Filters
+therefore compose in any order with :class:`torch.nn.Sequential` or
 :class:`~tensordict.nn.TensorDictSequential`. The paper uses none.
 """
 
@@ -28,26 +28,26 @@ __all__ = [
 
 
 class LoopErasure(TensorDictModuleBase):
-    """Filter that keeps only the first backward visit of each state.
+    """Filter that removes loops: going back from the end state, each state is kept only once.
 
-    Walking back from the end state, a pair is dropped when its state lies within ``radius`` of the
-    end state or of a state already kept. A long trace of a near-random backward policy walks toward
-    and away from its end state about equally often; imitating both halves teaches nothing.
+    A pair is dropped if its state lies within ``radius`` of the end state or of a state already
+    kept. A long trace of a near-random backward policy goes toward its end state about as often as
+    away from it. Imitating both directions teaches the policy nothing.
 
     Args:
-        radius: zero drops exact revisits, which is right for discrete states; for continuous
-            ones, the radius of a ball, in the units that ``scale`` leaves. About 0.75 of the
-            largest step worked for a point mass.
+        radius: distance at which two states count as the same, in units of ``scale``. Zero drops
+            exact revisits, which suits discrete states. About 0.75 of the largest step worked for
+            a point mass.
 
     Keyword Args:
-        scale: divides the states before distances are taken, shape ``[state_dim]``, so that no
-            dimension dominates. A callable is asked each time: ``model.observations.scale`` is the
-            model's running standard deviation.
+        scale: divides the states before distances are computed, shape ``[state_dim]``, so that no
+            dimension dominates. A callable is called each time, such as
+            ``model.observations.scale``, the model's running standard deviation.
         observation_key: key of the states.
         mask_key: key of the mask.
 
     Raises:
-        ValueError: the radius is negative, or the scale is not one positive number for each
+        ValueError: the radius is negative, or the scale does not have one positive number for each
             dimension.
 
     Examples:
@@ -70,7 +70,7 @@ class LoopErasure(TensorDictModuleBase):
         tensor([[False, False,  True,  True]])
     """
 
-    walks_back = True  # from the end state, so that order matters
+    walks_back = True  # from the end state; traces must be in order of time
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class LoopErasure(TensorDictModuleBase):
             path = path.unsqueeze(-1)
         path = path.double() if self.scale is None else path.double() / self._scale(path)
 
-        # Radius zero: equality is transitive, so any later state may stand for those kept.
+        # Radius zero: equality is transitive, so a state may be compared with all later ones.
         if not self.radius:
             equal = (path.unsqueeze(1) == path.unsqueeze(2)).all(-1)
             return narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
 
-        # Walk back; balls overlap, so each state is compared with those kept.
+        # Walk back: nearness is not transitive, so each state is compared with kept ones only.
         near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
         kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
         kept[:, length] = True  # the end state itself
@@ -126,21 +126,21 @@ class LoopErasure(TensorDictModuleBase):
 
 
 class AdvantageGate(TensorDictModuleBase):
-    r"""Filter that keeps a pair only where the critic agrees: :math:`Q(s_t, a_t) > V(s_t)`.
+    r"""Filter that keeps a pair if the critic prefers its action: :math:`Q(s_t, a_t) > V(s_t)`.
 
-    It helps hosts with a state-action critic, such as SAC, and hurts PPO.
+    The filter helps hosts with a state-action critic, such as SAC, and hurts PPO.
 
     Args:
         critic: module that reads states and actions and writes both values, such as
             :class:`~torchrl_recall.StateValues`.
 
     Keyword Args:
-        state_action_value_key: key that the critic writes Q(s, a) to.
-        value_key: key that it writes V(s) to.
+        state_action_value_key: key under which the critic writes Q(s, a).
+        value_key: key under which the critic writes V(s).
         mask_key: key of the mask.
 
     Raises:
-        ValueError: the critic's V(s) is the largest Q(s, a), which no pair exceeds.
+        ValueError: the critic's V(s) is the largest Q(s, a), so no pair could be kept.
 
     Examples:
         >>> import torch
@@ -182,7 +182,7 @@ class AdvantageGate(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of pairs of any batch shape; only pairs left in it are evaluated."""
+        """Narrow the mask of pairs of any batch shape; masked pairs are not evaluated."""
         mask = tensordict.get(self.mask_key, None)
         if mask is None:
             device = tensordict.get(self.in_keys[0]).device
@@ -200,16 +200,17 @@ class AdvantageGate(TensorDictModuleBase):
 
 
 class WithinSupport(TensorDictModuleBase):
-    """Filter that cuts each trace where it leaves the range of seen states.
+    """Filter that cuts each trace where it leaves the range of the data.
 
-    It walks back from the end state. A model that is rolled out on its own predictions drifts: far
-    from the data its states grow without bound, and a policy's likelihood there means nothing.
-    Traces fail by leaving the support rather than by their one-step error.
+    Going back from the end state, steps are kept until the first state outside the range. A model
+    drifts when it is rolled out on its own predictions. Far from the data its states grow without
+    bound, and the likelihood of a policy is meaningless there. Leaving the data is a more common
+    failure of traces than a large one-step error.
 
     Args:
         normalize: maps states to standardised ones, such as ``model.observations.normalize``.
-        max_deviation: largest distance from the mean that counts as seen, in standard deviations of
-            each dimension.
+        max_deviation: largest distance from the mean that is kept, in standard deviations of each
+            dimension.
 
     Keyword Args:
         observation_key: key of the states.
@@ -227,7 +228,7 @@ class WithinSupport(TensorDictModuleBase):
         tensor([[False, False,  True]])
     """
 
-    walks_back = True  # from the end state, so that order matters
+    walks_back = True  # from the end state; traces must be in order of time
 
     def __init__(
         self,
@@ -255,21 +256,22 @@ class WithinSupport(TensorDictModuleBase):
 
 
 class NearVisited(TensorDictModuleBase):
-    """Filter that cuts each trace where no visited state is near.
+    """Filter that cuts each trace at a state that is far from all visited states.
 
-    It walks back from the end state. A learned model knows no walls: where there is no experience,
-    it walks through them. :class:`WithinSupport` bounds each dimension; this filter sees holes
-    between visited states. An end state that is far from all visited states loses its whole trace.
+    Going back from the end state, steps are kept until the first such state. A learned model does
+    not know walls, and its traces pass through them where there is no experience.
+    :class:`WithinSupport` bounds each dimension on its own, while this filter detects holes between
+    visited states. If the end state is far from all visited states, the whole trace is dropped.
 
     Args:
-        visited: called each time; returns visited states, shape ``[num_visited, state_dim]``, such
-            as a draw from the replay buffer.
-        radius: Euclidean distance at which a visited state is near, in units of ``project``.
+        visited: function that returns visited states, shape ``[num_visited, state_dim]``, such as
+            a sample of the replay buffer. It is called each time.
+        radius: Euclidean distance below which a visited state is near, in the units of ``project``.
 
     Keyword Args:
-        project: maps states to the part to compare, such as positions, from ``[*batch, state_dim]``
-            to ``[*batch, dim]``; the identity by default. In many dimensions no state is near
-            another.
+        project: maps states ``[*batch, state_dim]`` to the part that is compared, such as
+            positions, ``[*batch, dim]``; the identity by default. In many dimensions no state is
+            near another, so compare few.
         observation_key: key of the states.
         mask_key: key of the mask.
 
@@ -288,7 +290,7 @@ class NearVisited(TensorDictModuleBase):
         tensor([[False, False,  True]])
     """
 
-    walks_back = True  # from the end state, so that order matters
+    walks_back = True  # from the end state; traces must be in order of time
 
     def __init__(
         self,
@@ -322,14 +324,13 @@ class NearVisited(TensorDictModuleBase):
 class ConfidentSteps(TensorDictModuleBase):
     r"""Filter that cuts each trace where a discrete state predictor is unsure.
 
-    It walks back from the end state, and keeps a pair while :math:`q(s_t \mid a_t, s_{t+1})` of it
-    and of all pairs after it is at least ``min_probability``. A learned model can only guess the
-    predecessor of a state by an action that it never saw lead there, and everything before a guess
-    is a guess too.
+    A pair is kept if :math:`q(s_t \mid a_t, s_{t+1})` is at least ``min_probability`` for it and
+    for all later pairs of the trace. A learned model can only guess a predecessor if it never saw
+    the action lead into the state. All steps before such a guess are unreliable too.
 
     Args:
         model: a backtracking model of categorical states.
-        min_probability: least probability of a kept pair, in (0, 1].
+        min_probability: smallest probability of a kept pair, in (0, 1].
 
     Keyword Args:
         mask_key: key of the mask.
@@ -350,7 +351,7 @@ class ConfidentSteps(TensorDictModuleBase):
         tensor([[True, True, True]])
     """
 
-    walks_back = True  # from the end state, so that order matters
+    walks_back = True  # from the end state; traces must be in order of time
 
     def __init__(
         self, model: BacktrackingModel, min_probability: float, *, mask_key: NestedKey = "mask"
@@ -392,7 +393,7 @@ _CURE = "Name the states with observation_key=."
 
 
 def check_traces(tensordict: TensorDictBase) -> None:
-    """Refuse pairs without order, of which none is nearer to an end state than another."""
+    """Refuse pairs that are not traces in order of time, ``[num_traces, trace_length]``."""
     if tensordict.ndim != 2:
         raise ValueError(
             f"this filter needs traces of shape [num_traces, trace_length], got "
@@ -401,11 +402,11 @@ def check_traces(tensordict: TensorDictBase) -> None:
 
 
 def unbroken(keep: Tensor) -> Tensor:
-    """Keep the run of True at the end: False from the last False backwards."""
+    """Keep only the unbroken run of True at the end of each row."""
     return keep.flip(-1).long().cumprod(-1).flip(-1).bool()
 
 
 def narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
-    """Write the mask, or narrow the one that is there."""
+    """Write the mask; a mask that exists already keeps its False entries."""
     mask = tensordict.get(mask_key, None)
     return tensordict.set(mask_key, keep if mask is None else mask & keep)

@@ -32,14 +32,14 @@ _LONGEST = 10_000
 
 
 class RecallTraceGenerator(nn.Module):
-    r"""Generator of recall traces: it rolls a backtracking model out from high-value states.
+    r"""Generator of recall traces, which rolls a backtracking model out from high-value states.
 
-    From each end state :math:`s_T`, ``num_traces`` times and for ``trace_length`` steps, it draws
+    From each end state :math:`s_T` it generates ``num_traces`` traces of ``trace_length`` steps:
 
     .. math:: a_t \sim q(a_t \mid s_{t+1}), \qquad s_t \sim q(s_t \mid a_t, s_{t+1})
 
-    and returns the steps in forward time, so that the last ``("next", "observation")`` of every
-    trace is its end state.
+    Steps are returned in forward time. The last ``("next", "observation")`` of every trace is its
+    end state.
 
     From Goyal et al., *Recall Traces*, ICLR 2019.
 
@@ -47,14 +47,14 @@ class RecallTraceGenerator(nn.Module):
         model: the backtracking model, or any :class:`~torchrl_recall.BackwardModel`.
 
     Keyword Args:
-        trace_length: steps of each trace. Tables 1 and 2 use 10 to 50; long traces drift. A
-            :class:`~torchrl_recall.MeasuredLength` finds it from real trajectories.
-        num_traces: traces to each end state, N in Alg. 1.
-        actions: where actions come from: the ``"backward_policy"``, or ``"uniform"`` draws of the
-            action space. Traces that are imitated need the first. For those that are fed to a
-            critic any action is a lesson.
-        compile: compile one backward step, which is worth it from some hundred calls on. If
-            compilation fails, a warning says why and the eager step is used.
+        trace_length: steps of each trace. Tables 1 and 2 of the paper use 10 to 50; long traces
+            drift. A :class:`~torchrl_recall.MeasuredLength` finds the length from real
+            trajectories.
+        num_traces: number of traces to each end state, N in Alg. 1.
+        actions: how actions are drawn, from the ``"backward_policy"`` or ``"uniform"`` over the
+            action space. Imitation needs the backward policy. A critic can learn from any action.
+        compile: whether to compile the backward step, which pays off after some hundred calls. If
+            compilation fails, a warning gives the reason and the eager step is used.
 
     Raises:
         ValueError: ``trace_length`` is below one or above 10,000, ``num_traces`` below one, or
@@ -113,7 +113,7 @@ class RecallTraceGenerator(nn.Module):
 
     @torch.no_grad()
     def forward(self, end_states: TensorDictBase) -> TensorDict:
-        """Generate traces step by step, the fast path of :meth:`rollout`.
+        """Generate traces step by step, faster than :meth:`rollout`.
 
         Args:
             end_states: high-value states under the model's ``observation_key``, any batch shape,
@@ -121,13 +121,13 @@ class RecallTraceGenerator(nn.Module):
 
         Returns:
             Traces of shape ``[end_states.numel() * num_traces, trace_length]`` in forward time,
-            with the observation, the action and ``("next", observation)``; the traces to one end
-            state are contiguous.
+            with the observation, the action and ``("next", observation)``. Traces to the same end
+            state are adjacent.
 
         Raises:
             KeyError: the end states have no observation.
-            ValueError: they are empty, not finite, or of another shape, dtype or device than the
-                model.
+            ValueError: the end states are empty or not finite, or their shape, dtype or device
+                differs from the model's.
         """
         model = self.model
         step = self._step = self._step or self._make_step()
@@ -149,8 +149,14 @@ class RecallTraceGenerator(nn.Module):
     def rollout(self, end_states: TensorDictBase) -> TensorDictBase:
         """Generate the same traces by rolling out a :class:`~torchrl_recall.BacktrackingEnv`.
 
-        The rollout defines :meth:`forward`: from the same random state the two agree. It has the
-        entries that TorchRL adds to a rollout too. See :meth:`forward` for arguments and errors.
+        The rollout is the definition of :meth:`forward`: from the same random state both return
+        the same traces. The errors are the same too.
+
+        Args:
+            end_states: see :meth:`forward`.
+
+        Returns:
+            Traces as :meth:`forward` returns them, with the entries that TorchRL adds to a rollout.
         """
         model = self.model
         states = self._repeated(end_states)
@@ -192,7 +198,7 @@ class RecallTraceGenerator(nn.Module):
         """Check end states, and return each ``num_traces`` times."""
         model, spec = self.model, self.model.observation_spec
         if isinstance(model, BacktrackingModel):
-            model.check_statistics()  # a compiled step cannot
+            model.check_statistics()  # a compiled step cannot check them
         cure = "Put the end states under the model's observation_key."
         states = require(end_states, model.observation_key, "RecallTraceGenerator", cure)
         if states.shape[end_states.ndim :] != spec.shape:
@@ -224,7 +230,7 @@ class RecallTraceGenerator(nn.Module):
 
 
 def _compile_step(step: Step) -> Step:
-    """Compile a step: a graph for each round number of traces, and one for all others."""
+    """Compile a step: one graph for each round number of traces, and one for all other numbers."""
     graphs = [
         with_fallback(compile_function(step, any_size=any_size), step, "the backward step")
         for any_size in (False, True)

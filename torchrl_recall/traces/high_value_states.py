@@ -17,7 +17,7 @@ __all__ = ["CriticStates", "GoalStates", "HighValueStates"]
 class HighValueStates(nn.Module, ABC):
     """Source of end states for recall traces (Alg. 1, line 10, and Alg. 2).
 
-    A subclass implements :meth:`forward`: experience in, ``num_states`` end states out.
+    A subclass implements :meth:`forward`, which chooses ``num_states`` end states from experience.
 
     Args:
         num_states: number of end states to return.
@@ -56,13 +56,13 @@ class HighValueStates(nn.Module, ABC):
             tensordict: transitions in forward time, any batch shape.
 
         Returns:
-            End states of shape ``[num_states]`` or fewer, under ``observation_key``. Where the
-            source knows the transition that reached them, its ``reward`` and ``terminated`` stand
-            beside it, shape ``[num_states, 1]``: what traces that are fed to a critic end with.
+            End states of shape ``[num_states]`` or less, under ``observation_key``. A source that
+            knows the transition into each state adds its ``reward`` and ``terminated``, shape
+            ``[num_states, 1]``. Traces for a critic need both.
         """
 
     def _flat(self, tensordict: TensorDictBase, *keys: NestedKey) -> list[Tensor]:
-        """Return entries of experience, flattened; refuse experience that is empty or lacks one."""
+        """Return entries of experience, flattened; refuse missing entries and empty experience."""
         if not tensordict.shape.numel():
             raise ValueError(
                 f"{type(self).__name__} chooses among experience, but there is none; collect some "
@@ -100,9 +100,9 @@ class CriticStates(HighValueStates):
     .. math:: \arg\max_{s \in \mathcal{B}} V(s)
         \quad\text{or}\quad s \sim e^{V(s) / \text{temperature}}
 
-    NaN is never the highest value. The states ranked are those in which actions were taken, so a
-    terminal state is never among them, whatever it gave: :class:`~torchrl_recall.ReturnStates`
-    ranks the states that transitions reached by what they gave too.
+    NaN is never the highest value. Only states in which an action was taken are ranked, so a
+    terminal state is never chosen, whatever its reward. :class:`~torchrl_recall.ReturnStates` can
+    choose terminal states, because it ranks next states by reward and value.
 
     Args:
         critic: module that writes ``value_key``, such as a value operator or
@@ -110,8 +110,8 @@ class CriticStates(HighValueStates):
         num_states: number of states to return.
 
     Keyword Args:
-        temperature: None takes the best states; a positive number draws states without
-            replacement with Boltzmann probabilities, in units of value.
+        temperature: temperature of a Boltzmann draw without replacement, in units of value; None
+            takes the best states.
         value_key: key that the critic writes, of shape ``[*batch, 1]`` or ``[*batch]``.
         observation_key: key of the state.
 
@@ -154,7 +154,14 @@ class CriticStates(HighValueStates):
 
     @torch.no_grad()
     def rank(self, tensordict: TensorDictBase) -> Tensor:
-        """Return the indices of the chosen states among the given ones, flattened."""
+        """Return the indices of the chosen states.
+
+        Args:
+            tensordict: transitions in forward time, any batch shape.
+
+        Returns:
+            Indices into the flattened batch, best first, shape ``[num_states]`` or less.
+        """
         (states,) = self._flat(tensordict, self.observation_key)
         scores = self._values(self.critic, states, self.value_key)
         return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
@@ -165,10 +172,11 @@ class GoalStates(HighValueStates):
 
     Args:
         goals: the states, shape ``[num_goals, *state_shape]``, environment units.
-        num_states: number of goals to draw, uniformly with replacement; every goal once by default.
+        num_states: number of goals to draw, uniformly with replacement. By default every goal is
+            returned once.
 
     Keyword Args:
-        observation_key: key to put them under.
+        observation_key: key under which goals are returned.
 
     Raises:
         ValueError: there are no goals, or they are not finite.
@@ -200,7 +208,14 @@ class GoalStates(HighValueStates):
         self.register_buffer("goals", goals)
 
     def forward(self, tensordict: TensorDictBase | None = None) -> TensorDict:
-        """Return goals; experience is ignored."""
+        """Return goals.
+
+        Args:
+            tensordict: ignored.
+
+        Returns:
+            Goals of shape ``[num_states]``, under ``observation_key``.
+        """
         if not self.draw:
             return self._end_states(self.goals.clone())
         index = torch.randint(len(self.goals), (self.num_states,), device=self.goals.device)

@@ -1,4 +1,4 @@
-"""Length of traces, as long as the model can be trusted."""
+"""Length of traces, measured by how far back the model can be trusted."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from torchrl_recall.stateful import from_containers, to_containers
 __all__ = ["MeasuredLength"]
 
 _MASK = ("collector", "mask")
-_DECAY = 0.9  # of what older writes count: about ten are remembered
+_DECAY = 0.9  # weight of older writes, applied at each new one: about ten writes count
 
 
 class MeasuredLength(nn.Module):
-    r"""Number of steps over which a model finds its way back along real trajectories.
+    r"""Trace length, the number of steps over which the model retraces real trajectories.
 
-    From the end of a real piece of a trajectory, the model is rolled back along the actions that
-    were taken. Where it lands is compared with where the trajectory was. The length is the largest
-    L for which all shorter ones hold too:
+    The model is rolled back from the last state of a piece of a real trajectory, with the actions
+    of that piece. Its states :math:`\hat s` are compared with the real ones. The length is the
+    largest L with
 
     .. math:: \mathbb{E} \lVert \hat s_{T-k} - s_{T-k} \rVert
         \le f \, \mathbb{E} \lVert s_T - s_{T-k} \rVert, \qquad k = 1, \dots, L
 
-    Distances are in standard deviations of the observation; those of categories are zero or one. A
-    piece whose error is far beyond the fraction counts as twice it, or as twice the displacement.
-    The length is at least one, and at most ``max_length``.
+    It is at least one and at most ``max_length``. Distances are in standard deviations of the
+    observation; between categories they are zero or one. The error of one piece is capped at twice
+    the allowed fraction, or at twice the displacement, so that no single piece dominates the mean.
 
-    Pieces lie in what was collected last, before anything was trained on it; only where that is
-    shorter than ``max_length`` do they begin in what was collected before. Newer ones count more,
-    so that the length grows as the model learns. Give it as the ``trace_length`` of
-    :class:`~torchrl_recall.Recall`, which shows it what is collected. It speaks of the actions that
-    were taken, not of others that traces may take.
+    Pieces are taken from the newest data, before any model is trained on them. If the newest data
+    are shorter than ``max_length``, pieces begin in older data. Newer pieces have more weight, so
+    the length grows as the model learns. Pass the object as ``trace_length`` of
+    :class:`~torchrl_recall.Recall`, which then shows it all collected data. The measure holds for
+    the actions that were taken; traces may take others.
 
     Args:
         model: the backtracking model.
 
     Keyword Args:
-        max_length: the largest length.
-        max_error: f, the error as a fraction of the displacement.
-        num_pieces: pieces that are measured in each write.
-        done_key: where the end of a trajectory is, under ``"next"``.
+        max_length: the largest length, in steps.
+        max_error: f, the largest error as a fraction of the displacement.
+        num_pieces: number of pieces that are measured in each write.
+        done_key: key that marks the end of a trajectory, under ``"next"``.
 
     Raises:
         ValueError: a number is out of its range.
@@ -92,26 +92,29 @@ class MeasuredLength(nn.Module):
         self.done_key = next_key(done_key)
         self._keys = [model.observation_key, model.action_key, model.next_observation_key]
         device = next((p.device for p in model.parameters()), None)
-        # Of each length: decayed sums of the writes' relative errors, and of their number.
+        # For each length: decayed sums of relative errors, and of the number of writes.
         self.register_buffer("sums", torch.zeros(2, max_length, device=device))
         self._value = 1
-        self._newest: TensorDictBase | None = None  # steps that a piece of the next write may need
+        self._newest: TensorDictBase | None = (
+            None  # steps in which pieces of the next write may begin
+        )
 
     def __int__(self) -> int:
         return self._value
 
     @property
     def relative_errors(self) -> Tensor:
-        """Return errors as fractions of displacements, ``[max_length]``; NaN if not known."""
+        """Errors as fractions of displacements, shape ``[max_length]``; NaN if unknown."""
         return self.sums[0] / self.sums[1]
 
     @torch.no_grad()
     def observe(self, data: TensorDictBase) -> None:
-        """Measure real trajectories, before a model is trained on them.
+        """Measure real trajectories; call it before a model is trained on them.
 
         Args:
-            data: ``observation``, ``action``, ``("next", "observation")`` and the done flag of
-                steps in order, ``[time]`` or ``[batch, time]``. Pieces end where trajectories do.
+            data: ``observation``, ``action``, ``("next", "observation")`` and the done flag, in
+                order of time, shape ``[time]`` or ``[batch, time]``. No piece crosses the end of a
+                trajectory.
 
         Raises:
             KeyError: an entry is missing.
@@ -139,14 +142,14 @@ class MeasuredLength(nn.Module):
         self._measure()
 
     def watch(self, trajectories: Any, model: BacktrackingModel) -> None:
-        """Observe each write to a store of trajectories, as recall has its length do.
+        """Observe each write to a store of trajectories from now on.
 
         Args:
             trajectories: a :class:`~torchrl_recall.data.top_trajectories.TopTrajectories`.
-            model: the one that traces are generated by.
+            model: the model that generates traces.
 
         Raises:
-            ValueError: the length measures another model, or the store shows nothing.
+            ValueError: the length measures another model, or the store does not report its writes.
         """
         if self.model is not model:
             raise ValueError(
@@ -165,9 +168,9 @@ class MeasuredLength(nn.Module):
         self._value = max(1, int(trusted.cumprod(0).sum()))
 
     def _pieces(self, rows: TensorDictBase, new: int) -> TensorDictBase:
-        """Take pieces that end in new steps, each from its end backwards, ``[num, max_length]``."""
+        """Draw pieces that end in new steps, in backward time, shape ``[num, max_length]``."""
         old = rows.shape[1] - new
-        ends = rows["real"][:, old:].nonzero()  # of each: its row and its time
+        ends = rows["real"][:, old:].nonzero()  # row and time of each step
         if not len(ends):
             return rows[:0, :1]
         inside = ends[ends[:, 1] >= self.max_length - 1]  # nothing was trained on these pieces
@@ -185,7 +188,7 @@ class MeasuredLength(nn.Module):
         return pieces.set("known", known)
 
     def _roll_back(self, pieces: TensorDictBase) -> Tensor:
-        """Return errors relative to displacements, ``[max_length]``; NaN where none is known."""
+        """Compute errors relative to displacements, ``[max_length]``; NaN if unknown."""
         state, action, following = (pieces[key] for key in self._keys)
         now, landed = following[:, 0], []
         for k in range(self.max_length):
@@ -195,7 +198,7 @@ class MeasuredLength(nn.Module):
         displacement = self._distance(following[:, :1].expand_as(state), state)
         displacement = displacement.masked_fill(unknown, 0.0).sum(0) / (~unknown).sum(0)
         error = self._distance(torch.stack(landed, 1), state).nan_to_num(nan=torch.inf)
-        # One piece on which the model diverges must not outweigh all others, nor stay for ever.
+        # One piece on which the model diverges must not dominate the decayed mean.
         error = error.minimum(2 * max(1.0, self.max_error) * displacement)
         return error.masked_fill(unknown, 0.0).sum(0) / (~unknown).sum(0) / displacement
 
@@ -208,7 +211,7 @@ class MeasuredLength(nn.Module):
         return differs.reshape(*one.shape[:2], -1).amax(-1)
 
     def get_extra_state(self) -> dict:
-        """Return the steps that pieces of the next write may need."""
+        """Return the steps in which pieces of the next write may begin."""
         return {} if self._newest is None else to_containers(self._newest)
 
     def set_extra_state(self, state: dict) -> None:

@@ -1,4 +1,4 @@
-"""Sources of states as transitions reached them, with the reward and whether the episode ended."""
+"""Sources of next states of transitions, with the reward and whether the episode ended."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ __all__ = ["ReachedStates", "ReturnStates", "RewardStates", "UniformStates"]
 
 
 class ReachedStates(HighValueStates):
-    """Source of states that transitions reached, which knows what reaching them gave.
+    """Source of next states of transitions, which carry the reward of the transition.
 
-    End states carry ``reward`` and ``terminated`` of the transition, shape ``[num_states, 1]``,
-    where TorchRL's ``step_mdp`` puts them too. A subclass implements :meth:`choose`.
+    End states have ``reward`` and ``terminated`` of the transition into them, shape
+    ``[num_states, 1]``, under the keys that TorchRL's ``step_mdp`` uses. A subclass implements
+    :meth:`choose`.
 
     Args:
         num_states: number of states to return.
@@ -27,8 +28,8 @@ class ReachedStates(HighValueStates):
     Keyword Args:
         observation_key: key of the state.
         reward_key: key of the reward, under ``"next"``.
-        terminated_key: key of the terminal flag, under ``"next"``; ``"done"`` stands for it where
-            it is missing, and without both end states carry no flag.
+        terminated_key: key of the terminal flag, under ``"next"``. If it is missing, ``"done"`` is
+            read instead. Without both, end states carry no flag.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ReachedStates(HighValueStates):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Choose among the states that the given transitions reached; see the class."""
+        """Choose among the next states of the given transitions; see the class."""
         keys = next_key(self.observation_key), next_key(self.reward_key)
         states, rewards = self._flat(tensordict, *keys)
         rewards = rewards.reshape(-1)
@@ -65,9 +66,12 @@ class ReachedStates(HighValueStates):
         """Return the indices of the chosen states.
 
         Args:
-            states: shape ``[n, *state_shape]``.
-            rewards: received on entering them, shape ``[n]``.
-            terminated: whether the episode ended there, shape ``[n]``, if that is known.
+            states: next states, shape ``[n, *state_shape]``.
+            rewards: rewards of the transitions into them, shape ``[n]``.
+            terminated: terminal flags of these transitions, shape ``[n]``; None if unknown.
+
+        Returns:
+            Indices of the chosen states, shape ``[num_states]`` or less.
         """
 
 
@@ -80,11 +84,12 @@ class RewardStates(ReachedStates):
         num_states: number of states to return.
 
     Keyword Args:
-        threshold: only rewards above it count; without one, all do. If none is above it, no state
-            is returned: before the first reward there is nothing to recall.
-        replacement: draw ``num_states`` states with replacement, each above the threshold as likely
-            as any other, instead of the best ones. Of a sparse task these are its successes.
-        observation_key: key of the state; its reward is the one received on entering it.
+        threshold: states whose reward does not exceed it are left out; None keeps all states. If
+            no reward exceeds it, no state is returned: before the first reward there is nothing to
+            recall.
+        replacement: whether to draw ``num_states`` states uniformly, with replacement, from those
+            above the threshold, instead of the best ones. In a sparse task these are the successes.
+        observation_key: key of the state; its reward is that of the transition into it.
         reward_key: key of the reward, under ``"next"``.
         terminated_key: key of the terminal flag, under ``"next"``.
 
@@ -141,15 +146,15 @@ class RewardStates(ReachedStates):
 
 
 class ReturnStates(ReachedStates):
-    r"""Source of the states whose being reached was worth most: reward, and what may follow.
+    r"""Source of the states with the highest reward plus discounted value.
 
     .. math:: w(s') = r + \gamma \, (1 - d) \, V(s'), \qquad
         p(s') \propto \exp \frac{w(s') - \max w}{\tau \, (\max w - \min w)}
 
-    where r and d are reward and terminal flag of the transition that reached s'. A terminal state
-    counts by what it gave, where :class:`~torchrl_recall.CriticStates` cannot see it. The
-    temperature has no unit: at :math:`\tau = 0.1` the worst candidate is :math:`e^{10}` times less
-    likely than the best. States are drawn with replacement. A value that is not finite is never
+    Here r and d are reward and terminal flag of the transition into s'. A terminal state counts by
+    its reward alone; :class:`~torchrl_recall.CriticStates` leaves terminal states out. States are
+    drawn with replacement. The temperature has no unit: at :math:`\tau = 0.1` the worst candidate
+    is :math:`e^{10}` times less likely than the best. States without a finite value are never
     drawn.
 
     Args:
@@ -157,15 +162,15 @@ class ReturnStates(ReachedStates):
         num_states: number of states to return.
 
     Keyword Args:
-        gamma: γ, the host's discount.
-        temperature: τ, relative to the spread of w; None takes the best states, each once.
+        gamma: γ, the host's discount factor.
+        temperature: τ, relative to the range of w; None takes the best states, each once.
         value_key: key that the critic writes, of shape ``[*batch, 1]`` or ``[*batch]``.
         observation_key: key of the state.
         reward_key: key of the reward, under ``"next"``.
         terminated_key: key of the terminal flag, under ``"next"``.
 
     Raises:
-        KeyError: transitions do not say whether the episode ended.
+        KeyError: transitions have no terminal flag.
         ValueError: a number is out of its range, or no state has a finite value.
 
     Examples:
@@ -217,12 +222,12 @@ class ReturnStates(ReachedStates):
                 "state would count by a value that it does not have. Name it with terminated_key=."
             )
         values = self._values(self.critic, states, self.value_key)
-        # Not a product: what a network says of a terminal state may be anything.
+        # Not a product: a network's value of a terminal state may be infinite or NaN.
         worth = rewards + torch.where(terminated, 0.0, self.gamma * values)
         if self.temperature is None:
             return best_indices(worth, self.num_states, name="values")
         finite = worth.isfinite()
-        best = best_indices(worth, 1, name="values")  # refuses what has no finite value
+        best = best_indices(worth, 1, name="values")  # refuses values of which none is finite
         spread = worth[best] - worth[finite].min()
         scores = (worth - worth[best]) / (self.temperature * spread.clamp(min=1e-12))
         weights = torch.where(finite, scores, -torch.inf).softmax(-1)
@@ -230,7 +235,7 @@ class ReturnStates(ReachedStates):
 
 
 class UniformStates(ReachedStates):
-    """Source of any states that were reached: the control of :class:`ReturnStates`.
+    """Source of uniformly drawn next states, the control of :class:`ReturnStates`.
 
     Args:
         num_states: number of states to draw, with replacement.
@@ -252,5 +257,5 @@ class UniformStates(ReachedStates):
     """
 
     def choose(self, states: Tensor, rewards: Tensor, terminated: Tensor | None) -> Tensor:
-        """Draw any."""
+        """Draw uniformly; see the class."""
         return torch.randint(len(states), (self.num_states,), device=states.device)

@@ -1,4 +1,4 @@
-"""Recall traces as transitions, to feed a critic with."""
+"""Recall traces as transitions for a critic."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["FreshTransitions", "TraceTransitions", "join_rows"]
 
 
 class TraceTransitions(nn.Module):
-    r"""Turn recall traces into transitions in TorchRL's format, for any loss or replay buffer.
+    r"""Conversion of recall traces to transitions in TorchRL's format, for any loss or buffer.
 
     .. math:: (s_t, a_t, r_t, s_{t+1}, d_t), \qquad
         r_{T-1} = r(s_T), \quad d_{T-1} = d(s_T), \quad r_t = d_t = 0 \text{ for } t < T - 1
 
-    The last transition of a trace leads into its end state. It gives what the real transition into
-    that state gave, and ends the episode if that one did. The transitions before it give nothing,
-    which is right for tasks that reward their goal alone. Other tasks need ``reward``.
+    The last transition of a trace leads into its end state. It has the reward and the terminal flag
+    of the real transition into that state. All earlier transitions have reward zero, which is right
+    for tasks that reward only their goal. Other tasks need ``reward``.
 
-    A critic may learn from such a transition as from a real one: its target begins in a state that
-    a model did not imagine, or that lies one step before one. An update by a forward model changes
-    the value of a real state towards that of an imagined one; here it is the other way round.
+    A critic may learn from these transitions as from real ones. Values propagate back from the real
+    end state to imagined states. With a forward model it is the other way round: the value of a
+    real state is moved towards that of an imagined one.
 
     Keyword Args:
-        reward: called with the transitions, writes ``("next", "reward")`` and may write
-            ``("next", "terminated")``, such as :class:`~torchrl_recall.RewardModel` or a
-            ``TensorDictModule`` of a known rule. What the real transition gave is kept.
+        reward: module called with the transitions, such as a :class:`~torchrl_recall.RewardModel`
+            or a ``TensorDictModule`` of a known rule. It writes ``("next", "reward")``, and may
+            write ``("next", "terminated")``. The last transition keeps its real values.
         observation_key: key of the states.
         action_key: key of the actions.
 
@@ -67,21 +67,23 @@ class TraceTransitions(nn.Module):
 
     @torch.no_grad()
     def forward(self, traces: TensorDictBase, end_states: TensorDictBase) -> TensorDict:
-        """Write rewards and flags, and flatten.
+        """Add rewards and flags to the steps of traces, and flatten them.
 
         Args:
-            traces: shape ``[num_traces, trace_length]`` in forward time, those to one end state
-                one after the other; steps that a ``"mask"`` leaves out are dropped.
-            end_states: what :class:`~torchrl_recall.ReturnStates` returns, shape ``[num_states]``.
+            traces: shape ``[num_traces, trace_length]`` in forward time, with traces to the same
+                end state adjacent. Masked steps are dropped.
+            end_states: end states as :class:`~torchrl_recall.ReturnStates` returns them, shape
+                ``[num_states]``.
 
         Returns:
-            Shape ``[num_traces * trace_length]`` or less, with ``observation``, ``action``,
-            ``next``'s ``observation``, ``reward``, ``terminated`` and ``done``, and
-            ``steps_to_next_obs``, which is one. Rows that are not finite are left out.
+            Transitions of shape ``[num_traces * trace_length]`` or less. They have ``observation``,
+            ``action`` and ``steps_to_next_obs``, which is one. Under ``"next"`` they have
+            ``observation``, ``reward``, ``terminated`` and ``done``. Rows that are not finite are
+            left out.
 
         Raises:
-            KeyError: end states do not say what reaching them gave.
-            ValueError: the numbers of traces and end states do not fit.
+            KeyError: end states carry no reward or no terminal flag.
+            ValueError: the number of traces is no multiple of the number of end states.
         """
         if traces.ndim != 2 or len(traces) % max(1, end_states.numel()):
             raise ValueError(
@@ -89,8 +91,8 @@ class TraceTransitions(nn.Module):
                 "states; give [num_traces, trace_length] and the states that they end in."
             )
         cure = (
-            "Take end states from ReturnStates, RewardStates or UniformStates, which know what "
-            "reaching them gave where the experience says so; name its flag with terminated_key=."
+            "Take end states from ReturnStates, RewardStates or UniformStates, which carry reward "
+            "and terminal flag of their transitions; name the flag with terminated_key=."
         )
         reader, num = "TraceTransitions", len(traces) // end_states.numel()
         reward, terminated = (
@@ -110,12 +112,12 @@ class TraceTransitions(nn.Module):
         else:
             transitions = self.reward(transitions)
         for key, value in (("reward", reward), ("terminated", terminated)):
-            known = value.unsqueeze(1)  # of the last step
+            known = value.unsqueeze(1)  # for the last step
             rest = transitions["next", key][:, :-1].to(known.dtype)
             transitions.set(("next", key), torch.cat([rest, known], 1))
         transitions.set(("next", "done"), transitions["next", "terminated"].clone())
         steps = torch.ones(traces.shape, dtype=torch.int64, device=device)
-        transitions.set("steps_to_next_obs", steps)  # of the batch's shape, as MultiStep's
+        transitions.set("steps_to_next_obs", steps)  # in the batch's shape, as MultiStepTransform's
         kept = _after_terminations(transitions["next", "terminated"].squeeze(-1))
         if (mask := traces.get("mask", None)) is not None:
             kept &= mask
@@ -123,39 +125,47 @@ class TraceTransitions(nn.Module):
         return rows[finite_rows(rows, [*keys, ("next", "reward")])]
 
     def _warn_dense(self, reward: Tensor, terminated: Tensor) -> None:
-        """Say once that a task rewards more than its goal."""
+        """Warn once that states other than the goal are rewarded."""
         if not self._warned and ((reward != 0) & ~terminated.bool()).any():
             self._warned = True
             warnings.warn(
-                "end states gave a reward without ending the episode, so the steps before them may "
-                "give one too, but traces are told that they give nothing. Learn the reward "
+                "end states were rewarded without ending the episode, so earlier steps may be "
+                "rewarded too, but in traces their reward is set to zero. Learn the reward "
                 "(Recall(reward=RewardModel(...)), recall.reward=learned), or give a rule.",
                 stacklevel=3,
             )
 
 
 def _after_terminations(terminated: Tensor) -> Tensor:
-    """Say which steps ``[traces, time]`` follow the last termination before a trace's end.
+    """Mark the steps ``[traces, time]`` that follow the last termination in a trace.
 
-    No episode goes on from a terminal state, so no real step leads from one to the end state.
+    No episode goes on after a terminal state, so only these steps can lead to the end state.
     """
-    ends = terminated[:, :-1].flip(-1).cumsum(-1).flip(-1).bool()  # one follows, or is here
+    ends = terminated[:, :-1].flip(-1).cumsum(-1).flip(-1).bool()  # a termination here or later
     return ~torch.cat([ends, torch.zeros_like(terminated[:, -1:])], -1)
 
 
 def finite_rows(rows: TensorDictBase, keys: Sequence[NestedKey]) -> Tensor:
-    """Say which rows hold numbers: a model that diverges must not reach the critic."""
+    """Mark the rows whose entries are all finite, so that a diverged model spares the critic.
+
+    Args:
+        rows: transitions of shape ``[num]``.
+        keys: entries to look at.
+
+    Returns:
+        Booleans of shape ``[num]``.
+    """
     finite = [rows.get(key).isfinite() for key in keys]
     return torch.stack([x.flatten(1).all(1) if x.ndim > 1 else x for x in finite]).all(0)
 
 
 class FreshTransitions:
-    """The transitions of the newest round of traces, to be drawn from.
+    """Store of the transitions of the newest round of traces.
 
-    Older ones are dropped, since the model and the values behind them were worse.
+    Transitions of earlier rounds are dropped, because an older model and critic made them.
 
     Args:
-        device: where restored ones are put, since checkpoints are read onto the CPU.
+        device: device of restored transitions; checkpoints are read onto the CPU.
 
     Examples:
         >>> import torch
@@ -174,12 +184,23 @@ class FreshTransitions:
         self.device = device
 
     def replace(self, rows: TensorDictBase) -> None:
-        """Take the transitions of a new round, if there are any."""
+        """Replace the stored transitions by those of a new round, if there are any.
+
+        Args:
+            rows: transitions of shape ``[num]``.
+        """
         if len(rows):
             self.rows = rows
 
     def sample(self, num: int) -> TensorDictBase | None:
-        """Draw ``num`` transitions with replacement; None before the first round."""
+        """Draw stored transitions.
+
+        Args:
+            num: number of transitions, drawn with replacement.
+
+        Returns:
+            Transitions of shape ``[num]``; None before the first round.
+        """
         if self.rows is None:
             return None
         device = next(iter(self.rows.values(True, True))).device
@@ -198,16 +219,17 @@ class FreshTransitions:
 def join_rows(
     real: TensorDictBase, traces: TensorDictBase | None, keys: Sequence[NestedKey]
 ) -> TensorDictBase:
-    """Join real transitions and those of traces, for one batch of a loss.
+    """Join real transitions and transitions of traces to one batch for a loss.
 
     Args:
         real: a batch from the replay buffer.
-        traces: see :meth:`~torchrl_recall.Recall.transitions`; None before its first round.
-        keys: entries that the loss reads, its ``in_keys``; ``steps_to_next_obs`` and
-            ``return_to_go`` are added, and those that ``real`` lacks are left out.
+        traces: transitions from :meth:`~torchrl_recall.Recall.transitions`, or None.
+        keys: entries that the loss reads, its ``in_keys``. ``steps_to_next_obs`` and
+            ``return_to_go`` are added. Entries that ``real`` lacks are left out.
 
     Returns:
-        Shape ``[len(real) + len(traces)]``, real ones first; without traces ``real`` itself.
+        A batch of shape ``[len(real) + len(traces)]``, real transitions first. Without traces it
+        is ``real`` itself.
 
     Raises:
         KeyError: traces lack an entry that real transitions have.
@@ -239,7 +261,7 @@ def join_rows(
         own, imagined = real.get(key, None), traces.get(key, None)
         if own is None:
             continue
-        if key == RETURN_TO_GO:  # that of no trace is known
+        if key == RETURN_TO_GO:  # unknown for traces
             imagined = own.new_full((len(traces), 1), -torch.inf)
         if imagined is None:
             raise KeyError(

@@ -1,1 +1,1 @@
-"""Use of a trained run: its policy and model are loaded, played, drawn and exported."""
+"""Use of a trained run: load, play, draw, record and export its policy and model."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_dims", "check_drawing", "draw_traces", "save_figure"]
 
-_VISITED = 2_000  # states that were really visited, behind the traces
+_VISITED = 2_000  # number of really visited states that are drawn behind the traces
 
 
 def draw_traces(
@@ -30,18 +30,19 @@ def draw_traces(
 ) -> None:
     """Draw traces over the states that the run visited.
 
-    Two dimensions are the axes of a plane. Any other number of them is drawn over time, a panel
-    for each.
+    Two dimensions are drawn as a plane. Any other number of dimensions is drawn over time, with one
+    panel for each.
 
     Args:
-        run: gives the visited states.
-        traces: ``[num_states * num_traces, trace_length]``; those to one end state are contiguous.
-        dims: of the state.
-        num_traces: to each end state.
-        path: of the picture.
+        run: the run, whose replay buffer has the visited states.
+        traces: traces of shape ``[num_states * num_traces, trace_length]``. Traces to the same end
+            state are adjacent.
+        dims: indices of the dimensions of the state.
+        num_traces: number of traces to each end state.
+        path: file of the picture.
 
     Raises:
-        ConfigError: there is no such dimension, the format is unknown, or Matplotlib is missing.
+        ConfigError: a dimension does not exist, the format is unknown, or Matplotlib is missing.
     """
     check_drawing("out", path)
     check_dims(run, dims)
@@ -101,8 +102,12 @@ def _visited(run: TrainedRun) -> Tensor:
 def check_dims(run: TrainedRun, dims: Sequence[int]) -> None:
     """Refuse dimensions that a state does not have.
 
+    Args:
+        run: the run.
+        dims: indices of dimensions of the state.
+
     Raises:
-        ConfigError: naming them.
+        ConfigError: a dimension does not exist.
     """
     model = run.needs_model()
     if not isinstance(model.observations, ContinuousCodec):
@@ -119,11 +124,11 @@ def check_dims(run: TrainedRun, dims: Sequence[int]) -> None:
 
 
 def check_drawing(key: str, path: Path) -> None:
-    """Refuse a picture that could not be written in the end.
+    """Refuse a picture that could not be written, before any work is done.
 
     Args:
-        key: of the command's option.
-        path: of the picture.
+        key: name of the command's option, for the error.
+        path: file of the picture.
 
     Raises:
         ConfigError: the format is unknown, or Matplotlib is missing.
@@ -135,7 +140,12 @@ def check_drawing(key: str, path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture that is never seen half-written."""
+    """Write a picture; the file gets its name when it is complete.
+
+    Args:
+        figure: the picture.
+        path: file of the picture.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
     figure.savefig(partial, dpi=100, format=path.suffix.removeprefix("."))

@@ -1,4 +1,4 @@
-"""A run's policy and model as a folder that is loaded anywhere."""
+"""Export of a run's policy and model to a folder that can be loaded anywhere."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ __all__ = ["export_run"]
 
 
 def export_run(run_dir: str | Path, folder: str | Path | None = None) -> Path:
-    """Write policy and backtracking model of a run, and what builds them again.
+    """Export policy and backtracking model of a run to a folder.
 
-    The folder holds safetensors files, ``config.json`` with specs and sizes, and a model card. It
-    gets its name only once all of it is on disk.
+    The folder holds safetensors files, ``config.json`` with specs and network sizes, and a model
+    card. It gets its name when it is complete.
 
     Args:
-        run_dir: the run's folder.
-        folder: to write; ``pretrained`` in the run's folder by default.
+        run_dir: folder of the run.
+        folder: folder to write; ``pretrained`` in the folder of the run by default.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: the folder exists, or the run has no policy, or a spec is of no known kind.
-        CheckpointError: no checkpoint of the run can be trusted, or the disk is full.
+        ConfigError: the folder exists, the run has no policy, or a spec is of an unknown kind.
+        CheckpointError: no checkpoint of the run is intact, or the disk is full.
     """
     folder = Path(run_dir) / "pretrained" if folder is None else Path(folder)
     if folder.exists():
@@ -68,7 +68,7 @@ def export_run(run_dir: str | Path, folder: str | Path | None = None) -> Path:
 
 
 def _describe(run: TrainedRun) -> dict[str, Any]:
-    """Return what the networks are built from."""
+    """Return the specs and sizes from which the networks can be built again."""
     env, model = run.parts.env, run.backtracking_model
     keys, _ = policy_inputs(env)
     described = None
@@ -84,7 +84,7 @@ def _describe(run: TrainedRun) -> dict[str, Any]:
 
 
 def _about(run: TrainedRun) -> dict[str, Any]:
-    """Return what was run and how it ended, as the checkpoint knows it."""
+    """Describe the run and its result, from the checkpoint."""
     evaluation, config = run.parts.evaluation, run.config
     results = evaluation.results
     final = float(results[-1].double().mean()) if results else math.nan

@@ -1,4 +1,4 @@
-"""Film strips: MuJoCo's simulator put into the states of recall traces."""
+"""Film strips of recall traces, drawn by MuJoCo's simulator."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["draw_film", "film_strip"]
 
 
 def film_strip(simulator: MuJoCoSimulator, paths: torch.Tensor, num: int) -> np.ndarray:
-    """Draw states of paths, evenly spaced from the first to the last.
+    """Draw evenly spaced states of paths, from the first to the last.
 
     Args:
-        simulator: of the task.
-        paths: shape ``[num_paths, num_states, state_dim]``.
-        num: pictures of each path; no more than it has states.
+        simulator: simulator of the task.
+        paths: states of shape ``[num_paths, num_states, state_dim]``, environment units.
+        num: number of pictures of each path, at most ``num_states``.
 
     Returns:
         Pictures of shape ``[num_paths, num, height, width, 3]``.
@@ -52,20 +52,21 @@ def draw_film(
     """Draw the first trace to each of some end states as a row of pictures.
 
     Args:
-        run: of the task.
-        traces: ``[num_states * num_traces, trace_length]``; those to one end state are contiguous.
-        path: of the picture.
+        run: a run of the task.
+        traces: traces of shape ``[num_states * num_traces, trace_length]``. Traces to the same end
+            state are adjacent.
+        path: file of the picture.
 
     Keyword Args:
-        num_traces: to each end state.
-        num_rows: end states, at most.
-        num_pictures: of each trace, at most.
+        num_traces: number of traces to each end state.
+        num_rows: largest number of end states.
+        num_pictures: largest number of pictures of each trace.
 
     Returns:
-        What there is to know about the pictures.
+        A sentence that describes the pictures.
 
     Raises:
-        ConfigError: the task is not of MuJoCo, or cannot be drawn here.
+        ConfigError: the task is not a MuJoCo task, or this machine cannot draw it.
     """
     check_drawing("film", path)
     from matplotlib.figure import Figure

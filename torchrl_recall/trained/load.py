@@ -1,4 +1,4 @@
-"""Load what a run has learned, from its folder."""
+"""Loading of policies and models from run folders."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainedRun", "load_backtracking_model", "load_policy", "load_run"]
 
-# A group of keys that only one recipe has, its module, and its configuration. The Goal GAN comes
-# first, since it has groups of its two hosts too.
+# For each recipe: a group of keys that tells it, its module, and its configuration. The Goal GAN
+# comes first, because it also has the groups of its two hosts.
 _RECIPES = {
     "goal_gan": ("goal_gan_recall", "GoalGANRecallConfig"),
     "iql": ("offline_recall", "OfflineRecallConfig"),
@@ -38,14 +38,14 @@ _RECIPES = {
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Parts of a run, restored from its newest good checkpoint.
+    """Parts of a run, restored from its newest intact checkpoint.
 
     Attributes:
-        run_dir: the run's folder.
-        config: its configuration.
-        parts: as the recipe built them.
-        frames: after which the checkpoint was written.
-        state: all of the checkpoint.
+        run_dir: folder of the run.
+        config: configuration of the run.
+        parts: parts that the recipe builds.
+        frames: number of frames after which the checkpoint was written.
+        state: content of the checkpoint.
     """
 
     run_dir: Path
@@ -56,22 +56,25 @@ class TrainedRun:
 
     @property
     def policy(self) -> TensorDictModuleBase:
-        """Return the actor."""
+        """The actor."""
         return self.parts.host.actor.eval()
 
     @property
     def backtracking_model(self) -> BacktrackingModel | None:
-        """Return the model of recall; None where a control ran, whose model is another or none."""
+        """The backtracking model of recall; None if the run was of a control."""
         if self.config.recall.method != "recall":
             return None
         assert isinstance(self.parts.recall, Recall | OfflineRecall)
         return self.parts.recall.model.eval()
 
     def needs_model(self) -> BacktrackingModel:
-        """Return the model of recall.
+        """Return the backtracking model of recall.
+
+        Returns:
+            The model.
 
         Raises:
-            ConfigError: the run has none.
+            ConfigError: the run has no backtracking model.
         """
         from torchrl_recall.trainers.schema import ConfigError
 
@@ -85,26 +88,27 @@ class TrainedRun:
 
 
 def load_policy(run_dir: str | Path, *, device: str | torch.device = "cpu") -> TensorDictModuleBase:
-    """Load the policy of a run, finished or stopped, from its newest good checkpoint.
+    """Load the policy of a finished or stopped run, from its newest intact checkpoint.
 
-    It is deterministic by default: a Gaussian policy takes its mean. Under TorchRL's
-    ``set_exploration_type(ExplorationType.RANDOM)`` it samples. The policies of ``host=td3`` and of
-    ``dqn_recall.py`` are deterministic always, since their noise belongs to training. Actions of
-    TRPO and PPO are to be clipped to the action's bounds, as their recipe does.
+    The policy is deterministic by default: a Gaussian policy returns its mean. It samples under
+    TorchRL's ``set_exploration_type(ExplorationType.RANDOM)``. The policies of ``host=td3`` and of
+    ``dqn_recall.py`` are always deterministic, because their noise belongs to training. Clip the
+    actions of TRPO and PPO to the bounds of the action, as their recipes do.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: folder of the run.
 
     Keyword Args:
-        device: where its networks are put.
+        device: device of the networks.
 
     Returns:
-        A module that reads ``observation``, and ``desired_goal`` in a run of
-        ``goal_gan_recall.py``, and writes ``action``.
+        A module that reads ``observation`` and writes ``action``. In a run of
+        ``goal_gan_recall.py`` it also reads ``desired_goal``.
 
     Raises:
-        ConfigError: the folder is no run's, or its recipe has no policy of single observations.
-        CheckpointError: no checkpoint can be trusted.
+        ConfigError: the folder has no run, or the policy of its recipe does not act on single
+            observations.
+        CheckpointError: no checkpoint is intact.
 
     Examples:
         After ``python recipes/sac_recall.py env.name=Hopper-v5 run_dir=runs/hopper``:
@@ -123,17 +127,20 @@ def load_policy(run_dir: str | Path, *, device: str | torch.device = "cpu") -> T
 def load_backtracking_model(
     run_dir: str | Path, *, device: str | torch.device = "cpu"
 ) -> BacktrackingModel:
-    """Load the backtracking model of a run, finished or stopped, from its newest good checkpoint.
+    """Load the backtracking model of a finished or stopped run, from its newest intact checkpoint.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: folder of the run.
 
     Keyword Args:
-        device: where its networks are put.
+        device: device of the networks.
+
+    Returns:
+        The model.
 
     Raises:
-        ConfigError: the folder is no run's, or the run has no backtracking model.
-        CheckpointError: no checkpoint can be trusted.
+        ConfigError: the folder has no run, or the run has no backtracking model.
+        CheckpointError: no checkpoint is intact.
 
     Examples:
         Traces to states that are known to be good:
@@ -157,21 +164,25 @@ def load_run(
     restore: Sequence[str] | None = ("host",),
     episodes: int | None = None,
 ) -> TrainedRun:
-    """Build a run's parts again by its recipe, and restore them.
+    """Build the parts of a run as its recipe does, and restore their state.
 
-    Torch's random numbers go on as if nothing had been built.
+    The state of torch's random numbers does not change.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: folder of the run.
 
     Keyword Args:
-        device: where networks are put.
-        restore: parts whose state is restored; None restores all of them.
-        episodes: of an evaluation; the run's own number by default.
+        device: device of the networks.
+        restore: names of the parts whose state is restored; None restores all of them.
+        episodes: number of episodes of an evaluation; as in the run by default.
+
+    Returns:
+        The restored run.
 
     Raises:
-        ConfigError: the folder is no run's, or its recipe has no policy of single observations.
-        CheckpointError: no checkpoint can be trusted.
+        ConfigError: the folder has no run, or the policy of its recipe does not act on single
+            observations.
+        CheckpointError: no checkpoint is intact.
     """
     from torchrl_recall.trainers.runs.process import quiet
     from torchrl_recall.trainers.runs.resumption import check_config
@@ -182,9 +193,9 @@ def load_run(
     frames, state = _read_checkpoint(run_dir)
     check_config(config.model_dump(), state["config"], run_dir)
     quiet()
-    config.compile = False  # which changes no weights, and what is called a few times is faster
+    config.compile = False  # weights stay the same, and compiling a few calls would be slower
     if hasattr(config.recall, "demonstrations"):
-        config.recall.demonstrations = None  # they may be gone; what they taught is restored
+        config.recall.demonstrations = None  # the file may be gone; trained weights are restored
     if isinstance(state["recall"], dict):
         state["recall"].pop("demonstrations", None)
     if hasattr(config.collector, "num_envs"):
@@ -193,7 +204,7 @@ def load_run(
         config.collector.backend = None
     restores_data = restore is None or "replay_buffer" in restore
     if hasattr(config, "data_set") and not restores_data and not Path(config.data_set).exists():
-        config.data_set = ""  # it may be gone; what it taught is restored
+        config.data_set = ""  # the folder may be gone; trained weights are restored
     if episodes is not None and hasattr(config.eval, "num_episodes"):
         config.eval.num_episodes = episodes
     with torch.random.fork_rng():
@@ -213,7 +224,7 @@ def load_run(
 
 
 def _read_config(run_dir: Path) -> tuple[OneSeedConfig, Any]:
-    """Read a run's configuration, and return the function that builds its parts too."""
+    """Read the configuration of a run; return it with the function that builds its parts."""
     from torchrl_recall.trainers import schema
 
     path = run_dir / "config.yaml"
@@ -253,7 +264,7 @@ def _read_checkpoint(run_dir: Path) -> tuple[int, dict[str, Any]]:
 
     try:
         found = checkpoints.load_latest(run_dir / "checkpoints")
-    except OSError as error:  # a run that goes on has just deleted it
+    except OSError as error:  # a run that continues has just deleted the file
         raise checkpoints.CheckpointError(
             f"a checkpoint in {run_dir} vanished while it was read ({error}). Try again."
         ) from error

@@ -1,4 +1,4 @@
-"""The networks of policies and models, from a few words and numbers."""
+"""Networks of policies and models, built from their kind and sizes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,14 @@ _OF_HOST = {
 
 
 def describe_policy(config: OneSeedConfig) -> dict[str, Any]:
-    """Name the kind and the sizes of the policy that a configuration makes."""
+    """Describe the policy of a configuration.
+
+    Args:
+        config: configuration of a run.
+
+    Returns:
+        Keyword arguments of :func:`build_policy`.
+    """
     if isinstance(config, DQNRecallConfig):
         return {"kind": "greedy", "num_cells": config.dqn.num_cells}
     if isinstance(config, OnPolicyRecallConfig):
@@ -69,12 +76,15 @@ def build_policy(
     """Build the policy that :func:`describe_policy` describes, with new weights.
 
     Args:
-        specs: of the task.
-        device: where it is.
+        specs: specs of the task.
+        device: device of the policy.
 
     Keyword Args:
-        kind: of the policy.
+        kind: kind of the policy.
         num_cells: hidden units of each layer.
+
+    Returns:
+        The policy.
 
     Raises:
         KeyError: the kind is unknown.
@@ -84,7 +94,14 @@ def build_policy(
 
 
 def describe_model(config: OneSeedConfig) -> dict[str, Any]:
-    """Name the sizes of the backtracking model that a configuration makes."""
+    """Describe the backtracking model of a configuration.
+
+    Args:
+        config: configuration of a run.
+
+    Returns:
+        Keyword arguments of :func:`build_model`.
+    """
     keys = "num_cells", "action_scale", "clamp_actions", "num_models"
     sizes = {key: getattr(config.backtracking, key) for key in keys}
     return sizes | {"joint": getattr(config.backtracking, "joint", False)}
@@ -94,11 +111,14 @@ def build_model(specs: Specs, *, joint: bool = False, **sizes: Any) -> Backtrack
     """Build the model that :func:`describe_model` describes, with new weights.
 
     Args:
-        specs: of the task, as the model sees them.
+        specs: specs of the task, as the model sees them.
 
     Keyword Args:
-        joint: whether it is a :class:`~torchrl_recall.JointModel`.
-        sizes: see :meth:`~torchrl_recall.BacktrackingModel.from_specs`.
+        joint: whether the model is a :class:`~torchrl_recall.JointModel`.
+        sizes: keyword arguments of :meth:`~torchrl_recall.BacktrackingModel.from_specs`.
+
+    Returns:
+        The model.
     """
     spec = specs.observation_spec_unbatched, specs.action_spec_unbatched
     model_type = JointModel if joint else BacktrackingModel

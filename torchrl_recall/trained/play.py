@@ -24,23 +24,23 @@ __all__ = ["Video", "check_video", "play", "renderer"]
 def play(
     run_dir: str | Path, *, episodes: int = 10, seed: int = 0, video: str | Path | None = None
 ) -> tuple[TrainedRun, Tensor]:
-    """Evaluate the deterministic policy of a run.
+    """Evaluate the deterministic policy of a run, and film its episodes if asked.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: folder of the run.
 
     Keyword Args:
-        episodes: how many.
-        seed: of the task, for its first episode; of the goals, where the task has some.
-        video: to write all episodes to, ``.mp4`` or ``.gif``.
+        episodes: number of episodes.
+        seed: seed of the task at its first episode, and of goals if the task has goals.
+        video: file for a video of all episodes, ``.mp4`` or ``.gif``; None makes no video.
 
     Returns:
-        The run, and the undiscounted return of each episode. An episode towards a goal returns one
-        if it got there.
+        The run, and the undiscounted return of each episode, shape ``[episodes]``. In a task with
+        goals the return is one if the goal was reached, and zero otherwise.
 
     Raises:
-        ConfigError: the folder is no run's, or the task or the machine makes no video.
-        CheckpointError: no checkpoint can be trusted.
+        ConfigError: the folder has no run, or no video can be made of this task or on this machine.
+        CheckpointError: no checkpoint is intact.
     """
     if video is not None:
         check_video(Path(video))
@@ -63,7 +63,7 @@ def _reach_goals(
     seed: int,
     video: str | Path | None,
 ) -> Tensor:
-    """Try uniform goals, one in each episode."""
+    """Play one episode for each of some uniformly drawn goals."""
     from torchrl_recall.trainers.tasks.coverage import Coverage
     from torchrl_recall.trainers.tasks.goals import make_goal_env
 
@@ -78,9 +78,9 @@ def _reach_goals(
 
 
 class Video:
-    """A file of pictures, which gets its name once all of them are in it.
+    """Video file that is written picture by picture; it gets its name when it is complete.
 
-    A GIF is written by Pillow. Other formats need imageio-ffmpeg.
+    Pillow writes a GIF. Other formats need imageio-ffmpeg.
 
     Args:
         path: the file.
@@ -103,7 +103,14 @@ class Video:
             self._partial.unlink(missing_ok=True)
 
     def watch(self, task: gymnasium.Env) -> gymnasium.Env:
-        """Return the task, each state of which becomes a picture."""
+        """Wrap a task, so that each of its states becomes a picture of the video.
+
+        Args:
+            task: a task with ``render_mode="rgb_array"``.
+
+        Returns:
+            The wrapped task.
+        """
         import imageio
 
         fps = task.metadata.get("render_fps", 30)
@@ -114,12 +121,16 @@ class Video:
         return _Watched(task, self)
 
     def add(self, picture: np.ndarray) -> None:
-        """Add a picture."""
+        """Add a picture.
+
+        Args:
+            picture: an image, uint8, shape ``[height, width, 3]``.
+        """
         self._writer.append_data(picture)
 
 
 class _Watched(gymnasium.Wrapper):
-    """A task of which a picture is taken after each reset and each step."""
+    """Wrapper that adds a picture to a video after each reset and each step."""
 
     def __init__(self, task: gymnasium.Env, video: Video) -> None:
         super().__init__(task)
@@ -141,10 +152,13 @@ class _Watched(gymnasium.Wrapper):
 
 
 def check_video(path: Path) -> None:
-    """Refuse a video that could not be written in the end.
+    """Refuse a video that could not be written, before any work is done.
+
+    Args:
+        path: the video file.
 
     Raises:
-        ConfigError: the format is unknown, or what writes it is not installed.
+        ConfigError: the format is unknown, or a library that writes it is missing.
     """
     from torchrl_recall.trainers.runs.log import installed
 
@@ -160,10 +174,13 @@ def check_video(path: Path) -> None:
 
 @contextmanager
 def renderer() -> Iterator[None]:
-    """Let MuJoCo's tasks draw themselves without a screen, and say what is missing where none can.
+    """Context in which MuJoCo's tasks draw without a screen, if the machine can.
+
+    Yields:
+        Nothing.
 
     Raises:
-        ConfigError: nothing can draw here.
+        ConfigError: the machine cannot draw the task; the message names the cure.
     """
     if not {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ) and os.name == "posix":
         os.environ["MUJOCO_GL"] = "egl" if os.uname().sysname == "Linux" else "cgl"

@@ -1,4 +1,4 @@
-"""Policy and model out of a folder that was exported, without pickle and without the task."""
+"""Policy and model loaded from an exported folder, without pickle and without the task."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Pretrained:
     """Policy and model that a run has learned.
 
     Attributes:
-        policy: reads observations and writes ``action``.
-        backtracking_model: q(s_t, a_t | s_{t+1}); None where the run had none.
-        run: what was run: task, recipe, seed, frames, returns and versions.
+        policy: module that reads observations and writes ``action``.
+        backtracking_model: q(s_t, a_t | s_{t+1}); None if the run had no model.
+        run: description of the run: task, recipe, seed, frames, returns and versions.
 
     Examples:
         >>> from tensordict.nn import TensorDictModule
@@ -49,17 +49,20 @@ class Pretrained:
 def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -> Pretrained:
     """Load policy and backtracking model from a folder that ``torchrl_recall.export`` wrote.
 
-    The task is not needed. Nothing is unpickled, and every byte of the weights is checked.
-    Torch's random numbers go on as if nothing had been built.
+    The task need not be installed. Nothing is unpickled, and weights are checked by a SHA-256
+    digest. The state of torch's random numbers does not change.
 
     Args:
-        folder: as it was exported.
+        folder: the exported folder.
 
     Keyword Args:
-        device: where networks are put.
+        device: device of the networks.
+
+    Returns:
+        The policy, the model, and a description of the run.
 
     Raises:
-        CheckpointError: the folder holds other files, another format, or what does not fit.
+        CheckpointError: the folder has unknown files, another format, or damaged weights.
 
     Examples:
         After ``python -m torchrl_recall.export runs/hopper hopper``:
@@ -103,7 +106,7 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """Read ``config.json``, and check that there are all files and no others."""
+    """Read ``config.json``, and check that no file is missing or unknown."""
     from torchrl_recall.trainers.runs.checkpoints import CheckpointError, strange_files
 
     path = folder / CONFIG
@@ -141,7 +144,7 @@ def _specs(observations: dict, action: Any) -> Any:
 
 
 def _load(module: nn.Module, path: Path, digests: Mapping[str, str]) -> None:
-    """Load weights that are exactly those of the module, in keys, shapes and types."""
+    """Load weights whose keys, shapes and types are exactly those of the module."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -167,6 +170,6 @@ def _load(module: nn.Module, path: Path, digests: Mapping[str, str]) -> None:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a module's state, each with memory of its own."""
+    """Return copies of the tensors of a module's state, none of which share memory."""
     state = module.state_dict()
     return {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Data sets of what a trained policy, random actions or a run's own training experienced."""
+"""Data sets recorded with a trained policy or random actions, or copied from a replay buffer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["ABOUT", "record_run", "write_data_set"]
 ABOUT = "about.json"
 _KEYS = ("observation", "action", ("next", "observation"), ("next", "reward"))
 _FLAGS = (("next", "terminated"), ("next", "done"))
-_PATIENCE = 50  # episodes that are too bad, for each that is kept
+_PATIENCE = 50  # dropped episodes for each kept one, after which recording is given up
 
 
 def record_run(
@@ -45,24 +45,25 @@ def record_run(
     """Write a data set of a run.
 
     Args:
-        run_dir: the run's folder.
-        out: the data set's folder, which must not exist.
+        run_dir: folder of the run.
+        out: folder of the data set, which must not exist.
 
     Keyword Args:
-        policy: the run's, or random actions, in whole episodes of the task; or ``"replay"``, all
-            of the run's own experience that its newest checkpoint holds.
-        frames: record until there are as many, and the episode ends.
-        episodes: record as many instead.
+        policy: source of the data. ``"trained"`` and ``"random"`` record whole episodes with the
+            policy of the run or with random actions. ``"replay"`` copies the replay buffer of the
+            newest checkpoint.
+        frames: smallest number of frames; recording stops at the end of an episode.
+        episodes: number of episodes, instead of ``frames``.
         deterministic: whether the policy takes its mean instead of sampling.
-        min_return: drop episodes of a smaller return.
-        seed: of the task and of all random numbers.
+        min_return: smallest undiscounted return of a kept episode; None keeps all.
+        seed: seed of the task and of all random numbers.
 
     Returns:
-        What ``about.json`` in the folder says.
+        The content of ``about.json`` in the folder.
 
     Raises:
-        ConfigError: the folder exists, or the run cannot give such data.
-        CheckpointError: no checkpoint can be trusted, or the disk is full.
+        ConfigError: the folder exists, or the run has no such data.
+        CheckpointError: no checkpoint is intact, or the disk is full.
     """
     if Path(out).exists():
         raise ConfigError(f"{out} exists. Remove it, or name another folder by out=.")
@@ -100,12 +101,12 @@ def record_run(
 
 
 def write_data_set(data: TensorDictBase, folder: Path, about: dict[str, Any]) -> None:
-    """Write steps as a TensorDict on disk, which gets its name once all of it is there.
+    """Write transitions as a TensorDict on disk; the folder gets its name when it is complete.
 
     Args:
-        data: ``[time]``.
-        folder: must not exist.
-        about: goes to ``about.json``.
+        data: transitions in order of time, shape ``[time]``.
+        folder: folder to write, which must not exist.
+        about: content of ``about.json``.
 
     Raises:
         CheckpointError: the disk is full or not writable.
@@ -128,7 +129,7 @@ def write_data_set(data: TensorDictBase, folder: Path, about: dict[str, Any]) ->
 
 
 def _refuse_many(run_dir: Path) -> None:
-    """Refuse a run whose rows are of several environments in turn."""
+    """Refuse a run whose replay buffer mixes the rows of several environments."""
     path = run_dir / "config.yaml"
     num = OmegaConf.select(OmegaConf.load(path), "collector.num_envs") if path.is_file() else None
     if num is not None and num > 1:
@@ -195,7 +196,7 @@ def _episodes(
 
 
 def _episode(collector: StepCollector, run: TrainedRun) -> TensorDict:
-    """Take the steps of one episode; the last of one that never ends counts as its end."""
+    """Record one episode; if it never ends, it is truncated after the last step."""
     steps, longest = list[TensorDict](), run.config.eval.max_steps  # type: ignore[union-attr]
     while not steps or not (steps[-1]["next", "done"].any() or len(steps) >= longest):
         steps.append(collector.collect())
@@ -212,7 +213,7 @@ def _random(env: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _clipped(act: Callable[[Tensor], Tensor], env: Any) -> Callable[[Tensor], Tensor]:
-    """Clip what a Gaussian policy chooses to what the task executes."""
+    """Clip the actions of a Gaussian policy to the bounds of the task."""
     space = env.action_spec_unbatched.space
     if not hasattr(space, "low"):
         return act
@@ -220,7 +221,7 @@ def _clipped(act: Callable[[Tensor], Tensor], env: Any) -> Callable[[Tensor], Te
 
 
 def _returns(data: TensorDictBase) -> dict[str, Any]:
-    """Describe the whole episodes of steps in order."""
+    """Describe the whole episodes in transitions in order of time."""
     done, reward = (data["next", key].flatten() for key in ("done", "reward"))
     ends = (done.nonzero().squeeze(-1) + 1).tolist()
     starts = [0, *ends[:-1]]

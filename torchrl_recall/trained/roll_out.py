@@ -1,4 +1,4 @@
-"""Recall traces of a trained run, to the end states that its own source chooses."""
+"""Recall traces of a trained run, to end states chosen as in the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchrl_recall.trainers.schema import ConfigError
 
 __all__ = ["path_of", "roll_out"]
 
-# What end states are chosen by, and from.
+# Parts of a run that choose end states.
 _NEEDED = ("host", "recall", "replay_buffer", "single", "curriculum")
 
 
@@ -29,23 +29,24 @@ def roll_out(
     trace_length: int | None = None,
     seed: int = 0,
 ) -> tuple[TrainedRun, TensorDictBase]:
-    """Generate recall traces by a run's model, from end states of its replay buffer.
+    """Generate recall traces with a run's model, to end states of its replay buffer.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: folder of the run.
 
     Keyword Args:
-        num_states: end states, which the run's own source chooses.
-        num_traces: to each of them.
-        trace_length: steps of each trace; the run's own by default.
-        seed: of torch's random numbers, which go on afterwards as if nothing had been drawn.
+        num_states: number of end states, chosen by the run's source of high-value states.
+        num_traces: number of traces to each end state.
+        trace_length: steps of each trace; as in the run by default.
+        seed: seed of torch's random numbers, whose state is restored afterwards.
 
     Returns:
-        The run, and traces ``[num_states * num_traces, trace_length]`` in forward time.
+        The run, and traces of shape ``[num_states * num_traces, trace_length]`` in forward time.
 
     Raises:
-        ConfigError: the folder is no run's, its model learned nothing yet, or no state is good.
-        CheckpointError: no checkpoint can be trusted.
+        ConfigError: the folder has no run, its model has not been trained yet, or no state is known
+            to be good.
+        CheckpointError: no checkpoint is intact.
     """
     run = load_run(run_dir, restore=_NEEDED)
     model, recall = run.needs_model(), run.parts.recall
@@ -75,6 +76,13 @@ def roll_out(
 
 
 def path_of(traces: TensorDictBase) -> Tensor:
-    """Return the states of traces, end states included, ``[num, trace_length + 1, *state]``."""
+    """Return the states of traces, including end states.
+
+    Args:
+        traces: traces of shape ``[num, trace_length]`` in forward time.
+
+    Returns:
+        States of shape ``[num, trace_length + 1, *state_shape]``, environment units.
+    """
     last = traces["next", "observation"][:, -1:]
     return torch.cat([traces["observation"], last], 1)

@@ -22,11 +22,11 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Specs:
-    """Specs of a task, where the task itself is not needed.
+    """Specs of a task, which replace the task itself when networks are built.
 
     Attributes:
-        observation_spec_unbatched: of what is seen.
-        action_spec_unbatched: of an action.
+        observation_spec_unbatched: spec of an observation.
+        action_spec_unbatched: spec of an action.
     """
 
     observation_spec_unbatched: Composite
@@ -34,13 +34,16 @@ class Specs:
 
 
 def to_json(spec: TensorSpec) -> dict[str, Any]:
-    """Describe the spec of a vector of floats or of a one-hot vector.
+    """Describe the spec of a vector of floats or of a one-hot vector as JSON.
 
     Args:
-        spec: without batch dimensions.
+        spec: a spec without batch dimensions.
+
+    Returns:
+        A dictionary of JSON values.
 
     Raises:
-        TypeError: it is of another kind.
+        ConfigError: the spec is of another kind.
 
     Examples:
         >>> from torchrl.data import OneHot
@@ -67,7 +70,13 @@ def to_json(spec: TensorSpec) -> dict[str, Any]:
 
 
 def from_json(node: dict[str, Any]) -> TensorSpec:
-    """Undo :func:`to_json`.
+    """Build the spec that :func:`to_json` described.
+
+    Args:
+        node: result of :func:`to_json`.
+
+    Returns:
+        The spec.
 
     Raises:
         KeyError: a value is missing, or of no known kind.
@@ -94,7 +103,7 @@ def _unbounded(dtype: torch.dtype, *, size: int) -> TensorSpec:
 
 
 def _numbers(bounds: torch.Tensor) -> list[float | str]:
-    """Return numbers; JSON has no infinity, which ``float`` reads as text."""
+    """Return bounds as numbers, and infinity as text, because JSON has no infinity."""
     return [x if math.isfinite(x) else str(x) for x in bounds.flatten().tolist()]
 
 

@@ -20,23 +20,24 @@ _NUM_TRACES = 32
 def build_audit(
     num_traces: int | Literal["auto"], recall: RecallLike, task: Any
 ) -> Callable[[], dict[str, float]] | None:
-    """Build what audits the newest traces, as they were before any filter.
+    """Build the audit of the newest traces, as they were before any filter.
 
-    No random number is drawn: the traces are those that were imitated or fed to a critic, evenly
-    spaced over their end states. So a run has the same bits with and without.
+    The audit draws no random number. Its traces are some of those that were generated for
+    imitation or for the critic, evenly spaced over their end states. Weights are bitwise the same
+    with and without it.
 
     Args:
-        num_traces: ``recall.audit``: how many; zero for none, ``auto`` for 32 if the task can be
-            put into a state.
-        recall: recall, or a control that has no traces.
-        task: see :func:`~torchrl_recall.envs.make_simulator`; it is stepped.
+        num_traces: the number of traces, ``recall.audit``. Zero turns the audit off. ``auto`` takes
+            32 if the task can be put into a state, and zero otherwise.
+        recall: recall, or a control without traces.
+        task: see :func:`~torchrl_recall.envs.make_simulator`. The audit steps it.
 
     Returns:
-        What gives the metrics of :class:`~torchrl_recall.TraceAuditor`, in standard deviations of
-        the observation where it has them; None where nothing is audited.
+        A function that returns the metrics of :class:`~torchrl_recall.TraceAuditor`. Distances are
+        in standard deviations of the observation, if it is standardised. None without an audit.
 
     Raises:
-        ConfigError: a number is asked for, of a task that cannot be put into a state.
+        ConfigError: a number is given, but the task cannot be put into a state.
     """
     if not isinstance(recall, Recall) or num_traces == 0:
         return None

@@ -42,18 +42,22 @@ def build_four_rooms_recall(
 ) -> RecallLike:
     """Build recall, or the control that ``config.recall.method`` names, for many seeds at once.
 
-    Two parts differ from those of one run: random batches come from each seed's own numbers, and
-    the store keeps each seed's recent successes.
+    Two parts differ from those of one run. Random batches are drawn separately for each seed, and
+    the store keeps the recent successes of each seed.
 
-    Adam steps with ``foreach``. Its fused step rounds the last few entries of a tensor in another
-    way than those before them: a seed's weights would depend on the number of seeds.
+    Adam uses ``foreach``. Its fused step rounds the last few entries of a tensor differently, so
+    the weights of a seed would depend on the number of seeds.
 
     Args:
-        config: ``recall``, ``backtracking``, ``prioritized_replay`` and ``seeds``.
+        config: configuration with ``recall``, ``backtracking``, ``prioritized_replay`` and
+            ``seeds``.
         make_model: builds a model (Eq. 1) from the networks of its two factors, such as
             ``partial(four_rooms_model, layout)``.
         imitation_loss: Eq. 3, holding the host's policy, with ``reduction="none"``.
         a2c: the host.
+
+    Returns:
+        Recall or the control.
     """
     recall, backtracking = config.recall, config.backtracking
     if recall.method == "none":

@@ -21,7 +21,7 @@ from torchrl_recall.trainers.schema import OfflineRecallConfig
 
 __all__ = ["build_offline_recall"]
 
-_WINDOW = 1_000  # held-out transitions that agreement is measured by
+_WINDOW = 1_000  # number of held-out transitions that set the threshold of agreement
 
 
 def build_offline_recall(
@@ -31,14 +31,14 @@ def build_offline_recall(
     critic: TensorDictModuleBase,
     device: torch.device,
 ) -> RecallLike:
-    """Build recall from a data set, or nothing.
+    """Build recall from a data set, or the host alone.
 
     Args:
-        config: ``recall`` and ``backtracking``.
-        make_model: builds the model (Eq. 1), and a forward model of the same size.
-        specs: of observation and action.
-        critic: V(s) of the host.
-        device: where models are.
+        config: configuration with ``recall`` and ``backtracking``.
+        make_model: function that builds the model (Eq. 1), and a forward model of the same size.
+        specs: specs of observation and action.
+        critic: module of the host's V(s).
+        device: device of the models.
     """
     recall, backtracking = config.recall, config.backtracking
     if recall.method == "none":

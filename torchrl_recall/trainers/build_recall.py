@@ -64,21 +64,24 @@ def build_recall(
     """Build recall, or the control that ``config.recall.method`` names.
 
     Args:
-        config: ``recall`` and ``backtracking``.
-        make_model: builds the model (Eq. 1) where one is needed, such as
+        config: configuration with ``recall`` and ``backtracking``.
+        make_model: function that builds the model (Eq. 1) if one is needed, such as
             ``partial(BacktrackingModel.from_specs, observation_spec, action_spec)``.
         imitation_loss: Eq. 3, holding the host's policy.
 
     Keyword Args:
-        high_value_states: chooses the states that traces end in.
-        critic: V(s).
-        policy: chooses the actions of ``recall.actions=policy``.
-        make_reward: gives what traces are rewarded by, see :func:`build_reward`.
+        high_value_states: source of end states.
+        critic: module of V(s).
+        policy: policy that chooses actions for ``recall.actions=policy``.
+        make_reward: function that returns the reward of traces, see :func:`build_reward`.
         interval: frames between rounds.
-        longest_episode: in steps, if it is known.
-        relabel: transforms that complete generated traces, such as their goal.
-        gate: filters that the controls share.
-        start_frames: frames before the first round.
+        longest_episode: largest number of steps of an episode, if known.
+        relabel: transforms that add entries to generated traces, such as their goal.
+        gate: filters that controls use too.
+        start_frames: number of frames before the first round.
+
+    Returns:
+        Recall or the control.
 
     Raises:
         ConfigError: an episode does not fit into the backtracking buffer.
@@ -164,7 +167,10 @@ def model_class(backtracking: BacktrackingConfig) -> type[BacktrackingModel]:
     """Return the class of the model (Eq. 1), with or without forward heads.
 
     Args:
-        backtracking: ``joint``.
+        backtracking: configuration with ``joint``.
+
+    Returns:
+        The class.
     """
     return JointModel if backtracking.joint else BacktrackingModel
 
@@ -175,17 +181,17 @@ def build_reward(
     observation_spec: TensorSpec,
     action_spec: TensorSpec,
 ) -> Reward | None:
-    """Build what gives the transitions of traces their reward, as ``recall.reward`` says.
+    """Build the reward of transitions of traces that ``recall.reward`` names.
 
     Args:
-        config: ``recall.reward`` and ``backtracking.num_cells``.
-        env: given to a rule of the user's own.
-        observation_spec: as the model sees it.
-        action_spec: as the model sees it.
+        config: configuration with ``recall.reward`` and ``backtracking.num_cells``.
+        env: environment that is passed to a rule of the user.
+        observation_spec: spec of the observation, as the model sees it.
+        action_spec: spec of the action, as the model sees it.
 
     Returns:
-        A :class:`~torchrl_recall.RewardModel` or a rule; None where only an end state gives any,
-        and where no critic learns from traces.
+        A :class:`~torchrl_recall.RewardModel` or a rule. None if only end states are rewarded, or
+        if no critic learns from traces.
 
     Raises:
         ConfigError: the user's function cannot be imported, or returns no rule.
@@ -211,11 +217,14 @@ def build_end_states(
     """Build the source of end states that ``recall.end_states`` names.
 
     Args:
-        recall: ``end_states``, ``num_high_value_states`` and ``temperature``.
-        critic: V(s).
+        recall: configuration with ``end_states``, ``num_high_value_states`` and ``temperature``.
+        critic: module of V(s).
 
     Keyword Args:
-        gamma: the host's discount.
+        gamma: the host's discount factor.
+
+    Returns:
+        The source.
     """
     num = recall.num_high_value_states
     if recall.end_states == "value":
@@ -228,7 +237,7 @@ def build_end_states(
 
 
 def _check_judges(config: Any) -> None:
-    """Refuse settings of ensembles, agreement and lengths that would do nothing."""
+    """Refuse settings of ensembles, agreement and lengths that would have no effect."""
     recall, backtracking = config.recall, config.backtracking
     if recall.trace_length == "auto" and recall.method != "recall":
         raise ConfigError(
@@ -272,7 +281,7 @@ def _check_judges(config: Any) -> None:
 def _judges(
     model: BacktrackingModel, make_model: Callable[..., BacktrackingModel], config: Any
 ) -> list[TensorDictModuleBase]:
-    """Cut traces where models are less sure than of real transitions."""
+    """Build the filters that compare the error of models with that on real transitions."""
     recall, judges = config.recall, list[TensorDictModuleBase]()
     if recall.agreement is not None:
         forward_model = model
@@ -286,7 +295,7 @@ def _judges(
 
 
 def _trace_length(model: BacktrackingModel, config: Any) -> int | MeasuredLength:
-    """Return the length of traces, or what measures it."""
+    """Return the length of traces, or an object that measures it."""
     recall = config.recall
     if recall.trace_length != "auto":
         return recall.trace_length
@@ -296,7 +305,7 @@ def _trace_length(model: BacktrackingModel, config: Any) -> int | MeasuredLength
 
 
 def _filters(model: BacktrackingModel, recall: RecallConfig) -> list[TensorDictModuleBase]:
-    """Cut traces that leave the data or walk in circles; categories have no distances."""
+    """Build the filters of support and loops; discrete states have no distances."""
     if not isinstance(model.observations, ContinuousCodec):
         return [] if recall.loop_erasure is None else [LoopErasure(0.0)]
     states, filters = model.observations, []

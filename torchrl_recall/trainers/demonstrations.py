@@ -1,4 +1,4 @@
-"""Demonstrations of a data set into the store of top trajectories, as a configuration says."""
+"""Reading of demonstrations into the store of top trajectories, by a configuration."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def demonstrate(recall: RecallLike, config: Any, env: TransformedEnv) -> None:
 
     Args:
         recall: recall, or a control that imitates trajectories.
-        config: of a recipe of single seeds.
-        env: gives the specs.
+        config: configuration of a recipe of single seeds.
+        env: environment that gives the specs.
 
     Raises:
-        ConfigError: there are none, or they are not of this task, or not whole.
+        ConfigError: there are no demonstrations, they are of another task, or none is whole.
     """
     if (path := config.recall.demonstrations) is None:
         return
@@ -50,11 +50,12 @@ def demonstrate_four_rooms(
 
     Args:
         recall: recall, or self-imitation.
-        config: of the four rooms.
-        layout: of the task, by whose cells demonstrations are checked.
+        config: configuration of the four rooms.
+        layout: layout of the task, with which demonstrations are checked.
 
     Raises:
-        ConfigError: there are none, or one is not of these rooms, or does not reach their goal.
+        ConfigError: there are no demonstrations, or one is of other rooms or does not reach the
+            goal.
     """
     if (path := config.recall.demonstrations) is None:
         return
@@ -72,7 +73,7 @@ def demonstrate_four_rooms(
 
 
 def _as_cells(trajectory: TensorDictBase) -> TensorDict:
-    """Number cells and directions instead of one-hot vectors."""
+    """Convert one-hot vectors of cells and directions to indices."""
     keys = ("observation", "action", ("next", "observation"))
     out = TensorDict({}, batch_size=trajectory.shape)
     for key in keys:

@@ -1,4 +1,4 @@
-"""Functions of a user's own, named in a configuration."""
+"""Functions of the user that a configuration names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ def load_function(path: str, *, key: str) -> Callable[..., Any]:
     """Import a function.
 
     Args:
-        path: ``module:function``.
+        path: name of the function, as ``module:function``.
 
     Keyword Args:
-        key: of the configuration, for the error.
+        key: key of the configuration, for the error.
+
+    Returns:
+        The function.
 
     Raises:
         ConfigError: there is no such function.

@@ -36,19 +36,23 @@ __all__ = ["RecallHook", "make_recall"]
 
 
 def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Recall:
-    """Make recall of what a trainer has: its environment's specs, its loss and its policy.
+    """Make recall from a trainer's environment specs, loss and policy.
 
-    End states are those of highest value under the loss
-    (:class:`~torchrl_recall.StateValues`); for a critic, those that were worth most to reach
-    (:class:`~torchrl_recall.ReturnStates`). Policies without a distribution are wrapped in
-    :class:`~torchrl_recall.GaussianPolicy` or :class:`~torchrl_recall.BoltzmannPolicy`.
+    Imitated traces end in the states of highest value under the loss
+    (:class:`~torchrl_recall.StateValues`). Traces for a critic end in the next states of highest
+    reward plus discounted value (:class:`~torchrl_recall.ReturnStates`). Policies without a
+    distribution are wrapped in :class:`~torchrl_recall.GaussianPolicy` or
+    :class:`~torchrl_recall.BoltzmannPolicy`.
 
     Args:
         trainer: the trainer.
 
     Keyword Args:
-        num_states: how many end states.
-        options: of :class:`~torchrl_recall.Recall`.
+        num_states: number of end states.
+        options: keyword arguments of :class:`~torchrl_recall.Recall`.
+
+    Returns:
+        Recall for :class:`RecallHook`.
 
     Examples:
         Options that a hook passes on, for each round to learn more:
@@ -77,37 +81,36 @@ def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Re
 
 
 class RecallHook(TrainerHookBase):
-    """Lines 5 and 8 to 13 of Algorithm 1 inside the loop of any :class:`~torchrl.trainers.Trainer`.
+    """Hook that runs recall inside the loop of any :class:`~torchrl.trainers.Trainer`.
 
-    Collected batches are taken whole, before other hooks cut them, the random ones of a warm-up
-    among them. Rounds run after the host's updates and before the collector gets the new weights.
-    Metrics go to the trainer's log, and the state into both kinds of its checkpoints::
+    The hook receives whole batches before other hooks cut them, including those of a random
+    warm-up. Rounds run after the host's updates, before the collector gets the new weights. Metrics
+    go to the trainer's log, and the state goes into both kinds of its checkpoints::
 
         trainer = SACTrainer(...)
         RecallHook(make_recall).register(trainer)
         trainer.train()
 
-    Where recall feeds a critic (``use="critic"``), each batch of an off-policy trainer gets as many
-    rows of traces as it has real ones. The trainer's loss is then a mean over both, and its policy
-    learns in the states of both.
+    With ``use="critic"``, each batch of an off-policy trainer gets as many transitions of traces as
+    it has real ones. The trainer's loss is then the mean over both, for its critic and its policy.
 
-    On-policy trainers hold one batch at a time, so the hook keeps a buffer of recall's own for
-    them. TorchRL 0.14.1 skips the frames of a random warm-up when it fills a trainer's buffer; the
-    hook adds them, since the model learns from all experience.
+    On-policy trainers hold one batch at a time, so the hook keeps its own buffer for them. TorchRL
+    0.14.1 leaves the frames of a random warm-up out of a trainer's buffer. The hook adds them,
+    because the model learns from all experience.
 
     Args:
-        recall: :class:`~torchrl_recall.Recall` or a control, or a function that makes one of the
-            trainer, such as :func:`make_recall`.
+        recall: :class:`~torchrl_recall.Recall` or a control, or a function of the trainer that
+            makes one, such as :func:`make_recall`.
 
     Keyword Args:
-        replay_buffer: all experience. By default the trainer's own; a new one of ``buffer_size``
-            where that holds one batch.
-        buffer_size: transitions in a buffer of recall's own.
+        replay_buffer: buffer of all experience; that of the trainer by default. If the trainer's
+            buffer holds only one batch, the hook makes a new one of ``buffer_size``.
+        buffer_size: capacity of the hook's own buffer, in transitions.
 
     Raises:
-        ValueError: learners in Ray, or asynchronous collection, where neither whole batches nor the
-            learned policy are in this process; rows of traces for an on-policy trainer or in
-            prioritised replay.
+        ValueError: the trainer learns in Ray or collects asynchronously, so that this process has
+            no whole batches or no current policy. Also for ``use="critic"`` with an on-policy
+            trainer or prioritised replay.
 
     Examples:
         >>> import torch
@@ -146,11 +149,14 @@ class RecallHook(TrainerHookBase):
         self._given, self._given_buffer, self.buffer_size = recall, replay_buffer, buffer_size
 
     def register(self, trainer: Trainer, name: str = "recall") -> None:
-        """Take part in the trainer's loop, its log and its checkpoints.
+        """Register the hook in the trainer's loop, log and checkpoints.
 
         Args:
             trainer: a trainer with a collector and a loss in this process.
-            name: of the hook, in checkpoints.
+            name: name of the hook in checkpoints.
+
+        Raises:
+            ValueError: see the class.
         """
         if trainer.learner_backend != "local" or trainer.async_collection:
             raise ValueError(
@@ -181,7 +187,11 @@ class RecallHook(TrainerHookBase):
             trainer.register_op("process_optim_batch", self.add_rows)
 
     def extend(self, batch: TensorDictBase) -> None:
-        """Take a collected batch, ``[*batch, time]`` (Alg. 1, line 5)."""
+        """Receive a collected batch (Alg. 1, line 5).
+
+        Args:
+            batch: transitions of shape ``[*batch, time]``.
+        """
         self.recall.extend(batch)
         trainer, steps = self.trainer, valid_steps(batch)
         frames = trainer.collected_frames + steps.shape.numel() * trainer.frame_skip
@@ -190,7 +200,7 @@ class RecallHook(TrainerHookBase):
             self.replay_buffer.extend(steps.reshape(-1))
 
     def _check_critic(self, trainer: Trainer) -> None:
-        """Refuse rows of traces where they cannot be learned from."""
+        """Refuse ``use="critic"`` if the trainer cannot learn from transitions of traces."""
         if isinstance(trainer, OnPolicyTrainer):
             raise ValueError(
                 "an on-policy trainer learns from its policy's own experience, to which rows of "
@@ -204,12 +214,27 @@ class RecallHook(TrainerHookBase):
             )
 
     def add_rows(self, batch: TensorDictBase) -> TensorDictBase:
-        """Add rows of traces to a batch that the loss is about to get."""
+        """Add transitions of traces to a batch for the loss.
+
+        Args:
+            batch: a batch of the replay buffer, shape ``[num]``.
+
+        Returns:
+            The joined batch.
+        """
         rows = self.recall.transitions(len(batch))
         return join_rows(batch, rows, self.trainer.loss_module.in_keys)
 
     def step(self, optim_steps: int, losses: TensorDictBase | None = None) -> dict[str, float]:
-        """Run the rounds that are due (l.8-13), and return what the trainer logs."""
+        """Run the rounds that are due (l.8-13).
+
+        Args:
+            optim_steps: ignored.
+            losses: ignored.
+
+        Returns:
+            Metrics for the trainer's log.
+        """
         if self._reader is not None:
             self.recall.extend(self._reader.read())
         metrics = self.recall.step(self.replay_buffer)
@@ -218,7 +243,7 @@ class RecallHook(TrainerHookBase):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as text and a flat dictionary of tensors.
 
-        Every kind of a trainer's checkpoints keeps these as they are.
+        All kinds of checkpoints of a trainer can store these.
         """
         state = {"recall": self.recall.state_dict()}
         if self.fills:

@@ -18,8 +18,8 @@ def _make_recall() -> dict[str, Any]:
 class RecallHookConfig:
     """Configuration of :class:`~torchrl_recall.RecallHook`.
 
-    ``recall`` is a partial that makes recall of the trainer, :func:`~torchrl_recall.make_recall`
-    by default; options of :class:`~torchrl_recall.Recall` stand beside its ``_target_``::
+    ``recall`` is a partial of a function of the trainer, :func:`~torchrl_recall.make_recall` by
+    default. Options of :class:`~torchrl_recall.Recall` stand beside its ``_target_``::
 
         import torchrl_recall.trainers.hook_config  # registers `hook: recall`
 
@@ -32,8 +32,8 @@ class RecallHookConfig:
 
     Attributes:
         recall: the partial.
-        replay_buffer: all experience; the trainer's own by default.
-        buffer_size: transitions in a buffer of recall's own.
+        replay_buffer: buffer of all experience; that of the trainer by default.
+        buffer_size: capacity of the hook's own buffer, in transitions.
     """
 
     recall: Any = field(default_factory=_make_recall)

@@ -1,4 +1,4 @@
-"""Define what recipes and trainers ask of recall, and of its controls."""
+"""Interface of recall and its controls, as recipes and trainers use them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,34 @@ class RecallLike(Protocol):
     """Interface of recall and its controls, as a loop sees them."""
 
     def extend(self, data: TensorDictBase) -> None:
-        """Offer new experience (Alg. 1, line 5)."""
+        """Offer new experience (Alg. 1, line 5).
+
+        Args:
+            data: transitions in order of time, shape ``[time]`` or ``[batch, time]``.
+        """
 
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
-        """Learn, as often as a round is due (Alg. 1, lines 8 to 13)."""
+        """Run the rounds that are due (Alg. 1, lines 8 to 13).
+
+        Args:
+            replay_buffer: all experience.
+
+        Returns:
+            Metrics of the last round; empty if no round was due.
+        """
 
     def transitions(self, num: int) -> TensorDictBase | None:
-        """Draw transitions of traces for the host's critic; None where there are none."""
+        """Draw transitions of traces for the host's critic.
+
+        Args:
+            num: number of transitions, drawn with replacement.
+
+        Returns:
+            Transitions of shape ``[num]``; None if there are none.
+        """
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories."""
+        """Forget unfinished trajectories."""
 
     def state_dict(self) -> dict:
         """Return the state."""

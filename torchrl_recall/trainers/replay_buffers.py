@@ -14,9 +14,12 @@ def make_replay_buffer(config: ReplayBufferConfig, device: torch.device) -> Repl
     """Make the buffer of all experience.
 
     Args:
-        config: ``size`` and ``batch_size``; where ``prioritized``, ``alpha`` and ``beta`` of
-            Schaul et al., *Prioritized experience replay*, ICLR 2016.
-        device: where its rows are.
+        config: configuration with ``size`` and ``batch_size``. With ``prioritized`` it has
+            ``alpha`` and ``beta`` of Schaul et al., *Prioritized experience replay*, ICLR 2016.
+        device: device of the stored transitions.
+
+    Returns:
+        The buffer.
     """
     storage = LazyTensorStorage(config.size, device=device)
     if not (isinstance(config, SACReplayBufferConfig) and config.prioritized):
@@ -28,6 +31,6 @@ def make_replay_buffer(config: ReplayBufferConfig, device: torch.device) -> Repl
         batch_size=config.batch_size,
         priority_key="td_error",
     )
-    if device.type == "cpu":  # instead of numpy's, whose state no checkpoint holds
+    if device.type == "cpu":  # instead of numpy's generator, whose state is not in checkpoints
         buffer.set_rng(torch.default_generator)
     return buffer

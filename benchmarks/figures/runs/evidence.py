@@ -68,7 +68,7 @@ def run_missing(
             that are taken as they are.
         run: of task, method, seed, options and folder; leaves a finished folder as it is.
         words: of task, method, seed and options: the recipe and its overrides, by which runs of
-            ``sweeps`` are known; None where no recipe is run.
+            ``sweeps`` are known; None if no recipe is run.
 
     Returns:
         The folders by seed, task and method.

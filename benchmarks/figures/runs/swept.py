@@ -37,7 +37,7 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
         words: overrides of its configuration, without ``run_dir``.
 
     Returns:
-        The run's folder; None where no run is finished, or all differ.
+        The run's folder; None if no run is finished, or all differ.
     """
     group, config_type = RECIPES[recipe]
     with initialize_config_dir(config_dir=str(CONFIG / group), version_base="1.3"):
@@ -56,7 +56,7 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
 
 
 def _is_straight(summary: dict) -> bool:
-    """Say whether a run was made in one go, or resumed unchanged, by this machine's versions.
+    """Return whether a run was made in one go, or resumed unchanged, by this machine's versions.
 
     A prolonged run annealed over another span before, which its configuration does not tell.
     """

@@ -18,16 +18,17 @@ def draw(
     traces: Tensor | None = None,
     pixels: int = 16,
 ) -> np.ndarray:
-    """Draw a grid: walls black, the goal green, agents orange, traces as red dots.
+    """Draw a grid with black walls, a green goal, orange agents, and traces as red dots.
 
     Args:
         layout: the grid.
 
     Keyword Args:
         agents: cells of agents, any shape.
-        values: a number for each cell, shape ``[size**2]``, drawn from white to blue; NaN is white.
+        values: a number for each cell, shape ``[size**2]``, drawn as a colour from white to blue;
+            NaN is white.
         traces: cells of traces, any shape.
-        pixels: side of a cell.
+        pixels: side of a cell, in pixels.
 
     Returns:
         An image, uint8, shape ``[size * pixels, size * pixels, 3]``.

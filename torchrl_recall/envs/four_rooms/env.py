@@ -23,13 +23,13 @@ __all__ = ["FourRoomsEnv"]
 class FourRoomsEnv(EnvBase):
     """Four-room grid world as a batched TorchRL environment.
 
-    - *Seen*: ``observation``, the number of the agent's cell, categorical of ``size**2``.
-    - *Done*: ``action`` is a direction: 0 up, 1 right, 2 down, 3 left. A move into a wall leaves
-      the agent where it is. With probability ``slip`` the direction is drawn at random instead.
-    - *Rewarded*: 1 on entering the goal, else 0.
-    - *Ends*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
+    - *Observation*: ``observation``, the number of the agent's cell, categorical of ``size**2``.
+    - *Action*: ``action`` is a direction: 0 up, 1 right, 2 down, 3 left. A move into a wall leaves
+      the agent in its cell. With probability ``slip`` the direction is drawn at random instead.
+    - *Reward*: 1 on entering the goal, else 0.
+    - *End*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
-    All environments of the batch advance in the same tensor operations.
+    All environments of the batch are stepped by the same tensor operations.
 
     From Sec. 6.1 of Goyal et al., *Recall Traces*, ICLR 2019, after Schaul et al. (2015). See
     :class:`FourRoomsLayout` for ``size``, ``start``, ``goal``, ``slip`` and ``blocked``.
@@ -42,10 +42,10 @@ class FourRoomsEnv(EnvBase):
         goal: cell of the goal (row, column).
         slip: probability of a random direction.
         blocked: further wall cells.
-        max_steps: steps of an episode at most; ``10 * size`` by default.
+        max_steps: largest number of steps of an episode; ``10 * size`` by default.
         batch_size: batch shape of the environments.
-        streams: random numbers of each seed; seeds share the batch equally, in order. Torch's
-            generator by default.
+        streams: random numbers of each seed; the batch is divided equally among seeds, in order. By
+            default torch's generator is used for all.
 
     Raises:
         ValueError: the layout is impossible, ``max_steps`` is below one, or an action is out of
@@ -91,7 +91,7 @@ class FourRoomsEnv(EnvBase):
         self.done_spec = done_spec(shape)
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDict:
-        # For the whole batch; TorchRL takes the rows that a partial reset asks for.
+        # For the whole batch; of a partial reset, TorchRL uses the rows that it needs.
         starts = self.layout.starts
         where = None if tensordict is None else tensordict.get("_reset", None)
         index = (self._rand(where) * len(starts)).long()
@@ -118,7 +118,7 @@ class FourRoomsEnv(EnvBase):
     def _rand(self, where: Tensor | None = None) -> Tensor:
         """Draw a number in [0, 1) for each environment; see :meth:`SeedStreams.rand`."""
         if self.streams is None:
-            compiling = torch.compiler.is_compiling()  # a graph takes torch's numbers only
+            compiling = torch.compiler.is_compiling()  # a graph can only use torch's generator
             generator = None if compiling else self.generator
             return torch.rand(self.batch_size, generator=generator)
         return self.streams.rand(self.batch_size, where=where)
@@ -135,16 +135,16 @@ class FourRoomsEnv(EnvBase):
         traces: Tensor | None = None,
         pixels: int = 16,
     ) -> np.ndarray:
-        """Draw the grid: walls black, goal green, agents orange.
+        """Draw the grid with black walls, a green goal and orange agents.
 
         Args:
-            tensordict: output of the environment, to show its agents; None shows no agents.
+            tensordict: output of the environment, whose agents are drawn; None draws no agents.
 
         Keyword Args:
             values: a number for each cell, such as state values or visitation counts, shape
-                ``[size**2]``; drawn from white to blue.
-            traces: cells of traces, any shape; drawn as dots.
-            pixels: side of a cell.
+                ``[size**2]``, drawn as a colour from white to blue.
+            traces: cells of traces, any shape, drawn as dots.
+            pixels: side of a cell, in pixels.
 
         Returns:
             An image, uint8, shape ``[size * pixels, size * pixels, 3]``.

@@ -34,8 +34,8 @@ class ExactPredecessors(nn.Module):
 
     .. math:: q(s_t \mid a_t, s_{t+1}) \propto p(s_{t+1} \mid s_t, a_t)
 
-    Without slipping it is uniform over the valid predecessors: the cell behind, and the cell itself
-    where the action bumps into a wall.
+    Without slips the distribution is uniform over all cells from which the action leads into the
+    given cell. These are the cell behind it, and the cell itself if the action bumps into a wall.
 
     Args:
         layout: the grid.
@@ -54,7 +54,7 @@ class ExactPredecessors(nn.Module):
         super().__init__()
         self.layout = layout
 
-        # Group the transitions by (following cell, action); slot numbers those of one group.
+        # Group the transitions by (next cell, action); slot numbers the transitions of one group.
         source, action, following, probability = layout.transitions()
         pair = following * 4 + action
         order = pair.argsort(stable=True)
@@ -78,12 +78,12 @@ class ExactPredecessors(nn.Module):
         """Look up the predecessors of cells by actions.
 
         Args:
-            action: shape ``[*batch]``.
-            next_observation: following cells, shape ``[*batch]``.
+            action: actions, shape ``[*batch]``.
+            next_observation: next cells, shape ``[*batch]``.
 
         Returns:
-            Cells and their log-probabilities, shape ``[*batch, width]``. Where the action is
-            impossible, all log-probabilities are minus infinity.
+            Cells and their log-probabilities, shape ``[*batch, width]`` each. If the action cannot
+            lead into a cell, all its log-probabilities are minus infinity.
         """
         pair = next_observation * 4 + action
         return self.cells[pair], self.log_weights[pair]
@@ -96,10 +96,13 @@ class ExactPredecessors(nn.Module):
         """Look up the predecessors of a cell by an action, with their probabilities.
 
         Args:
-            next_cell: number of the following cell.
+            next_cell: index of the next cell.
 
         Keyword Args:
             action: 0, 1, 2 or 3.
+
+        Returns:
+            Probabilities by cell.
 
         Raises:
             ValueError: the cell is a wall or outside the grid, or there is no such action.
@@ -122,9 +125,9 @@ class PredecessorDistribution(torch.distributions.Distribution):
     """Categorical distribution over a short list of cells.
 
     Args:
-        cells: shape ``[*batch, width]``.
-        logits: their log-probabilities, same shape.
-        rand: draws numbers in [0, 1) of a given shape.
+        cells: indices of cells, shape ``[*batch, width]``.
+        logits: log-probabilities of the cells, of the same shape.
+        rand: function of a shape that draws numbers in [0, 1).
 
     Examples:
         >>> import torch
@@ -162,25 +165,25 @@ class PredecessorDistribution(torch.distributions.Distribution):
         return self.mode
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log-probabilities of cells, minus infinity for those that are not in the list."""
+        """Compute log-probabilities of cells; they are minus infinity for cells not in the list."""
         here = torch.where(self.cells == value.unsqueeze(-1), self.logits, -torch.inf)
         return here.logsumexp(-1)
 
 
 class PossibleActions(nn.Module):
-    """Backward policy's logits, minus infinity for actions that cannot lead into the cell.
+    """Backward policy whose logits are minus infinity for actions that cannot lead into the cell.
 
     Args:
-        network: maps following cells, shape ``[*batch]``, to logits, shape ``[*batch, 4]``.
-        possible: True for actions that can lead into a cell, shape ``[num_cells, 4]``, or
-            ``[num_seeds, num_cells, 4]`` for stacked networks, which share the batch equally, in
-            order. The tensor is not copied: change it in place to update the mask. A row without
-            any allowed action is ignored.
+        network: network that maps next cells, shape ``[*batch]``, to logits, shape ``[*batch, 4]``.
+        possible: True for actions that can lead into a cell, shape ``[num_cells, 4]``. For stacked
+            networks, which divide the batch equally and in order, its shape is
+            ``[num_seeds, num_cells, 4]``. The tensor is not copied: change it in place to update
+            the mask. In a row without any True, all actions are allowed.
 
     Keyword Args:
-        smoothing: probability of drawing uniformly from the possible actions instead. A backward
-            policy that was trained on few successes walks back and forth among few cells; this
-            leads out of them.
+        smoothing: probability of a uniform draw from the possible actions instead. A backward
+            policy that was trained on few successes goes back and forth among few cells. Smoothing
+            lets traces leave them.
 
     Examples:
         >>> import torch
@@ -199,7 +202,7 @@ class PossibleActions(nn.Module):
 
     def forward(self, next_observation: Tensor) -> Tensor:
         """Return masked logits of shape ``[*batch, 4]``."""
-        # Each seed's cells by its own table.
+        # Each seed has its own table.
         table = self.possible.reshape(-1, self.possible.shape[-2], 4)
         rows = next_observation.reshape(len(table), -1)
         seeds = torch.arange(len(table), device=rows.device).unsqueeze(-1)
@@ -222,12 +225,13 @@ class DisplacementPredictor(nn.Module):
 
     .. math:: q(s_t \mid a_t, s_{t+1}) = q(\Delta s_t = s_t - s_{t+1} \bmod n \mid a_t, s_{t+1})
 
-    Predicting the displacement generalises: an action's effect in one cell carries over to unseen
-    cells.
+    The prediction of displacements generalises: the effect of an action in one cell carries over to
+    unseen cells.
 
     Args:
-        network: maps indices :math:`a_t` and :math:`s_{t+1}` to logits of the n displacements.
-        num_cells: n.
+        network: network that maps the indices :math:`a_t` and :math:`s_{t+1}` to logits of the n
+            displacements.
+        num_cells: n, the number of cells.
 
     Examples:
         >>> import torch
@@ -245,7 +249,15 @@ class DisplacementPredictor(nn.Module):
         self.register_buffer("cells", torch.arange(num_cells), persistent=False)
 
     def forward(self, action: Tensor, next_observation: Tensor) -> Tensor:
-        """Return logits of cells, shape ``[*batch, num_cells]``."""
+        """Compute logits of previous cells.
+
+        Args:
+            action: actions, shape ``[*batch]``.
+            next_observation: next cells, shape ``[*batch]``.
+
+        Returns:
+            Logits of shape ``[*batch, num_cells]``.
+        """
         displacement = (self.cells - next_observation.unsqueeze(-1)) % len(self.cells)
         return self.network(action, next_observation).gather(-1, displacement)
 
@@ -265,13 +277,14 @@ def four_rooms_model(
         layout: the grid.
         backward_policy: network of the index :math:`s_{t+1}` that returns four logits.
         state_predictor: network of the indices :math:`a_t` and :math:`s_{t+1}` that returns a
-            logit for each cell; None takes the exact reverse dynamics.
+            logit for each cell; None uses the exact reverse dynamics.
 
     Keyword Args:
-        possible: actions that the backward policy may take, see ``PossibleActions``. By
-            default those that the exact dynamics allow, and all actions with learned dynamics.
-        smoothing: see ``PossibleActions``; without ``possible`` it needs the exact dynamics.
-        rand: draws numbers in [0, 1) of a given shape.
+        possible: actions that the backward policy may take, see ``PossibleActions``. By default
+            these are the ones that exact dynamics allow, and all actions with learned dynamics.
+        smoothing: probability of a uniform draw from the possible actions, see
+            ``PossibleActions``. Without ``possible`` it needs exact dynamics.
+        rand: function of a shape that draws numbers in [0, 1).
 
     Returns:
         The model; without a ``state_predictor`` only its backward policy has parameters.
@@ -321,7 +334,7 @@ def four_rooms_model(
 def _sequential(
     module: TensorDictModule, distribution: type, out_key: str, rand: Rand
 ) -> ProbabilisticTensorDictSequential:
-    """Let a module's outputs be the parameters of a distribution that draws from ``rand``."""
+    """Build a stochastic module from a network and a distribution that draws from ``rand``."""
     return ProbabilisticTensorDictSequential(
         module,
         ProbabilisticTensorDictModule(

@@ -15,13 +15,13 @@ __all__ = ["FourRoomsGymEnv"]
 class FourRoomsGymEnv(gymnasium.Env):
     """Four-room grid world as a Gymnasium environment, ``torchrl_recall/FourRooms-v0``.
 
-    - *Seen*: the number of the agent's cell, below ``size**2``.
-    - *Done*: a direction: 0 up, 1 right, 2 down, 3 left. A move into a wall leaves the agent where
-      it is. With probability ``slip`` the direction is drawn at random instead.
-    - *Rewarded*: 1 on entering the goal, else 0.
-    - *Ends*: terminated at the goal, truncated after ``max_steps`` steps.
+    - *Observation*: the number of the agent's cell, below ``size**2``.
+    - *Action*: a direction: 0 up, 1 right, 2 down, 3 left. A move into a wall leaves the agent in
+      its cell. With probability ``slip`` the direction is drawn at random instead.
+    - *Reward*: 1 on entering the goal, else 0.
+    - *End*: terminated at the goal, truncated after ``max_steps`` steps.
 
-    It is the task of :class:`FourRoomsEnv`, one environment at a time. See
+    The task is that of :class:`FourRoomsEnv`, without a batch dimension. See
     :class:`FourRoomsLayout` for ``size``, ``start``, ``goal`` and ``slip``.
 
     Args:
@@ -29,7 +29,7 @@ class FourRoomsGymEnv(gymnasium.Env):
         start: cells in which episodes begin.
         goal: cell of the goal (row, column).
         slip: probability of a random direction.
-        max_steps: steps of an episode at most; ``10 * size`` by default.
+        max_steps: largest number of steps of an episode; ``10 * size`` by default.
         render_mode: ``"rgb_array"`` or None.
 
     Raises:
@@ -65,14 +65,32 @@ class FourRoomsGymEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.int64, dict]:
-        """Begin an episode."""
+        """Begin an episode; see :meth:`gymnasium.Env.reset`.
+
+        Keyword Args:
+            seed: seed of the environment's random numbers; None continues them.
+            options: ignored.
+
+        Returns:
+            The first observation, and an empty dictionary.
+        """
         super().reset(seed=seed)
         self.cell = np.int64(self.np_random.choice(self.layout.starts.numpy()))
         self.count = 0
         return self.cell, {}
 
     def step(self, action: int) -> tuple[np.int64, float, bool, bool, dict]:
-        """Take a step."""
+        """Take a step; see :meth:`gymnasium.Env.step`.
+
+        Args:
+            action: direction, 0 to 3.
+
+        Returns:
+            Observation, reward, terminated, truncated, and an empty dictionary.
+
+        Raises:
+            ValueError: the action is out of range.
+        """
         if not self.action_space.contains(action):
             raise ValueError(
                 f"an action must be 0 (up), 1 (right), 2 (down) or 3 (left), got {action!r}."
@@ -86,7 +104,11 @@ class FourRoomsGymEnv(gymnasium.Env):
         return self.cell, float(terminated), terminated, truncated, {}
 
     def render(self) -> np.ndarray | None:
-        """Draw the grid if ``render_mode`` is ``"rgb_array"``."""
+        """Draw the grid.
+
+        Returns:
+            An image, uint8; None unless ``render_mode`` is ``"rgb_array"``.
+        """
         if self.render_mode is None:
             return None
         return draw(self.layout, agents=torch.tensor([int(self.cell)]))

@@ -1,4 +1,4 @@
-"""Actions whose predecessor a learned state predictor is sure of."""
+"""Actions for which a learned state predictor is sure of the predecessor."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ __all__ = ["KnownActions"]
 
 
 class KnownActions:
-    r"""The actions that a backward policy may take because their predecessor is known.
+    r"""Mask of the actions that a backward policy may take, because their predecessor is known.
+
+    An action is known if
 
     .. math:: \max_s q(s \mid a, s') \ge p \quad\text{and}\quad
         \arg\max_s q(s \mid a, s') \text{ was visited}
 
     Args:
-        predictor: q(s | a, s'), of all seeds.
-        successes: says which cells each seed has visited.
+        predictor: network of q(s | a, s') for all seeds.
+        successes: store that knows which cells each seed has visited.
         min_probability: p, in (0, 1].
 
     Attributes:
@@ -39,7 +41,7 @@ class KnownActions:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Ask the predictor as it is now."""
+        """Compute the mask from the current predictor."""
         pairs = torch.meshgrid(*map(torch.arange, self.possible.shape[1:]), indexing="ij")
         cell, action = (x.expand(self.possible.shape) for x in pairs)
         log_prob, predecessor = self.predictor(action, cell).log_softmax(-1).max(-1)
@@ -51,10 +53,13 @@ class KnownActions:
     def before(
         self, generate: Callable[[TensorDictBase], TensorDictBase]
     ) -> Callable[[TensorDictBase], TensorDictBase]:
-        """Return a generator that asks the predictor first.
+        """Return a trace generator that updates the mask first.
 
         Args:
-            generate: of a model that was given :attr:`possible`.
+            generate: trace generator of a model that uses :attr:`possible`.
+
+        Returns:
+            A function with the same argument and result.
         """
 
         def update_and_generate(end_states: TensorDictBase) -> TensorDictBase:

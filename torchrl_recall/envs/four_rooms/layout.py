@@ -22,24 +22,24 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
 class FourRoomsLayout:
     """Walls, doors, starts and dynamics of a four-room grid, as tables.
 
-    A grid of ``size`` × ``size`` cells has an outer wall and a cross of walls, with a door of one
-    cell in each of its four arms. Cells are numbered row by row from the top left. The goal is
-    terminal: nothing leaves it.
+    A grid of ``size`` × ``size`` cells has an outer wall and a cross of walls. Each of the four
+    arms of the cross has a door of one cell. Cells are numbered row by row from the top left. The
+    goal is terminal: no transition leaves it.
 
     Args:
-        size: cells along each side, walls included; odd and at least 5.
+        size: number of cells along each side, walls included; odd and at least 5.
 
     Keyword Args:
-        start: cells in which episodes begin: ``"opposite"``, uniformly in the room diagonally
-            opposite the goal's; ``"uniform"``, in any free cell but the goal; or a cell (row,
-            column).
+        start: cells in which episodes begin. ``"opposite"`` draws a cell in the room diagonally
+            opposite the goal. ``"uniform"`` draws any free cell but the goal. A cell (row, column)
+            is used always.
         goal: cell of the goal (row, column); the bottom right corner by default.
         slip: probability in [0, 1) that a step goes in a direction drawn uniformly from all four.
-        blocked: further wall cells, such as a door to close.
+        blocked: further wall cells, for example to close a door.
 
     Raises:
-        ValueError: the doors do not fit, a cell is a wall, or the goal cannot be reached from
-            every start.
+        ValueError: the doors do not fit, the start or the goal is a wall, or the goal cannot be
+            reached from every start.
 
     Examples:
         >>> from torchrl_recall.envs import FourRoomsLayout
@@ -79,19 +79,19 @@ class FourRoomsLayout:
         self._check_reachable()
 
     def index(self, cell: Cell) -> int:
-        """Return the number of a cell (row, column)."""
+        """Return the index of a cell (row, column)."""
         return cell[0] * self.size + cell[1]
 
     def transitions(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """List all transitions as columns: cell, action, next cell, probability.
 
-        They leave every free cell but the goal. Transitions between the same cells by the same
-        action are joined.
+        There are transitions from every free cell but the goal. Transitions with the same cells and
+        the same action are joined.
 
         Returns:
-            Four columns of shape ``[num_transitions]``: three of indices, and float64.
+            Four tensors of shape ``[num_transitions]``: three of indices, and one of float64.
         """
-        # Every intended action with every move that it can become.
+        # Every intended action with every move that may result from it.
         cells = self.free[self.free != self.goal]
         source, action, move = (
             axis.flatten() for axis in torch.meshgrid(cells, *[torch.arange(4)] * 2, indexing="ij")
@@ -108,7 +108,7 @@ class FourRoomsLayout:
         return (*rows.unbind(1), joined)
 
     def distances(self) -> Tensor:
-        """Return the least number of moves to the goal from each cell; infinite without a way."""
+        """Return the number of moves to the goal from each cell; infinite without a path."""
         distance = torch.full((self.num_cells,), float("inf"))
         distance[self.goal] = 0
         for _ in range(self.num_cells):
@@ -184,11 +184,14 @@ class FourRoomsLayout:
 
 
 def step_limit(size: int, max_steps: int | None = None) -> int:
-    """Return the number of steps that an episode takes at most.
+    """Return the largest number of steps of an episode.
 
     Args:
-        size: cells along each side of the grid.
+        size: number of cells along each side of the grid.
         max_steps: the limit; ``10 * size`` by default.
+
+    Returns:
+        The limit.
 
     Raises:
         ValueError: ``max_steps`` is below one.
@@ -204,7 +207,7 @@ def step_limit(size: int, max_steps: int | None = None) -> int:
 
 
 def _walls(size: int) -> Tensor:
-    """Return the outer walls and the cross with its four doors, shape ``[size, size]``."""
+    """Return a mask of the outer wall and the cross with its four doors, ``[size, size]``."""
     middle, near, far = size // 2, size // 4, (3 * size) // 4
     walls = torch.zeros(size, size, dtype=torch.bool)
     for edge in (0, middle, size - 1):

@@ -22,7 +22,8 @@ class Posterior:
     Args:
         log_evidence: :math:`\log p(R > L)`, shape ``[*batch]``.
         starts: distribution of the first cell, shape ``[*batch, num_cells]``.
-        lengths: probabilities of 0, 1, 2, ... steps, shape ``[*batch, horizon + 1]``.
+        lengths: probabilities of trajectories of 0, 1, 2, ... steps, shape
+            ``[*batch, horizon + 1]``.
         counts: expected number of times that each transition is taken, shape
             ``[*batch, num_transitions]``.
 
@@ -45,19 +46,19 @@ class Posterior:
 class Oracle:
     r"""Exact values, posteriors and bounds of policies on a four-room grid.
 
-    A policy table holds :math:`\pi(a \mid s)`, shape ``[*batch, num_cells, 4]``. A backtracking
+    A policy is a table of :math:`\pi(a \mid s)`, shape ``[*batch, num_cells, 4]``. A backtracking
     model is given by its log-probability of each transition of the grid,
-    :math:`\log q(a_t \mid s_{t+1}) + \log q(s_t \mid a_t, s_{t+1})`, see
-    :meth:`log_prob_of`. The return of an episode that reaches the goal in :math:`T` steps is
-    :math:`\gamma^{T-1}`, so :math:`R > L` bounds the number of steps, see :meth:`horizon`.
-    Everything is in float64 and differentiable.
+    :math:`\log q(a_t \mid s_{t+1}) + \log q(s_t \mid a_t, s_{t+1})`; see :meth:`log_prob_of`. An
+    episode that reaches the goal in :math:`T` steps has the return :math:`\gamma^{T-1}`. So
+    :math:`R > L` bounds the number of steps; see :meth:`horizon`. All results are float64 and
+    differentiable.
 
     Args:
         layout: the grid.
 
     Keyword Args:
-        max_steps: steps of an episode at most; ``10 * size`` by default.
-        gamma: discount.
+        max_steps: largest number of steps of an episode; ``10 * size`` by default.
+        gamma: γ, the discount factor.
 
     Raises:
         ValueError: ``max_steps`` is below one.
@@ -85,7 +86,7 @@ class Oracle:
 
     @property
     def optimum(self) -> float:
-        """Return the best expected discounted return from the starts within ``max_steps``."""
+        """The best expected discounted return of any policy, averaged over the starts."""
         layout = self.layout
         value = torch.zeros(layout.num_cells, dtype=torch.float64)
         for _ in range(self.max_steps):  # value iteration, one more step to go each time
@@ -102,7 +103,7 @@ class Oracle:
             policy: table, shape ``[*batch, num_cells, 4]``.
 
         Returns:
-            Shape ``[*batch, num_cells]``.
+            Values of shape ``[*batch, num_cells]``.
         """
         weights = self._weights(policy)
         value = weights.new_zeros(*policy.shape[:-1])
@@ -111,24 +112,37 @@ class Oracle:
         return value
 
     def expected_return(self, policy: Tensor) -> Tensor:
-        """Average :meth:`value` over the starts, shape ``[*batch]``."""
-        return self.value(policy) @ self.starts
-
-    def success(self, policy: Tensor, steps: int | None = None) -> Tensor:
-        """Compute the probability of reaching the goal from the starts, shape ``[*batch]``.
+        """Average :meth:`value` over the starts.
 
         Args:
             policy: table, shape ``[*batch, num_cells, 4]``.
-            steps: within this number of steps; ``max_steps`` by default.
+
+        Returns:
+            Expected returns of shape ``[*batch]``.
+        """
+        return self.value(policy) @ self.starts
+
+    def success(self, policy: Tensor, steps: int | None = None) -> Tensor:
+        """Compute the probability of reaching the goal from the starts.
+
+        Args:
+            policy: table, shape ``[*batch, num_cells, 4]``.
+            steps: largest number of steps; ``max_steps`` by default.
+
+        Returns:
+            Probabilities of shape ``[*batch]``.
         """
         horizon = self.max_steps if steps is None else steps
         return self._reach(self._weights(policy), horizon)[-1] @ self.starts
 
     def horizon(self, threshold: float) -> int:
-        """Return the largest number of steps with which a return exceeds the threshold L.
+        """Return the largest number of steps whose return exceeds the threshold L.
 
         Args:
             threshold: L, in [0, 1).
+
+        Returns:
+            The number of steps, at most ``max_steps``.
 
         Raises:
             ValueError: the threshold is out of its range.
@@ -147,7 +161,15 @@ class Oracle:
         return min(steps, self.max_steps)
 
     def probability_above(self, policy: Tensor, threshold: float) -> Tensor:
-        """Compute p(R > L), shape ``[*batch]``."""
+        """Compute p(R > L).
+
+        Args:
+            policy: table, shape ``[*batch, num_cells, 4]``.
+            threshold: L, in [0, 1).
+
+        Returns:
+            Probabilities of shape ``[*batch]``.
+        """
         return self.success(policy, self.horizon(threshold))
 
     def posterior(self, policy: Tensor, threshold: float = 0.0) -> Posterior:
@@ -156,14 +178,17 @@ class Oracle:
         Args:
             policy: table, shape ``[*batch, num_cells, 4]``.
             threshold: L, in [0, 1).
+
+        Returns:
+            The posterior.
         """
-        # Backward messages: reach[n], of reaching the goal within n steps.
+        # Backward messages: reach[n] is the probability of reaching the goal within n steps.
         weights, horizon = self._weights(policy), self.horizon(threshold)
         reach = self._reach(weights, horizon)
         here = self.starts.expand(*policy.shape[:-1])
         evidence = (here * reach[horizon]).sum(-1)
 
-        # Forward messages: here, of being in a cell after each number of steps.
+        # Forward messages: here is the probability of being in a cell after each number of steps.
         starts = here * reach[horizon] / evidence.unsqueeze(-1)
         counts = torch.zeros_like(weights)
         lengths = [torch.zeros_like(evidence)]
@@ -183,14 +208,15 @@ class Oracle:
     def posterior_policy(self, posterior: Posterior) -> Tensor:
         r"""Compute the best backward policy, :math:`p(a_t \mid s_{t+1}, R > L)`.
 
-        Among the backward policies that depend on the state only, it has the least
+        Of all backward policies that depend on the state only, it has the smallest
         :math:`\mathrm{KL}(p(\tau \mid R > L) \,\|\, q(\tau))`.
 
         Args:
             posterior: result of :meth:`posterior`.
 
         Returns:
-            Shape ``[*batch, num_cells, 4]``; zeros for cells that no such trajectory enters.
+            A table of shape ``[*batch, num_cells, 4]``, with zeros for cells that no such
+            trajectory enters.
         """
         visits = self._pairs(posterior.counts)
         return visits / visits.sum(-1, keepdim=True).clamp_min(1e-300)
@@ -200,10 +226,10 @@ class Oracle:
 
         Args:
             posterior: result of :meth:`posterior`.
-            backward_policy: table :math:`q(a_t \mid s_{t+1})`, ``[*batch, num_cells, 4]``.
+            backward_policy: table of :math:`q(a_t \mid s_{t+1})`, shape ``[*batch, num_cells, 4]``.
 
         Returns:
-            Shape ``[*batch]``.
+            Divergences in nats, shape ``[*batch]``.
         """
         visits = self._pairs(posterior.counts)
         best = self.posterior_policy(posterior)
@@ -218,11 +244,11 @@ class Oracle:
 
         Args:
             policy: table, shape ``[*batch, num_cells, 4]``.
-            posterior: its posterior.
+            posterior: posterior of the policy.
             log_q: log-probabilities of the transitions under the model, see :meth:`log_prob_of`.
 
         Returns:
-            Nats, shape ``[*batch]``.
+            Divergences in nats, shape ``[*batch]``.
         """
         # E_p[log p - log q], term by term: policy, starts and evidence, lengths, model.
         log_p = _dot(posterior.counts, self._weights(policy).log())
@@ -237,17 +263,17 @@ class Oracle:
 
         .. math:: \mathcal{L} = \sum_\tau q(\tau) \log \frac{p(R > L \mid \tau) \, p(\tau)}{q(\tau)}
 
-        It is minus infinity if traces may begin where episodes do not, or may be longer than
-        :math:`R > L` allows.
+        The bound is minus infinity if a trace can begin in a cell where no episode begins, or can
+        be longer than :math:`R > L` allows.
 
         Args:
             policy: table, shape ``[*batch, num_cells, 4]``.
             log_q: log-probabilities of the transitions under the model.
-            lengths: :math:`q(T)`, probabilities of 0, 1, 2, ... steps.
+            lengths: :math:`q(T)`, probabilities of traces of 0, 1, 2, ... steps.
             threshold: L, in [0, 1).
 
         Returns:
-            Nats, shape ``[*batch]``.
+            Bounds in nats, shape ``[*batch]``.
         """
         counts, starts = self.trace_counts(log_q, lengths)
         if (lengths[..., self.horizon(threshold) + 1 :] > 0).any():
@@ -260,13 +286,20 @@ class Oracle:
     ) -> Tensor:
         r"""Compute :math:`\mathrm{KL}(q(\tau) \,\|\, p(\tau \mid R > L))`, the bound's gap (Eq. 4).
 
-        Arguments and result are those of :meth:`elbo`.
+        Args:
+            policy: table, shape ``[*batch, num_cells, 4]``.
+            log_q: log-probabilities of the transitions under the model.
+            lengths: :math:`q(T)`, probabilities of traces of 0, 1, 2, ... steps.
+            threshold: L, in [0, 1).
+
+        Returns:
+            Divergences in nats, shape ``[*batch]``.
         """
         evidence = self.probability_above(policy, threshold).log()
         return evidence - self.elbo(policy, log_q, lengths, threshold)
 
     def trace_counts(self, log_q: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the expected content of recall traces to the goal.
+        """Compute the expected transitions and first cells of recall traces to the goal.
 
         Args:
             log_q: log-probabilities of the transitions under the model.
@@ -274,7 +307,7 @@ class Oracle:
 
         Returns:
             The expected number of times that a trace takes each transition, shape
-            ``[*batch, num_transitions]``, and the distribution of a trace's first cell, shape
+            ``[*batch, num_transitions]``. Then the distribution of the first cell of a trace, shape
             ``[*batch, num_cells]``.
         """
         # Backwards from the goal: here is the distribution after each number of backward steps.
@@ -294,10 +327,11 @@ class Oracle:
 
         Args:
             model: a backtracking model of the grid.
-            num_seeds: number of stacked models that it holds; None for a single model.
+            num_seeds: number of models that are stacked in it; None for a single model.
 
         Returns:
-            Shape ``[num_transitions]`` or ``[num_seeds, num_transitions]``.
+            Log-probabilities in nats, shape ``[num_transitions]`` or
+            ``[num_seeds, num_transitions]``.
         """
         shape = () if num_seeds is None else (num_seeds,)
         data = TensorDict(
@@ -316,7 +350,7 @@ class Oracle:
         return policy.double()[..., self.source, self.action] * self.probability
 
     def _reward_to_go(self, value: Tensor) -> Tensor:
-        """Return 1 for transitions into the goal, and the discounted value after all others."""
+        """Return 1 for transitions into the goal, and the discounted next value for all others."""
         goal = self.following == self.layout.goal
         return torch.where(goal, 1.0, self.gamma * value[..., self.following])
 
@@ -330,12 +364,12 @@ class Oracle:
         return reach
 
     def _sum(self, cells: Tensor, values: Tensor) -> Tensor:
-        """Sum the transitions' values by the given cells."""
+        """Sum the values of transitions over those with the same given cell."""
         zeros = values.new_zeros(*values.shape[:-1], self.layout.num_cells)
         return zeros.index_add(-1, cells, values)
 
     def _pairs(self, counts: Tensor) -> Tensor:
-        """Sum counts by (following cell, action), shape ``[*batch, num_cells, 4]``."""
+        """Sum counts by (next cell, action), shape ``[*batch, num_cells, 4]``."""
         zeros = counts.new_zeros(*counts.shape[:-1], self.layout.num_cells * 4)
         pairs = zeros.index_add(-1, self.following * 4 + self.action, counts)
         return pairs.reshape(*counts.shape[:-1], -1, 4)

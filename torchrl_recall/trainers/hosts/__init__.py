@@ -1,1 +1,1 @@
-"""Reinforcement learning beside which recall learns (Alg. 1, lines 6 and 7)."""
+"""Host algorithms, beside which recall learns (Alg. 1, lines 6 and 7)."""

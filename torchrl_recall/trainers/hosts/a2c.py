@@ -32,8 +32,8 @@ class A2C(Stateful):
     """Actor-critic of stacked seeds, after TorchRL's ``A2CLoss``.
 
     Args:
-        env: of shape ``[num_seeds, num_envs]``.
-        config: ``a2c``, ``optim`` and ``seeds``.
+        env: environment of batch shape ``[num_seeds, num_envs]``.
+        config: configuration with ``a2c``, ``optim`` and ``seeds``.
     """
 
     def __init__(self, env: FourRoomsEnv, config: A2CRecallConfig) -> None:
@@ -49,7 +49,7 @@ class A2C(Stateful):
             StackedLinear(self.num_seeds, hidden, outputs, rand=init.rand) for outputs in (4, 1)
         ]
         for parameter in (p for head in heads for p in head.parameters()):
-            nn.init.zeros_(parameter)  # so that nothing but entropy acts before the first reward
+            nn.init.zeros_(parameter)  # so that only entropy has an effect before the first reward
         common = TensorDictModule(body, ["observation"], ["hidden"])
         policy = ProbabilisticActor(
             TensorDictModule(heads[0], ["hidden"], ["logits"]),
@@ -71,12 +71,12 @@ class A2C(Stateful):
             reduction="none",
         )
         self.parameters = list(self.loss_module.parameters())
-        # Not fused, which would round by how many seeds there are.
+        # Not fused: its rounding depends on the number of seeds.
         self.optimizer = make_adam(self.loss_module, config.optim.lr, foreach=True)
 
     @torch.no_grad()
     def evaluate(self, data: TensorDictBase) -> None:
-        """Write values of the states and of those that followed."""
+        """Write the values of states and next states."""
         self.critic(data)
         self.critic(data["next"])
 
@@ -91,11 +91,11 @@ class A2C(Stateful):
         return {}
 
     def step(self, data: TensorDictBase, weight: Tensor | None = None) -> None:
-        """Take one gradient step on data with advantages, each seed on the mean of its own.
+        """Take one gradient step on data with advantages, on the mean loss of each seed.
 
         Args:
-            data: shape ``[num_seeds, ...]``.
-            weight: of each transition; one by default.
+            data: transitions of shape ``[num_seeds, ...]``.
+            weight: weight of each transition; one by default.
         """
         losses = self.loss_module(data)
         total = sum(value for key, value in losses.items() if key.startswith("loss_"))

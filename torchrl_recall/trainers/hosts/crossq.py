@@ -22,21 +22,21 @@ from torchrl_recall.trainers.schema import SACRecallConfig
 
 __all__ = ["CrossQ", "normalised_mlp"]
 
-# As in the authors' code, which takes them from flax: they are not among the paper's settings.
+# As in the authors' code, which uses flax's defaults; the paper does not give these settings.
 _EPS, _MOMENTUM = 1e-3, 0.01
 
 
 class CrossQ(DelayedPolicy):
     """TorchRL's ``CrossQLoss`` (Bhatt et al., 2024): wide critics with batch renormalisation.
 
-    Both networks normalise their input and each hidden layer. The critics take states with their
-    actions and next states with theirs in one batch, so that one set of statistics fits both, and
-    need no targets. Outside of its own gradient step the policy acts by running statistics.
+    Both networks normalise their input and each hidden layer. The critics evaluate states and next
+    states, each with their actions, in one batch. One set of statistics then fits both, and no
+    target networks are needed. Outside its own gradient step, the policy uses running statistics.
 
     Args:
-        env: gives the specs.
-        config: ``crossq``, ``optim`` and ``compile``.
-        device: where the networks are.
+        env: environment that gives the specs.
+        config: configuration with ``crossq``, ``optim`` and ``compile``.
+        device: device of the networks.
     """
 
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
@@ -54,7 +54,7 @@ class CrossQ(DelayedPolicy):
             make=normalised_mlp(crossq.warmup_steps),
         )
         self.actor = self.policy = self.explorer = actor.eval()
-        # The loss runs these same modules: the policy by running statistics, but for step_policy.
+        # The loss uses the same modules. The policy uses running statistics, except in step_policy.
         loss = CrossQLoss(
             actor,
             [qvalue.train() for qvalue in qvalues],
@@ -85,7 +85,7 @@ class CrossQ(DelayedPolicy):
         )
 
     def step_policy(self, batch: TensorDictBase) -> TensorDictBase:
-        """Take a step of the policy by the batch's own statistics, which move the running ones."""
+        """Take a step of the policy with statistics of the batch, and update the running ones."""
         self.actor.train()
         try:
             return super().step_policy(batch)
@@ -94,14 +94,14 @@ class CrossQ(DelayedPolicy):
 
 
 class _BatchRenorm(BatchRenorm1d):
-    r"""Batch renormalisation (Ioffe, 2017) of any batch shape, that one graph can hold.
+    r"""Batch renormalisation (Ioffe, 2017) for any batch shape, which compiles to one graph.
 
     .. math:: y = \frac{x - \mu_B}{\sigma_B} r + d, \quad
         r = \frac{\sigma_B}{\sigma}, \quad d = \frac{\mu_B - \mu}{\sigma}
 
-    The corrections r and d are one and zero until the warm-up is over. TorchRL 0.14.1 multiplies
-    them by how often the warm-up has passed, so that after twice its length they count twice; and
-    it assigns its buffers, where ``torch.compile`` then refuses to list the modules of a policy.
+    The corrections are r = 1 and d = 0 until the end of the warm-up. In TorchRL 0.14.1 they are
+    multiplied by the number of warm-ups that have passed, so they count twice after twice its
+    length. TorchRL also replaces its buffers at each step, with which ``torch.compile`` fails.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def normalised_mlp(warmup_steps: int) -> MakeNetwork:
     """Return the function that builds a perceptron with batch renormalisation.
 
     Args:
-        warmup_steps: batches before which renormalisation is plain normalisation.
+        warmup_steps: number of batches with plain normalisation before renormalisation begins.
     """
 
     def make(

@@ -1,4 +1,4 @@
-"""TD3 and REDQ: hosts whose critics take more steps than their policy, from TorchRL's parts."""
+"""TD3 and REDQ, hosts whose critics take more steps than their policy, from TorchRL's parts."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ Losses = Callable[[TensorDictBase], TensorDictBase]
 
 
 class DelayedPolicy(Stateful):
-    """A gradient step of the critics on each batch, and one of the policy on every nth.
+    """Base of hosts with a step of the critics on each batch, and of the policy on every nth batch.
 
     Args:
         loss_module: the losses.
-        lr: of Adam, for each of the two.
-        beta1: of Adam, for the networks; the entropy coefficient keeps 0.9.
-        policy_delay: n.
-        critic_losses: of the critics.
-        policy_losses: of the policy.
-        critic_targets: moved with the critics.
-        policy_targets: moved with the policy.
+        lr: learning rate of both Adam optimisers.
+        beta1: β₁ of Adam for the networks; 0.9 for the entropy coefficient.
+        policy_delay: n, the number of critic steps for each policy step.
+        critic_losses: names of the losses of the critics.
+        policy_losses: names of the losses of the policy.
+        critic_targets: updater of target networks, stepped with the critics.
+        policy_targets: updater of target networks, stepped with the policy.
         compile: whether both steps are compiled.
 
     Attributes:
         actor: the policy.
-        explorer: the policy as it collects.
-        policy: the policy as Eq. 3 scores it.
+        explorer: the policy with exploration, for collection.
+        policy: the policy with a distribution, for Eq. 3.
         num_updates: gradient steps of the critics for each frame.
         losses: functions of a batch of real rows, of the critics and of the policy.
     """
@@ -105,8 +105,8 @@ class DelayedPolicy(Stateful):
         """Take the steps that are due on a batch (Alg. 1, lines 6 and 7).
 
         Args:
-            batch: real rows.
-            traces: rows of traces, from which the critics alone learn.
+            batch: real transitions.
+            traces: transitions of traces, from which the critics alone learn.
         """
         losses = self.step_critics(batch) if traces is None else self.step_critics(batch, traces)
         if self.steps.every(self.policy_delay):
@@ -118,7 +118,7 @@ class DelayedPolicy(Stateful):
         return self._step_policy(batch)
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name weights, targets, optimisers and how many steps were taken."""
+        """Name weights, targets, optimisers and the counter of steps."""
         critic, policy = self.optimizers
         return {
             "loss": self.loss_module, "critic": critic, "policy": policy, "steps": self.steps
@@ -126,15 +126,15 @@ class DelayedPolicy(Stateful):
 
 
 class TD3(DelayedPolicy):
-    """TorchRL's ``TD3Loss`` (Fujimoto et al., 2018): a deterministic policy, delayed and smoothed.
+    """TorchRL's ``TD3Loss`` (Fujimoto et al., 2018): a deterministic policy with delayed updates.
 
-    It explores with Gaussian noise. For imitation it is a Gaussian around its action
+    The policy explores with Gaussian noise. For imitation it is a Gaussian around its action
     (:class:`~torchrl_recall.GaussianPolicy`).
 
     Args:
-        env: gives the specs.
-        config: ``td3``, ``optim`` and ``compile``.
-        device: where the networks are.
+        env: environment that gives the specs.
+        config: configuration with ``td3``, ``optim`` and ``compile``.
+        device: device of the networks.
     """
 
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
@@ -170,7 +170,7 @@ class TD3(DelayedPolicy):
 
 
 class _Noise(nn.Module):
-    """Gaussian noise on actions while exploring."""
+    """Module that adds Gaussian noise to actions while exploring."""
 
     low: Tensor
     high: Tensor
@@ -189,12 +189,12 @@ class _Noise(nn.Module):
 
 
 class REDQ(DelayedPolicy):
-    """TorchRL's ``REDQLoss`` (Chen et al., 2021): many critics, many steps of them for each frame.
+    """TorchRL's ``REDQLoss`` (Chen et al., 2021): many critics, with many steps for each frame.
 
     Args:
-        env: gives the specs.
-        config: ``redq``, ``optim`` and ``compile``.
-        device: where the networks are.
+        env: environment that gives the specs.
+        config: configuration with ``redq``, ``optim`` and ``compile``.
+        device: device of the networks.
     """
 
     def __init__(self, env: EnvBase, config: SACRecallConfig, device: torch.device) -> None:
@@ -226,5 +226,5 @@ class REDQ(DelayedPolicy):
 
 
 def _only(loss: LossModule, keys: Sequence[str]) -> Losses:
-    """Return some of a module's losses, which all of its forward computes."""
+    """Return a function that computes all losses of a module and returns some of them."""
     return lambda data: loss(data).select(*keys)

@@ -23,20 +23,20 @@ __all__ = ["DQN"]
 
 
 class DQN(Stateful):
-    """TorchRL's ``DQNLoss`` with double Q-learning, Adam, and a target copied now and then.
+    """TorchRL's ``DQNLoss`` with double Q-learning, Adam, and a target network copied at intervals.
 
-    It explores by taking a random action with a probability that falls with the frames. For
-    imitation it is a softmax of its values (:class:`~torchrl_recall.BoltzmannPolicy`).
+    For exploration, actions are random with a probability that falls with the number of frames. For
+    imitation, the policy is a softmax of the values (:class:`~torchrl_recall.BoltzmannPolicy`).
 
     Args:
-        env: gives the specs.
-        config: ``dqn``, ``optim``, ``collector.total_frames`` and ``compile``.
-        device: where the network is.
+        env: environment that gives the specs.
+        config: configuration with ``dqn``, ``optim``, ``collector.total_frames`` and ``compile``.
+        device: device of the network.
 
     Attributes:
         actor: the greedy policy.
-        explorer: the policy as it collects.
-        policy: the policy as Eq. 3 scores it.
+        explorer: the policy with exploration, for collection.
+        policy: the policy with a distribution, for Eq. 3.
     """
 
     def __init__(self, env: EnvBase, config: DQNRecallConfig, device: torch.device) -> None:
@@ -75,15 +75,15 @@ class DQN(Stateful):
         self.steps = Steps()
 
     def explored(self, frames: int) -> None:
-        """Lower the probability of random actions after some frames."""
+        """Set the probability of random actions after a number of frames."""
         self.exploration.step(frames)
 
     def update(self, batch: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
         """Take one gradient step, and copy the network when it is due (Alg. 1, lines 6 and 7).
 
         Args:
-            batch: real rows.
-            traces: rows of traces.
+            batch: real transitions.
+            traces: transitions of traces.
         """
         losses = self._step(batch) if traces is None else self._step(batch, traces)
         if self.steps.every(self._interval):
@@ -91,7 +91,7 @@ class DQN(Stateful):
         return losses
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name weights, targets, optimiser, exploration and how many steps were taken."""
+        """Name weights, targets, optimiser, exploration and the counter of steps."""
         return {
             "loss": self.loss_module,
             "optimizer": self.optimizer,

@@ -1,4 +1,4 @@
-"""SAC with hindsight: the control of the Goal GAN recipe that learns off-policy."""
+"""SAC with hindsight replay, the off-policy control of the Goal GAN recipe."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _ACHIEVED = ("next", "achieved_goal")
 
 
 class _Buffer(HERReplayBuffer):
-    """TorchRL 0.14.1 cannot tell whether a full buffer was written to: it compares tensors."""
+    """Buffer that detects writes when it is full, which TorchRL 0.14.1 does not."""
 
     def _storage_cache_key(self, storage: Storage) -> tuple:
         return (self.write_count,)
 
 
 class HindsightSAC(Stateful):
-    """SAC on experience whose goals are those that were reached later in the same episode.
+    """SAC on experience with hindsight goals, which were reached later in the same episode.
 
-    After Andrychowicz et al., *Hindsight Experience Replay*, 2017, by TorchRL's buffer. A step that
-    reaches its new goal ends there.
+    The relabelling follows Andrychowicz et al., *Hindsight Experience Replay*, 2017, with TorchRL's
+    buffer. A step that reaches its new goal is terminal.
 
     Args:
-        env: gives specs, goals of states and the radius of a goal.
-        config: ``sac``, ``hindsight`` and ``optim``.
-        device: where the networks are.
+        env: environment that gives the specs, the goals of states, and the radius of a goal.
+        config: configuration with ``sac``, ``hindsight`` and ``optim``.
+        device: device of the networks.
     """
 
     def __init__(self, env: GoalEnv, config: GoalGANRecallConfig, device: torch.device) -> None:
@@ -49,7 +49,7 @@ class HindsightSAC(Stateful):
         self.actor, self.loss_module = self.sac.actor, self.sac.loss_module
         self.critic = StateValues(self.loss_module)
         batch = config.frames_per_batch
-        # Whole batches, so that the oldest episode that is left is whole too.
+        # A multiple of whole batches, so that the oldest stored episode is whole too.
         size = max(1, config.hindsight.buffer_size // batch) * batch
         self.replay_buffer = _Buffer(
             self._reward,
@@ -60,13 +60,13 @@ class HindsightSAC(Stateful):
         )
 
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
-        """Take a batch of shape ``[num_envs, time]`` in, then take some steps of SAC.
+        """Store a batch of shape ``[num_envs, time]``, then take some steps of SAC.
 
         Returns:
             Losses of the last step.
         """
         data = data.clone().set(_ACHIEVED, self.goal_of_state(data["next", "observation"]))
-        data["next", "done"][:, -1] = True  # the rows that follow are another environment's
+        data["next", "done"][:, -1] = True  # the next row in the buffer is of another environment
         self.replay_buffer.extend(data.reshape(-1).cpu())
         for _ in range(self.num_updates):
             losses = self.sac.update(self.replay_buffer.sample().to(self.device))

@@ -1,4 +1,4 @@
-"""Inputs of the networks of all hosts: the observation, with a goal where the task has one."""
+"""Networks of all hosts; inputs are the observation and, if the task has goals, the goal."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ MakeNetwork = Callable[[int, int, Sequence[int], torch.device], nn.Module]
 
 
 class HasSpecs(Protocol):
-    """An environment, or what stands for one: the specs of which networks are built."""
+    """Interface of an environment, or a substitute, whose specs networks are built from."""
 
     @property
     def observation_spec_unbatched(self) -> Composite:
-        """Return the spec of what is seen."""
+        """The spec of observations."""
 
     @property
     def action_spec_unbatched(self) -> TensorSpec:
-        """Return the spec of an action."""
+        """The spec of an action."""
 
 
 class ConcatInputs(nn.Sequential):
-    """A sequence of layers that concatenates its inputs first, as TorchRL's MLP does."""
+    """Sequence of layers that concatenates its inputs first, as TorchRL's MLP does."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluate the layers on inputs of shapes ``[*batch, dim]``."""
@@ -62,13 +62,13 @@ class ConcatInputs(nn.Sequential):
 
 
 def policy_inputs(env: HasSpecs) -> tuple[list[str], int]:
-    """Return the keys that a policy sees and their size.
+    """Return the keys that a policy reads, and the number of their features.
 
     Args:
-        env: gives the specs.
+        env: environment that gives the specs.
 
     Returns:
-        ``observation`` and perhaps ``desired_goal``, and the number of their features.
+        ``observation`` and, if the task has goals, ``desired_goal``; and the number of features.
     """
     spec = env.observation_spec_unbatched
     keys = [key for key in ("observation", "desired_goal") if key in spec.keys()]  # noqa: SIM118
@@ -76,10 +76,11 @@ def policy_inputs(env: HasSpecs) -> tuple[list[str], int]:
 
 
 class GaussianParameters(nn.Module):
-    """A split of a network's output into mean and standard deviation before the squashing.
+    """Split of a network's output into mean and standard deviation, before squashing.
 
-    The logarithm of the latter is clamped to [-20, 2], as in Haarnoja et al. (2018). TorchRL's
-    default extractor bounds the deviation by 0.1 from below, which keeps SAC from sharpening.
+    The logarithm of the standard deviation is clamped to [-20, 2], as in Haarnoja et al. (2018).
+    TorchRL's default extractor has a lower bound of 0.1, with which a policy of SAC cannot become
+    precise.
     """
 
     def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,7 @@ class GaussianParameters(nn.Module):
 def mlp(
     in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
 ) -> nn.Module:
-    """Build a perceptron with rectifiers."""
+    """Build a perceptron with rectified linear units."""
     return MLP(
         in_features=in_features,
         out_features=out_features,
@@ -111,11 +112,11 @@ def tanh_mlp(
     """Build a perceptron with hyperbolic tangents and orthogonal weights.
 
     Args:
-        in_features: inputs.
+        in_features: number of inputs.
         num_cells: hidden units of each layer.
-        out_features: outputs.
-        gain: of the last layer.
-        device: where it is.
+        out_features: number of outputs.
+        gain: gain of the last layer's orthogonal weights.
+        device: the device.
     """
     network = MLP(
         in_features=in_features,
@@ -139,16 +140,16 @@ def squashed_actor(
     *,
     make: MakeNetwork = mlp,
 ) -> ProbabilisticActor:
-    """Build a policy: a Gaussian, squashed into the bounds of the action.
+    """Build a policy that is a Gaussian, squashed into the bounds of the action.
 
     Args:
-        env: gives the inputs.
-        spec: of the action.
+        env: environment whose specs give the inputs.
+        spec: spec of the action.
         num_cells: hidden units of each layer.
-        device: where it is.
+        device: the device.
 
     Keyword Args:
-        make: builds the network.
+        make: function that builds the network.
     """
     in_keys, in_features = policy_inputs(env)
     out_features = 2 * spec.shape[-1]
@@ -166,13 +167,13 @@ def squashed_actor(
 def gaussian_actor(
     env: HasSpecs, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
 ) -> ProbabilisticActor:
-    """Build a policy: a Gaussian whose deviation is the same in all states.
+    """Build a policy that is a Gaussian with the same standard deviation in all states.
 
     Args:
-        env: gives the inputs.
-        spec: of the action.
+        env: environment whose specs give the inputs.
+        spec: spec of the action.
         num_cells: hidden units of each layer.
-        device: where it is.
+        device: the device.
     """
     in_keys, in_features = policy_inputs(env)
     action_dim = spec.shape[-1]
@@ -182,7 +183,7 @@ def gaussian_actor(
 
 
 class _Bounds(nn.Module):
-    """Tanh, from the lower to the upper bounds of an action."""
+    """Tanh, scaled to the bounds of an action."""
 
     low: Tensor
     high: Tensor
@@ -199,15 +200,15 @@ class _Bounds(nn.Module):
 def bounded_gaussian_actor(
     env: HasSpecs, spec: TensorSpec, num_cells: Sequence[int], device: torch.device
 ) -> ProbabilisticActor:
-    """Build a policy: a Gaussian around an action within its bounds, as IQL's authors do.
+    """Build a policy that is a Gaussian around an action within its bounds, as in IQL.
 
-    Its deviation is the same in all states.
+    The standard deviation is the same in all states.
 
     Args:
-        env: gives the inputs.
-        spec: of the action.
+        env: environment whose specs give the inputs.
+        spec: spec of the action.
         num_cells: hidden units of each layer.
-        device: where it is.
+        device: the device.
     """
     in_keys, in_features = policy_inputs(env)
     action_dim = spec.shape[-1]
@@ -219,7 +220,7 @@ def bounded_gaussian_actor(
 def _normal_actor(
     network: nn.Module, in_keys: Sequence[NestedKey], spec: TensorSpec
 ) -> ProbabilisticActor:
-    """Wrap a network of mean and deviation into a Gaussian policy, unbounded."""
+    """Wrap a network of mean and standard deviation into an unbounded Gaussian policy."""
     return ProbabilisticActor(
         TensorDictModule(network, in_keys=in_keys, out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],
@@ -230,7 +231,7 @@ def _normal_actor(
 
 
 class _Standardize(nn.Module):
-    """Standardisation of the first features, by fixed numbers."""
+    """Standardisation of the first features by fixed means and standard deviations."""
 
     loc: Tensor
     scale: Tensor
@@ -246,11 +247,11 @@ class _Standardize(nn.Module):
 
 
 def standardized_mlp(loc: Tensor | None = None, scale: Tensor | None = None) -> MakeNetwork:
-    """Return what builds perceptrons that see standardised states, whose weights hold the numbers.
+    """Return a function that builds perceptrons of standardised states.
 
     Args:
-        loc: means of the state, the first of the inputs; none for a network that is to be restored.
-        scale: deviations.
+        loc: means of the states, the first inputs; None for a network whose state is restored.
+        scale: standard deviations of the states; None for a network whose state is restored.
     """
 
     def make(
@@ -272,16 +273,16 @@ def deterministic_actor(
     *,
     make: MakeNetwork = mlp,
 ) -> TensorDictSequential:
-    """Build a policy without randomness, squashed into the bounds of the action.
+    """Build a deterministic policy, squashed into the bounds of the action.
 
     Args:
-        env: gives the inputs.
-        spec: of the action.
+        env: environment whose specs give the inputs.
+        spec: spec of the action.
         num_cells: hidden units of each layer.
-        device: where it is.
+        device: the device.
 
     Keyword Args:
-        make: builds the network.
+        make: function that builds the network.
     """
     in_keys, in_features = policy_inputs(env)
     network = make(in_features, spec.shape[-1], num_cells, device)
@@ -295,10 +296,10 @@ def greedy_actor(
     """Build a policy that takes the action of the highest value.
 
     Args:
-        env: gives the inputs.
-        spec: of the action.
+        env: environment whose specs give the inputs.
+        spec: spec of the action.
         num_cells: hidden units of each layer.
-        device: where it is.
+        device: the device.
     """
     in_keys, in_features = policy_inputs(env)
     network = mlp(in_features, spec.shape[-1], num_cells, device)
@@ -314,17 +315,17 @@ def make_qvalues(
     num: int,
     make: MakeNetwork = mlp,
 ) -> list[ValueOperator]:
-    """Build critics Q(s, a), each with initial weights of its own.
+    """Build critics Q(s, a) with independent initial weights.
 
     Args:
-        env: gives the inputs.
-        spec: of the action.
+        env: environment whose specs give the inputs.
+        spec: spec of the action.
         num_cells: hidden units of each layer.
-        device: where they are.
+        device: the device.
 
     Keyword Args:
-        num: how many.
-        make: builds the network of one.
+        num: number of critics.
+        make: function that builds the network of one critic.
     """
     in_keys, in_features = policy_inputs(env)
     in_features += spec.shape[-1]

@@ -32,7 +32,7 @@ __all__ = ["CQL", "IQL", "TD3BC", "OfflineHost"]
 
 
 class OfflineHost(Stateful):
-    """A host of which a batch is all that it learns from.
+    """Base of hosts that learn from batches of a data set alone.
 
     Attributes:
         actor: the policy.
@@ -50,14 +50,15 @@ class OfflineHost(Stateful):
 class IQL(OfflineHost):
     """TorchRL's ``IQLLoss`` (Kostrikov et al., 2022): expectiles of Q, and weighted imitation.
 
-    The policy is a Gaussian around an action within the bounds, whose deviation is the same in all
-    states. Unlike the authors' its learning rate does not decay, and rewards are not scaled by
-    1000 / (best - worst return), as theirs on MuJoCo, nor lowered by one, as theirs on antmaze.
+    The policy is a Gaussian around an action within the bounds, with the same standard deviation in
+    all states. There are two differences from the authors' code. The learning rate of the policy
+    does not decay. Rewards are not scaled by 1000 / (best - worst return), as theirs are on MuJoCo,
+    nor lowered by one, as theirs are on antmaze.
 
     Args:
-        env: gives the specs.
-        config: ``iql`` and ``compile``.
-        device: where the networks are.
+        env: environment that gives the specs.
+        config: configuration with ``iql`` and ``compile``.
+        device: device of the networks.
     """
 
     def __init__(self, env: HasSpecs, config: OfflineRecallConfig, device: torch.device) -> None:
@@ -90,17 +91,17 @@ class IQL(OfflineHost):
 
 
 class CQL(OfflineHost):
-    """TorchRL's ``CQLLoss`` (Kumar et al., 2020): SAC whose Q is low where there are no data.
+    """TorchRL's ``CQLLoss`` (Kumar et al., 2020): SAC with a penalty on Q outside the data.
 
-    TorchRL 0.14.1 takes the logarithm of the sum of exponents over one action of each of three
-    kinds, not over all ``num_random`` of them, and draws the random ones from [-1, 1]. It rates
-    actions of the next state as Q(s', a'), where the authors take Q(s, a'). The authors' first
-    steps, which clone the data, are left out.
+    There are three differences from the authors' code. The log-sum-exp of TorchRL 0.14.1 is over
+    one action of each of three kinds, not over ``num_random`` of each, and random actions are drawn
+    from [-1, 1]. For actions of the next state TorchRL uses Q(s', a'), while the authors use
+    Q(s, a'). The first steps of the authors, which clone the data, are left out.
 
     Args:
-        env: gives the specs.
-        config: ``cql`` and ``compile``.
-        device: where the networks are.
+        env: environment that gives the specs.
+        config: configuration with ``cql`` and ``compile``.
+        device: device of the networks.
     """
 
     def __init__(self, env: HasSpecs, config: OfflineRecallConfig, device: torch.device) -> None:
@@ -141,15 +142,15 @@ class CQL(OfflineHost):
 
 
 class TD3BC(OfflineHost):
-    """TorchRL's ``TD3BCLoss`` (Fujimoto and Gu, 2021): TD3 that stays near the data's actions.
+    """TorchRL's ``TD3BCLoss`` (Fujimoto and Gu, 2021): TD3 that stays near the actions of the data.
 
-    Its networks see states standardised by the data set.
+    Its networks read states that are standardised with the statistics of the data set.
 
     Args:
-        env: gives the specs.
-        config: ``td3bc`` and ``compile``.
-        device: where the networks are.
-        states: of the data set, ``[num_steps, state_dim]``.
+        env: environment that gives the specs.
+        config: configuration with ``td3bc`` and ``compile``.
+        device: device of the networks.
+        states: states of the data set, shape ``[num_steps, state_dim]``.
     """
 
     def __init__(
@@ -188,5 +189,5 @@ class TD3BC(OfflineHost):
         return self._steps.update(batch)
 
     def stateful_parts(self) -> Mapping[str, Part]:
-        """Name weights, targets, optimisers and how many steps were taken."""
+        """Name weights, targets, optimisers and the counter of steps."""
         return self._steps.stateful_parts()

@@ -1,4 +1,4 @@
-"""TRPO and PPO, from TorchRL's parts and our TRPO."""
+"""TRPO and PPO, from TorchRL's parts and this package's ``TRPOLoss``."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ from torchrl_recall.trainers.schema import (
 
 __all__ = ["PPO", "TRPO", "OnPolicy", "minibatches"]
 
-_ADAM_EPS = 1e-5  # as Stable-Baselines3
+_ADAM_EPS = 1e-5  # as in Stable-Baselines3
 
 
 class OnPolicy(Stateful):
-    """A Gaussian policy, a critic and generalised advantages; both see a goal that a task has.
+    """Base of on-policy hosts, with a Gaussian policy, a critic and generalised advantages.
 
-    ``update`` is lines 6 and 7 of Alg. 1.
+    If the task has goals, policy and critic read the goal too. ``update`` is lines 6 and 7 of
+    Alg. 1.
 
     Args:
-        env: gives the specs.
-        config: ``policy``, ``gae``, ``optim`` and the host's own group.
-        device: where the networks are.
+        env: environment that gives the specs.
+        config: configuration with ``policy``, ``gae``, ``optim`` and the group of the host.
+        device: device of the networks.
     """
 
     loss_module: PPOLoss
@@ -62,7 +63,10 @@ class OnPolicy(Stateful):
 
     @abstractmethod
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
-        """Learn from the policy's newest experience, shape ``[time]`` or ``[num_envs, time]``.
+        """Learn from the newest experience.
+
+        Args:
+            data: transitions of the current policy, shape ``[time]`` or ``[num_envs, time]``.
 
         Returns:
             Metrics for the log.
@@ -70,7 +74,7 @@ class OnPolicy(Stateful):
 
     @torch.no_grad()
     def with_advantages(self, data: TensorDictBase) -> TensorDictBase:
-        """Add values, advantages and log-probabilities of a whole batch; ``[num_frames]``."""
+        """Add values, advantages and log-probabilities; return the batch as ``[num_frames]``."""
         data = data.select("action", "next", *self.in_keys)
         data["action_log_prob"] = self.actor.get_dist(data).log_prob(data["action"])
         self.critic(data)
@@ -79,16 +83,19 @@ class OnPolicy(Stateful):
 
     @torch.no_grad()
     def policy_on(self, data: TensorDictBase) -> Distribution:
-        """Return the policy's distributions on the states of a batch, one row for each."""
+        """Return the policy's distributions on the states of a batch, one for each state."""
         return self.actor.get_dist(data.select(*self.in_keys).reshape(-1))
 
     @torch.no_grad()
     def moved(self, before: Distribution, data: TensorDictBase) -> Tensor:
-        """Return how far the policy has moved on the states of a batch, in nats.
+        """Compute the divergence of the policy from an earlier one, in nats.
 
         Args:
-            before: :meth:`policy_on` the batch, before.
+            before: the result of :meth:`policy_on` for the same batch and the earlier policy.
             data: the batch.
+
+        Returns:
+            The mean Kullback-Leibler divergence over the states of the batch.
         """
         return kl_divergence(before, self.policy_on(data)).mean()
 
@@ -98,7 +105,7 @@ class OnPolicy(Stateful):
 
 
 class TRPO(OnPolicy):
-    """One step within the trust region, then some epochs of the critic (Schulman et al., 2015)."""
+    """TRPO: a step in the trust region, then some epochs of the critic (Schulman et al., 2015)."""
 
     def __init__(
         self, env: EnvBase, config: TRPORecallConfig | GoalGANRecallConfig, device: torch.device
@@ -141,7 +148,7 @@ class TRPO(OnPolicy):
 
 
 class PPO(OnPolicy):
-    """Some epochs of the clipped objective and the critic together (Schulman et al., 2017)."""
+    """PPO: some epochs of the clipped objective and the critic together (Schulman et al., 2017)."""
 
     def __init__(self, env: EnvBase, config: PPORecallConfig, device: torch.device) -> None:
         super().__init__(env, config, device)

@@ -1,4 +1,4 @@
-"""Prioritised replay beside the actor-critic of the four rooms: a control without recall."""
+"""Prioritised replay beside the actor-critic of the four rooms, a control without recall."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PrioritizedReplay"]
 
 
 class PrioritizedReplay:
-    r"""Actor-critic steps on replayed transitions, drawn by their temporal-difference error.
+    r"""Control that takes actor-critic steps on transitions replayed by temporal-difference error.
 
     .. math:: \delta = r + \gamma V(s') - V(s), \qquad p \propto (|\delta| + \epsilon)^\alpha
 
@@ -23,7 +23,7 @@ class PrioritizedReplay:
 
     Args:
         a2c: the host.
-        config: ``prioritized_replay`` and ``seeds``.
+        config: configuration with ``prioritized_replay`` and ``seeds``.
     """
 
     def __init__(self, a2c: A2C, config: A2CRecallConfig) -> None:
@@ -52,7 +52,7 @@ class PrioritizedReplay:
         """Take some steps of the host on replayed transitions.
 
         Args:
-            replay_buffer: not looked at: each seed has a prioritised buffer of its own.
+            replay_buffer: ignored, because each seed has its own prioritised buffer.
 
         Returns:
             No metrics.
@@ -74,7 +74,7 @@ class PrioritizedReplay:
         return {}
 
     def transitions(self, num: int) -> None:
-        """Return nothing."""
+        """Return None."""
 
     def drop_unfinished(self) -> None:
         """Do nothing: transitions are replayed one by one."""

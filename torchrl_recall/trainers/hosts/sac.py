@@ -25,12 +25,12 @@ class SAC(Stateful):
     """TorchRL's ``SACLoss``, one Adam over actor, critics and entropy coefficient, soft targets.
 
     Args:
-        env: gives the specs.
-        config: ``sac``, ``optim`` and ``compile``.
-        device: where the networks are.
+        env: environment that gives the specs.
+        config: configuration with ``sac``, ``optim`` and ``compile``.
+        device: device of the networks.
 
     Attributes:
-        actor: the policy, which also explores and is imitated by.
+        actor: the policy, which also explores and imitates.
         loss_module: the losses.
     """
 
@@ -38,7 +38,7 @@ class SAC(Stateful):
         self, env: EnvBase, config: SACRecallConfig | GoalGANRecallConfig, device: torch.device
     ) -> None:
         action_spec = env.action_spec_unbatched.to(device)
-        # The policy, and two critics of their own initial weights.
+        # The policy, and two critics with independent initial weights.
         sizes = config.sac.num_cells, device
         self.actor = self.policy = self.explorer = squashed_actor(env, action_spec, *sizes)
         qvalues = make_qvalues(env, action_spec, *sizes, num=2)
@@ -73,8 +73,8 @@ class SAC(Stateful):
         """Take one gradient step, then move the targets (Alg. 1, lines 6 and 7).
 
         Args:
-            batch: real rows; those with a ``priority_weight`` are given their ``td_error``.
-            traces: rows of traces, from which the critics alone learn.
+            batch: real transitions. With a ``priority_weight``, ``td_error`` is written for them.
+            traces: transitions of traces, from which the critics alone learn.
         """
         if batch.get("priority_weight", None) is None:
             return self._step(batch) if traces is None else self._step(batch, traces)
@@ -88,7 +88,7 @@ class SAC(Stateful):
 
 
 def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
-    """Return the losses of real rows, and of rows of traces for the critics."""
+    """Return a function of the losses: of real transitions, and of traces for the critics."""
     critic_losses = with_traces(
         lambda rows: TensorDict({"loss_qvalue": loss.qvalue_v2_loss(rows)[0]}), loss.in_keys
     )
@@ -98,7 +98,7 @@ def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
             found = loss(real)
             if (
                 real.get("priority_weight", None) is not None
-            ):  # a compiled step returns what it is to write
+            ):  # a compiled step returns entries instead of writing them
                 found.set("td_error", real["td_error"])
             return found
         found = critic_losses(real, traces)

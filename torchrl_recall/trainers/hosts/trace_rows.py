@@ -1,4 +1,4 @@
-"""Rows of traces beside real ones in a host's critic loss."""
+"""Transitions of traces beside real ones in the loss of a host's critic."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Losses = Callable[[TensorDictBase], TensorDictBase]
 
 
 def with_traces(losses: Losses, keys: Sequence[NestedKey]) -> Callable[..., TensorDictBase]:
-    r"""Let a critic's losses take rows of traces too.
+    r"""Extend the losses of a critic to transitions of traces.
 
     .. math:: \frac{1}{|\mathcal{B}|} \Big[ \sum_{\text{real}} \ell + \sum_{\text{traces}} \ell
         \Big]
 
-    The sum is divided by the number of real rows :math:`|\mathcal{B}|`, so that these weigh what
-    they weigh without traces.
+    The sum is divided by the number of real transitions :math:`|\mathcal{B}|`, so that their weight
+    does not depend on traces.
 
     Args:
-        losses: of the critic, a mean over rows.
-        keys: entries that they read.
+        losses: losses of the critic, which are means over transitions.
+        keys: entries that the losses read.
 
     Returns:
-        A function of real rows and, if there are any, rows of traces.
+        A function of real transitions and, if there are any, transitions of traces.
     """
 
     def both(real: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:

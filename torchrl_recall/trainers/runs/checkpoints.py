@@ -35,7 +35,7 @@ _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.jso
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or none could be trusted.
+    """Error of a checkpoint that could not be written, or of a folder without an intact one.
 
     Examples:
         >>> from torchrl_recall import from_pretrained
@@ -49,25 +49,25 @@ class CheckpointError(RuntimeError):
 
 
 def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
-    """Write a checkpoint beside the older ones, or leave them as they are.
+    """Write a checkpoint, and delete old ones; after an error the old ones are unchanged.
 
-    Tensors go to a safetensors file, everything else to JSON, and a manifest holds the SHA-256 of
-    both. The folder gets its name only once all of it is on disk.
+    Tensors go to a safetensors file, everything else goes to JSON, and a manifest holds the SHA-256
+    sums of both. The folder gets its name when it is complete.
 
     Args:
-        directory: where the run's checkpoints are.
-        frames: names the checkpoint.
+        directory: folder of the run's checkpoints.
+        frames: number of frames, which names the checkpoint.
         state: nested dicts, lists and tuples of tensors, tensordicts, arrays, numbers, strings.
 
     Keyword Args:
-        keep: how many checkpoints stay.
+        keep: number of checkpoints to keep.
 
     Returns:
-        The checkpoint's folder.
+        The folder of the checkpoint.
 
     Raises:
         CheckpointError: the disk is full or not writable; older checkpoints are intact.
-        TypeError: the state holds something else.
+        TypeError: the state holds an object of another type.
     """
     final = directory / f"{frames:012d}"
     temporary, aside = (directory / f".{kind}-{frames:012d}" for kind in ("writing", "replaced"))
@@ -107,16 +107,16 @@ def save(directory: Path, frames: int, state: dict, *, keep: int = 2) -> Path:
 
 
 def load_latest(directory: Path) -> tuple[int, dict] | None:
-    """Read the newest checkpoint that can be trusted.
+    """Read the newest intact checkpoint.
 
     Args:
-        directory: where the run's checkpoints are.
+        directory: folder of the run's checkpoints.
 
     Returns:
-        Its frames and state; None if there are no checkpoints at all.
+        Number of frames and state; None if there is no checkpoint.
 
     Raises:
-        CheckpointError: there are checkpoints, but every one is damaged or foreign.
+        CheckpointError: there are checkpoints, but all of them are damaged or foreign.
     """
     folders = _checkpoints(directory)
     for folder in folders:
@@ -133,10 +133,10 @@ def load_latest(directory: Path) -> tuple[int, dict] | None:
 
 
 def clean(directory: Path) -> None:
-    """Put in order what a killed writer left; only the owner of the run's lock may.
+    """Remove what a killed process left; only the owner of the run's lock may call it.
 
     Args:
-        directory: where the run's checkpoints are.
+        directory: folder of the run's checkpoints.
     """
     if not directory.is_dir():
         return
@@ -192,7 +192,7 @@ def _load(folder: Path) -> tuple[int, dict]:
 
 
 def _intact(directory: Path) -> str:
-    """Say which checkpoint is left."""
+    """Name the newest checkpoint that is left, for an error."""
     left = _checkpoints(directory)
     return f"The one at {int(left[0].name)} frames is intact." if left else "There is no older one."
 
@@ -208,7 +208,7 @@ def _checkpoints(directory: Path) -> list[Path]:
 
 
 def strange_files(folder: Path, known: set[str]) -> list[str]:
-    """Name what a folder lacks or holds beyond known files: others, folders, links, devices."""
+    """List missing files and unknown entries of a folder: files, folders, links, devices."""
     files = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()}
     odd = {path.name for path in folder.iterdir()} - files
     return sorted(odd | (files ^ known))
@@ -221,7 +221,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder's names are on disk."""
+    """Wait until a file, or the list of a folder's files, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The job that this process runs, as Hydra tells it."""
+"""The job that this process runs, according to Hydra."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def launcher() -> str | None:
 
 
 def is_alone() -> bool:
-    """Say whether the command itself runs the job, not a worker that another process waits for."""
+    """Return whether the command itself runs the job, instead of a worker process."""
     return launcher() in (None, "basic")
 
 
 def overrides() -> list[str]:
-    """Return the settings of the command line; of a sweep, the job's own."""
+    """Return the overrides of the command line; in a sweep, those of the job."""
     if launcher() is None:
         return sys.argv[1:]
     return words_of(HydraConfig.get().overrides.task)
 
 
 def words_of(overrides: Any) -> list[str]:
-    """Return overrides as they were written; reading them one by one would interpolate in them."""
+    """Return overrides as they were written, without replacing interpolations."""
     words = OmegaConf.to_container(overrides, resolve=False)
     assert isinstance(words, list)
     return words

@@ -20,26 +20,26 @@ from torchrl_recall.trainers.schema import ConfigError, validate
 __all__ = ["launch"]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-_stopped = 0  # the status of a job that a signal stopped in this process
+_stopped = 0  # exit status of a job of this process that a signal stopped
 
 
 def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[ConfigT]) -> float | None:
-    """Check the configuration and train; a user's mistakes end in a line each, without a traceback.
+    """Check the configuration and train; mistakes of the user print one line without a traceback.
 
-    In a sweep (``-m``) a mistake is raised instead, so that the other jobs run and the sweep ends
-    with a status that is not zero. With ``resume=auto`` a run that has ended is left as it is.
+    In a sweep (``-m``) a mistake raises an error instead, so that other jobs run and the sweep ends
+    with a status that is not zero. With ``resume=auto`` a finished run is not changed.
 
     Args:
-        train: the recipe; returns its run.
-        cfg: what Hydra composed.
-        schema: the recipe's configuration.
+        train: function of the recipe, which returns its run.
+        cfg: configuration that Hydra composed.
+        schema: class of the recipe's configuration.
 
     Returns:
         The final return, which a sweeper may maximise; None without an evaluation.
 
     Raises:
-        SystemExit: a signal stopped the run, or, outside of a sweep, the user made a mistake.
-        StoppedJob: a signal stopped the run in a worker, which starts no other.
+        SystemExit: a signal stopped the run, or the user made a mistake outside a sweep.
+        StoppedJob: a signal stopped the run in a worker of a sweep.
     """
     global _stopped
     if _stopped:
@@ -73,7 +73,7 @@ def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[Config
 
 @contextmanager
 def _memory_named() -> Iterator[None]:
-    """Say which values decide the memory of a run that has too little."""
+    """Name the settings that need the most memory, if memory is too small."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

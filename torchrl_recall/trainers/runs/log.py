@@ -1,4 +1,4 @@
-"""Write the record of a run as it goes: metrics, a logger, a table and a picture."""
+"""Log of a run: metrics, a logger, a table and a picture."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ class RunLog:
     """Metrics of one run: ``metrics.csv``, an optional TorchRL logger, and the terminal.
 
     Args:
-        run_dir: where to write.
-        total_frames: for the progress bar.
+        run_dir: folder of the run.
+        total_frames: number of frames of the run, for the progress bar.
 
     Keyword Args:
         backend: a TorchRL logger, ``"auto"`` or ``"none"``.
-        hparams: what the logger shows as hyper-parameters; dotted keys.
-        frames: where a resumed run goes on; later rows are dropped, they will be written again.
-        wall_seconds: time that the run had taken there.
+        hparams: hyper-parameters for the logger, with dotted keys.
+        frames: number of frames after which a resumed run continues. Later rows are dropped,
+            because they will be written again.
+        wall_seconds: seconds that the run had taken up to there.
     """
 
     def __init__(
@@ -78,15 +79,15 @@ class RunLog:
 
     @property
     def wall_seconds(self) -> float:
-        """Return seconds since the run began, without those between a stop and its resumption."""
+        """Seconds since the run began, without pauses between a stop and a resumption."""
         return time.perf_counter() - self._start
 
     def steps_per_second(self, frames: int) -> float:
-        """Return frames per second of the whole run, evaluations included."""
+        """Return frames per second over the whole run, evaluations included."""
         return frames / max(1e-9, self.wall_seconds)
 
     def progress(self, num_frames: int) -> None:
-        """Move the bar."""
+        """Move the progress bar."""
         self._bar.update(num_frames)
 
     def write(self, frames: int, metrics: dict[str, float]) -> None:
@@ -117,7 +118,7 @@ class RunLog:
         self._bar.refresh()
 
     def close(self) -> None:
-        """Leave the terminal as it was, and let the logger write what it holds."""
+        """Close the progress bar and the logger."""
         self._bar.close()
         if self._logger is not None:
             self._logger.shutdown()
@@ -141,7 +142,7 @@ class RunLog:
             process.say("no picture: matplotlib is missing, pip install 'torchrl-recall[plots]'")
 
     def _read(self) -> list[dict[str, str]]:
-        """Return the rows of an earlier run; a table that is damaged is put aside."""
+        """Return the rows of an earlier run; a damaged table is renamed."""
         if not self.path.exists():
             return []
         try:
@@ -162,7 +163,13 @@ class RunLog:
 
 
 def choose_backend(name: str) -> str:
-    """Return the logger to use: ``auto`` is TensorBoard where it is installed, else none.
+    """Return the logger to use; ``auto`` is TensorBoard if it is installed, and none otherwise.
+
+    Args:
+        name: ``logger.backend`` of the configuration.
+
+    Returns:
+        Name of the logger, or ``"none"``.
 
     Raises:
         ConfigError: the logger is not installed.
@@ -179,7 +186,7 @@ def choose_backend(name: str) -> str:
 
 
 def _plain(value: Any) -> bool | int | float | str:
-    """Return what every logger takes as a hyper-parameter."""
+    """Convert a value to a type that every logger accepts as a hyper-parameter."""
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -193,7 +200,7 @@ def _without_nan(node: Any) -> Any:
 
 
 def installed(name: str) -> bool:
-    """Say whether an optional library is installed."""
+    """Return whether an optional library is installed."""
     try:
         return importlib.util.find_spec(name) is not None
     except ValueError:  # blocked on purpose

@@ -1,4 +1,4 @@
-"""A state of any nesting as JSON and a flat dictionary of tensors, without pickle."""
+"""Conversion of nested states to JSON and a flat dictionary of tensors, without pickle."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["pack", "unpack"]
 
 
 def pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
-    """Turn a state into plain JSON in which tensors are references into ``tensors``.
+    """Convert a state to plain JSON, in which tensors are references into ``tensors``.
 
     Args:
         node: tensors, tensordicts, arrays, numbers, text, and containers of these.
-        tensors: is filled.
-        name: of the state, for errors.
+        tensors: dictionary to which tensors are added.
+        name: name of the state, for errors.
 
     Returns:
-        What ``json.dumps`` takes.
+        Values that ``json.dumps`` accepts.
 
     Raises:
-        TypeError: something in the state is of another kind.
+        TypeError: the state holds an object of another type.
     """
     if isinstance(node, torch.Tensor):
         tensor = node.detach().cpu().contiguous()
@@ -63,7 +63,7 @@ def pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
 
 
 def unpack(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Undo :func:`pack`."""
+    """Convert the result of :func:`pack` back to a state."""
     if not isinstance(node, dict):
         return node
     if "tensor" in node:

@@ -1,4 +1,4 @@
-"""Parts that a recipe composes, and what a run asks of them."""
+"""Parts that a recipe composes, with the interfaces that a run uses."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Evaluation", "Host", "Parts", "Source"]
 
 
 class Host(Part, Protocol):
-    """Reinforcement learning beside which recall learns (Alg. 1, lines 6 and 7)."""
+    """Interface of a host algorithm, beside which recall learns (Alg. 1, lines 6 and 7)."""
 
     loss_module: nn.Module
 
 
 class Source(Protocol):
-    """Collection of frames (Alg. 1, line 4)."""
+    """Interface of the collection of frames (Alg. 1, line 4)."""
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         """Yield batches of frames until there are ``collector.total_frames``."""
@@ -42,28 +42,28 @@ class Source(Protocol):
         """Return the state of the episodes."""
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Restore the state after some frames, and say whether episodes go on where they were."""
+        """Restore the state after a number of frames; return whether episodes continue."""
 
 
 class Evaluation(ABC):
-    """Evaluation of a policy during training, without a random number of the run.
+    """Base of evaluations of a policy during training, which use no random number of the run.
 
     Attributes:
-        frames: at which it was evaluated.
-        results: what was found each time.
+        frames: number of frames at each evaluation.
+        results: result of each evaluation.
     """
 
     def __init__(self) -> None:
         self.frames: list[int] = []
         self.results: list[Tensor] = []
-        self.is_stopped: Callable[[], bool] = lambda: False  # a long evaluation looks at it
+        self.is_stopped: Callable[[], bool] = lambda: False  # checked during a long evaluation
 
     @abstractmethod
     def evaluate(self) -> Tensor:
-        """Evaluate the policy as it is, such as one return for each episode."""
+        """Evaluate the current policy; the result may be one return for each episode."""
 
     def __call__(self, frames: int) -> Tensor:
-        """Evaluate after some frames, and keep the result; it is empty if it was cut short."""
+        """Evaluate after a number of frames, and store the result; empty if it was cut short."""
         result = self.evaluate()
         if len(result):
             self.frames.append(frames)
@@ -72,15 +72,15 @@ class Evaluation(ABC):
 
     @property
     def reached_target(self) -> bool:
-        """Say whether a target has been reached at which the run is to end."""
+        """Return whether a target was reached that ends the run."""
         return False
 
     def metrics(self) -> Mapping[str, Any]:
-        """Return what else a row of the log shows."""
+        """Return further metrics for a row of the log."""
         return {}
 
     def finish(self, run_dir: Path) -> Mapping[str, Any]:
-        """Write files at the end of the run; return what else the summary says."""
+        """Write files at the end of the run; return further entries of the summary."""
         return {}
 
     def state_dict(self) -> dict:
@@ -97,22 +97,22 @@ HostT = TypeVar("HostT", bound=Host)
 
 @dataclass
 class Parts(Generic[HostT]):
-    """Parts of a recipe. All that have a state are saved and restored.
+    """Parts of a recipe. All parts with a state are saved and restored.
 
     Attributes:
-        name: of the task.
-        env: gives the specs.
-        collector: where frames come from.
+        name: name of the task.
+        env: environment that gives the specs.
+        collector: source of frames.
         replay_buffer: all experience, 𝓑.
-        host: learns from it.
+        host: the host algorithm.
         recall: recall or a control.
-        evaluation: of the host's policy.
+        evaluation: evaluation of the host's policy.
         more: other parts with a state, by name.
         weights: modules whose hash the summary shows; the host's losses and the model by default.
-        single_steps: all experience again in single steps, of which the model learns, where
-            ``replay_buffer`` holds longer ones.
-        returns: writes to the replay buffer where targets need the returns of real episodes.
-        audit: says at each row of the log what the simulator thinks of traces.
+        single_steps: buffer of all experience in single steps, from which the model learns if
+            ``replay_buffer`` holds transitions of several steps.
+        returns: writer of returns into the replay buffer, if targets need returns of real episodes.
+        audit: function that returns the metrics of the audit of traces at each row of the log.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Parts(Generic[HostT]):
         return self.replay_buffer if self.single_steps is None else self.single_steps
 
     def drop_unfinished(self) -> None:
-        """Forget open trajectories, as after the environment was reset in mid-episode."""
+        """Forget unfinished trajectories, after the environment was reset in mid-episode."""
         self.recall.drop_unfinished()
         if self.returns is not None:
             self.returns.drop_unfinished()
@@ -160,7 +160,7 @@ class Parts(Generic[HostT]):
                 transform.drop_unfinished()
 
     def add_frames(self, data: TensorDictBase) -> None:
-        """Put a batch of frames into the replay buffer; a single one by the cheaper ``add``."""
+        """Write a batch of frames into the replay buffer; for a single frame by the faster ``add``."""
         frames = data.reshape(-1)
         if self.returns is not None:
             self.returns.extend(frames)
@@ -173,7 +173,7 @@ class Parts(Generic[HostT]):
                 buffer.extend(frames)
 
     def update_priorities(self, batch: TensorDictBase) -> None:
-        """Tell a prioritised replay buffer the errors of a batch that it gave."""
+        """Update the priorities of a prioritised replay buffer by the errors of its batch."""
         if isinstance(self.replay_buffer, TensorDictPrioritizedReplayBuffer):
             self.replay_buffer.update_tensordict_priority(batch)
 

@@ -1,4 +1,4 @@
-"""The process of a run: device, random numbers, versions, the lock of its folder, signals."""
+"""Process of a run: device, random numbers, versions, lock of the folder, signals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is CUDA where there is one, else the CPU."""
+    """Return the device of a name; ``auto`` is CUDA if available, and the CPU otherwise."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -48,7 +48,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def quiet() -> None:
-    """Silence notes of libraries that a user cannot act on."""
+    """Silence messages of libraries that do not help a user."""
     torchrl.logger.setLevel("WARNING")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="tensordict|torchrl")
@@ -56,13 +56,13 @@ def quiet() -> None:
 
 
 def _warn_of_physics(message: str) -> None:
-    """Pass on what MuJoCo says of the simulation, but not of XML that other libraries wrote."""
+    """Turn MuJoCo's warnings about the simulation into Python warnings; drop those about XML."""
     if "deprecated" not in message.lower():
         warnings.warn(f"MuJoCo: {message}", stacklevel=2)
 
 
 def say(text: str = "") -> None:
-    """Print a line; a run goes on where nobody reads it any more."""
+    """Print a line; a run continues if its terminal is closed."""
     try:
         print(text, flush=True)
     except (OSError, ValueError):  # a closed pipe, or a closed file
@@ -70,7 +70,7 @@ def say(text: str = "") -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written; its folder is made again if it is gone."""
+    """Write a file completely or not at all; a missing folder is made again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, newline="")
@@ -78,7 +78,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide the bits of a run."""
+    """Return the versions on which the exact weights of a run depend."""
     names = ("torchrl-recall", "torch", "torchrl", "tensordict", "gymnasium", "mujoco")
     return {name: importlib.metadata.version(name) for name in names} | {
         "python": sys.version.split()[0]
@@ -86,7 +86,7 @@ def versions() -> dict[str, str]:
 
 
 def rng_state_dict() -> dict[str, Tensor]:
-    """Return the state of torch's random generators, the only global ones a recipe draws from."""
+    """Return the state of torch's random generators; recipes draw from no other global ones."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -101,7 +101,7 @@ def set_rng_state_dict(state: dict[str, Tensor]) -> None:
 
 
 def weights_sha256(*state_dicts: dict[str, Tensor]) -> str:
-    """Hash all weights; equal only if every bit is."""
+    """Hash all weights; hashes are equal only if all bits are equal."""
     digest = hashlib.sha256()
     for state in state_dicts:
         for name, value in sorted(state.items()):
@@ -113,7 +113,13 @@ def weights_sha256(*state_dicts: dict[str, Tensor]) -> str:
 
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Hold a run folder; the operating system lets go of it however the process ends.
+    """Lock a run folder; the operating system releases the lock when the process ends.
+
+    Args:
+        run_dir: folder of the run.
+
+    Yields:
+        Nothing.
 
     Raises:
         ConfigError: another process is writing into the folder.
@@ -135,17 +141,17 @@ def lock(run_dir: Path) -> Iterator[None]:
 
 
 class StopSignal:
-    """Memory of the signals by which terminals and schedulers end a run, so that it saves first.
+    """Record of the signals by which terminals and schedulers end a run, so that it saves first.
 
-    A second Ctrl-C ends the process at once. Outside of the main thread, where Python takes no
-    signals, nothing is remembered. SIGTERM is left to submitit where it runs the process.
+    A second Ctrl-C ends the process at once. Python handles signals in the main thread only, so
+    nothing is recorded in other threads. If submitit runs the process, it handles SIGTERM.
 
     Keyword Args:
-        is_worker: leave a second Ctrl-C to the process that waits for this one.
-        then: what else to do with a signal.
+        is_worker: whether the process is a worker, which leaves a second Ctrl-C to its parent.
+        then: function that is called with each signal.
     """
 
-    NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # those that the system has
+    NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # if the system has them
 
     def __init__(
         self, *, is_worker: bool = False, then: Callable[[int], None] | None = None
@@ -166,7 +172,7 @@ class StopSignal:
                 self._previous[number] = signal.signal(number, self._remember)
 
     def restore(self) -> None:
-        """Give the signals back to whoever handled them before."""
+        """Restore the earlier handlers of the signals."""
         _restore(self._previous)
 
     def _remember(self, number: int, frame) -> None:
@@ -179,7 +185,7 @@ class StopSignal:
 
 
 def hand_on(number: int) -> None:
-    """Give a signal to submitit, if that handles it: it requeues the job and ends the process."""
+    """Pass a signal to submitit, if it handles the signal by requeueing the job."""
     if _is_of_submitit(signal.getsignal(number)):
         signal.raise_signal(number)
 
@@ -190,12 +196,16 @@ def _is_of_submitit(handler: object) -> bool:
 
 @contextmanager
 def workers_ignore_signals() -> Iterator[None]:
-    """Start processes that leave Ctrl-C, and what else a terminal sends to all, to this process."""
+    """Context in which new processes ignore Ctrl-C and other signals of a terminal.
+
+    Yields:
+        Nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = [n for name in StopSignal.NAMES[1:] if (n := getattr(signal, name, None)) is not None]
-    # Processes inherit the mask; what comes here meanwhile is taken when they have started.
+    # Processes inherit the mask; signals to this process are handled after they have started.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield

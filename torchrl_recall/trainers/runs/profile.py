@@ -1,4 +1,4 @@
-"""Time that the parts of a run take."""
+"""Times of the parts of a run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["Profile"]
 
 
 class Profile:
-    """Times of the parts that each frame and each round of recall pass, as ``profile=true`` prints.
+    """Times of the parts of each frame and each round of recall, which ``profile=true`` prints.
 
     Medians are reported, so compilation and other first calls do not count.
 
     Args:
-        run: whose checkpoints are timed too.
-        parts: of a recipe with a host that updates on batches of its replay buffer.
+        run: the run; its checkpoints are timed too.
+        parts: parts of a recipe whose host updates on batches of its replay buffer.
     """
 
     def __init__(self, run: Any, parts: Parts) -> None:
         self.frames = 0
-        self._rests: list[float] = []  # of each pass, what no part took
+        self._rests: list[float] = []  # seconds of each pass outside all parts
         self._taken = 0.0
         self._calls: dict[str, list[float]] = {}
         self._last = time.perf_counter()
@@ -53,7 +53,7 @@ class Profile:
         self._time("checkpoint", run, "save")
 
     def _time(self, name: str, owner: Any, part: str) -> None:
-        """Replace a public part of its owner by the same part with a clock."""
+        """Replace a public part of its owner by the same part with a timer."""
         setattr(
             owner, part, _Timed(getattr(owner, part), self._add(self._calls.setdefault(name, [])))
         )
@@ -66,14 +66,14 @@ class Profile:
         return add
 
     def end_pass(self, num_frames: int) -> None:
-        """End a pass of the loop; what no part took of it is its rest."""
+        """End a pass of the loop, and store the seconds outside all parts."""
         now = time.perf_counter()
         self._rests.append(now - self._last - self._taken)
         self._last, self._taken = now, 0.0
         self.frames += num_frames
 
     def table(self) -> str:
-        """Show milliseconds per call and per frame, and what a usual pass spends elsewhere."""
+        """Format milliseconds per call and per frame, and the usual time outside all parts."""
         if not self._rests:
             return "no step was taken, so there is nothing to show"
         rows = [
@@ -92,7 +92,7 @@ class Profile:
 
 
 class _Timed:
-    """A part with a clock: calling it reports the seconds, all else is the part's own."""
+    """Wrapper of a part that reports the seconds of each call."""
 
     def __init__(self, part: Callable, report: Callable[[float], None]) -> None:
         self._part, self._report = part, report

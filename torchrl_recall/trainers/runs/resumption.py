@@ -1,4 +1,4 @@
-"""Check what a resumed run may change, see whether it has ended, and name the command to go on."""
+"""Resumption: settings that may change, whether a run has ended, and the command to resume it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ MAY_CHANGE = (
 )
 
 
-# Those among them that make another run of one that has ended.
+# Those of them whose change continues a run that has ended.
 _ENDS_OTHERWISE = ("recall.anneal_frames", "eval.target_return", "eval.target")
 
 
 def check_config(config: dict, saved: dict, run_dir: Path) -> None:
-    """Refuse to go on with a run of another configuration.
+    """Refuse to resume a run of another configuration.
 
     Args:
-        config: what is asked for.
+        config: the new configuration.
         saved: the configuration in the checkpoint.
-        run_dir: the run's folder, for the error.
+        run_dir: folder of the run, for the error.
 
     Raises:
-        ConfigError: naming the keys that differ.
+        ConfigError: the configurations differ; the message names the keys.
     """
     ours, theirs = flat(config), flat(saved)
     differ = [
@@ -63,19 +63,19 @@ def check_config(config: dict, saved: dict, run_dir: Path) -> None:
 
 
 def may_change(key: str) -> bool:
-    """Say whether a key may differ when a run is resumed."""
+    """Return whether a key may differ when a run is resumed."""
     return key.startswith(MAY_CHANGE)
 
 
 def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that has nothing left to do, without making its parts.
+    """Return the summary of a finished run, without building its parts.
 
     Args:
-        config: what is asked for.
-        run_dir: the run's folder.
+        config: the new configuration.
+        run_dir: folder of the run.
 
     Returns:
-        The summary; None if there is something to do, or the folder is damaged.
+        The summary; None if the run is not finished, or its folder is damaged.
 
     Raises:
         ConfigError: the folder holds a finished run of another configuration.
@@ -100,11 +100,11 @@ def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
 
 
 def ended_at_target(summary: dict, config: dict) -> bool:
-    """Say whether all seeds of a run reached the target, where it may stop there.
+    """Return whether all seeds of a run reached a target that ends the run.
 
     Args:
-        summary: of the run.
-        config: what is asked for.
+        summary: summary of the run.
+        config: the new configuration.
     """
     reached = summary.get("frames_to_target")
     each = reached if isinstance(reached, list) else [reached]
@@ -112,11 +112,11 @@ def ended_at_target(summary: dict, config: dict) -> bool:
 
 
 def command(run_dir: Path, total_frames: int) -> str:
-    """Return the command that goes on with a run, for a shell.
+    """Return the shell command that resumes a run.
 
     Args:
-        run_dir: the run's folder.
-        total_frames: when it is to end.
+        run_dir: folder of the run.
+        total_frames: number of frames at which the run ends.
     """
     given = ("resume=", "run_dir=", "collector.total_frames=")
     kept = (word for word in job.overrides() if not word.lstrip("+").startswith(given))
@@ -126,7 +126,7 @@ def command(run_dir: Path, total_frames: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Quote a value where Hydra would read more into it than its characters."""
+    """Quote a value if Hydra would interpret its characters."""
     if "/" in text and re.fullmatch(r"[\w/.:+%@?|-]+", text, re.ASCII):
         return text
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'")
@@ -134,7 +134,7 @@ def _quoted(text: str) -> str:
 
 
 def _python() -> str:
-    """Return the interpreter that runs now, as a short path if it lies below the current folder."""
+    """Return the current interpreter, as a relative path if it is below the current folder."""
     path = Path(sys.executable)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 

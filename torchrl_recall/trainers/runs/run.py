@@ -1,4 +1,4 @@
-"""One run in its folder: the loop's bookkeeping, resumption, checkpoints, log and summary."""
+"""A run in its folder: counts of frames, resumption, checkpoints, log and summary."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OneSeedConfig = (
 Config = OneSeedConfig | A2CRecallConfig
 PartsT = TypeVar("PartsT", bound=Parts)
 
-_RATES = "optim.lr, recall.lr or backtracking.lr"  # what makes weights diverge
+_RATES = "optim.lr, recall.lr or backtracking.lr"  # usual causes of diverging weights
 
 
 class Run:
@@ -58,18 +58,18 @@ class Run:
                 run.metrics |= learn(parts, data, config, run.frames)
         return run
 
-    Entering it sets threads, seed and precision of the process. :meth:`resume` takes hold of the
-    folder and restores the parts. :meth:`frames_from` checks and counts frames. After the loop's
-    body it evaluates, logs, saves and stops. At the end it sums up.
+    Entering the context sets threads, seed and precision of the process. :meth:`resume` locks the
+    folder and restores the parts. :meth:`frames_from` checks and counts frames. After each pass of
+    the loop it evaluates, logs, saves and stops if needed. At the end it writes the summary.
 
     Args:
-        config: the recipe's configuration; a ``compile`` of None is decided here.
+        config: configuration of the recipe. If ``compile`` is None, the run chooses its value.
 
     Attributes:
-        device: where networks are to be built.
-        frames: taken so far.
-        metrics: the latest of each, for the log.
-        status: zero, or 128 + n when stopped by signal n.
+        device: device on which networks are built.
+        frames: number of frames so far.
+        metrics: latest values of all metrics, for the log.
+        status: exit status: zero, or 128 + n if signal n stopped the run.
     """
 
     def __init__(self, config: Config) -> None:
@@ -81,15 +81,15 @@ class Run:
         self.metrics: dict[str, float | Tensor] = {}
         self.profile: Profile | None = None
         self._stack = ExitStack()
-        self._state_is_good = False  # whether all of the last batch has been learned from
+        self._state_is_good = False  # whether the loop has finished the last batch
         self._episode_is_good, self._resumed = True, False
-        self._total_frames = [config.collector.total_frames]  # of a prolonged run, each in turn
+        self._total_frames = [config.collector.total_frames]  # of a prolonged run, all in turn
 
     def __enter__(self) -> Run:
         process.quiet()
         choose_backend(self.config.logger.backend)  # before anything is written
         torch.set_num_threads(self.config.torch_threads)
-        if not isinstance(self.config, A2CRecallConfig):  # whose seeds have generators of their own
+        if not isinstance(self.config, A2CRecallConfig):  # its seeds have their own generators
             self._decide_compile(self.config)
             self.device = process.resolve_device(self.config.device)
             torch.manual_seed(self.config.seed)
@@ -101,16 +101,16 @@ class Run:
         with self._stack:
             is_good = self._state_is_good and kind is not DivergenceError
             if kind is not None and is_good and issubclass(kind, Exception):
-                self._episode_is_good = False  # it went wrong after the state, which is still good
+                self._episode_is_good = False  # the error came after the last good state
                 self.save()
                 process.say(f"\nsaved at {self.frames:,} steps; go on with:")
                 process.say(command(self.run_dir, self.config.collector.total_frames))
 
     def resume(self, parts: PartsT) -> PartsT:
-        """Take hold of the run's folder, and restore the parts from its newest good checkpoint.
+        """Lock the run's folder, and restore the parts from its newest intact checkpoint.
 
         Args:
-            parts: as they were built.
+            parts: newly built parts.
 
         Returns:
             The same parts.
@@ -149,15 +149,15 @@ class Run:
         return parts
 
     def frames_from(self, collector: Iterable[TensorDictBase]) -> Iterator[TensorDictBase]:
-        """Yield batches of frames (Alg. 1, line 4) and keep the run's books after each.
+        """Yield batches of frames (Alg. 1, line 4); evaluate, log and save after each.
 
         Args:
-            collector: where frames come from.
+            collector: source of frames.
         """
         if self._resumed:
             self._make_up_for_evaluation()
         batches = iter(collector)
-        reached = self.parts.evaluation.reached_target  # by a run that is launched again
+        reached = self.parts.evaluation.reached_target  # in an earlier part of a resumed run
         while not reached and (data := self._next(batches)) is not None:
             check_finite(data, env_name=self.parts.name, frames=self.frames)
             self._state_is_good = False
@@ -189,7 +189,7 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Say whether a signal asks the run to stop."""
+        """Whether a signal asks the run to stop."""
         return self._signal.received is not None
 
     @property
@@ -198,7 +198,7 @@ class Run:
         return 128 + self._signal.received if self._signal.received else 0
 
     def _next(self, batches: Iterator[TensorDictBase]) -> TensorDictBase | None:
-        """Collect the next batch; None at the end, and where a signal killed what collects."""
+        """Collect the next batch; None at the end, or if a signal killed the collector."""
         self._state_is_good = True
         try:
             return next(batches, None)
@@ -240,9 +240,9 @@ class Run:
         checkpoints.save(self.run_dir / "checkpoints", self.frames, state, keep=keep)
 
     def _decide_compile(self, config: OneSeedConfig) -> None:
-        """Decide ``compile=null``: as the run that is resumed was, else by the number of frames.
+        """Choose the value of ``compile=null`` as before in a resumed run, else by its frames.
 
-        A prolonged run must not change its kind of update, since the two differ by rounding.
+        A prolonged run must not change from eager to compiled, because the two round differently.
         """
         if config.compile is not None:
             return
@@ -260,7 +260,7 @@ class Run:
             config.compile = config.collector.total_frames >= config.compile_from_frames
 
     def _due(self, interval: int) -> bool:
-        """Say whether a multiple of the interval was just passed, or the run is at its end."""
+        """Return whether a multiple of the interval was just passed, or the run has ended."""
         if self.frames >= self.config.collector.total_frames:
             return True
         return interval > 0 and self.frames // interval > self._previous_frames // interval

@@ -1,4 +1,4 @@
-"""The folder of a run follows from its settings: a job again has the same, another job has not."""
+"""Folders of runs, named by their settings: equal jobs share a folder, different jobs do not."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
 
 __all__ = ["named", "names_a_folder", "parse", "run_dir_of", "settle", "unnamed_settings"]
 
-# What a run that is to go on may change, but for what makes another run from its start on.
+# Keys that a resumed run may change, without those that make a different run from its start.
 _UNNAMED = (
     *(key for key in MAY_CHANGE if key not in ("recall.anneal_frames", "eval")),
     "eval.interval",
     "eval.num_episodes",
     "eval.max_steps",
 )
-_MOST = 100  # characters of settings in a folder's name; what is cut off is told by a hash
+_MOST = 100  # largest number of characters of settings in a folder's name; a hash replaces the rest
 
 
 def run_dir_of(cfg: DictConfig, run_dir: str) -> str:
-    """Name the folder of Hydra's job.
+    """Return the folder of Hydra's job.
 
-    A ``run_dir`` of the command line is taken as it is. To that of the configuration, what else the
-    command line sets is added, unless it cannot change the weights.
+    A ``run_dir`` of the command line is used unchanged. To that of the configuration, all other
+    settings of the command line are added that can change the weights.
 
     Args:
-        cfg: what Hydra composed for the job.
+        cfg: configuration that Hydra composed for the job.
         run_dir: its ``run_dir``, without interpolations.
 
     Examples:
@@ -61,12 +61,12 @@ def run_dir_of(cfg: DictConfig, run_dir: str) -> str:
 
 
 def names_a_folder(key: str) -> bool:
-    """Say whether a setting is part of the folder's name."""
+    """Return whether a setting is part of the folder's name."""
     return not key.startswith(_UNNAMED)
 
 
 def unnamed_settings(settings: dict[str, Any]) -> str:
-    """Write settings as the end of a folder's name, in the order of their keys.
+    """Format settings as the end of a folder's name, in the order of their keys.
 
     Args:
         settings: values by key.
@@ -102,13 +102,13 @@ def parse(words: list[str]) -> list[Override]:
 
 
 def settle(config: Any) -> Path:
-    """Return the folder of a recipe's configuration; ``module:Task-v0`` loses its colon in it."""
+    """Return the folder of a recipe's configuration, without the colon of ``module:Task-v0``."""
     name = getattr(config.env, "name", "")
     return Path(config.run_dir.replace(name, name.replace(":", "_")) if name else config.run_dir)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of the configuration in the one form that it has however it was typed."""
+    """Return the canonical form of a configuration value, however it was typed."""
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value, resolve=True)
     if isinstance(value, dict):
@@ -119,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_clear(value: Any) -> bool:
-    """Say whether a file's name may hold the value, and no other value reads the same."""
+    """Return whether a value can be part of a file's name without ambiguity."""
     if isinstance(value, list):
         return len(value) > 1 and all(map(_is_clear, value))
     if isinstance(value, str):

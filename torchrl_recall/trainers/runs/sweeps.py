@@ -1,4 +1,4 @@
-"""A sweep: what is refused before its first job, its signals, and jobs that did not finish."""
+"""Sweeps: checks before the first job, signals, and jobs that fail."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["StoppedJob", "SweepCallback", "check_sweep"]
 
 
 class StoppedJob(Exception):
-    """A signal stopped a job in a worker, which saved first.
+    """Error of a job in a worker that a signal stopped, after it saved a checkpoint.
 
     Args:
-        status: 128 + n for signal n.
+        status: exit status, 128 + n for signal n.
     """
 
     def __init__(self, status: int) -> None:
@@ -34,16 +34,16 @@ class StoppedJob(Exception):
 
 
 class SweepCallback(Callback):
-    """Hydra's callback of every recipe, made by the command; workers get a copy with their job.
+    """Hydra callback of every recipe. The command makes it, and workers get a copy.
 
-    Where joblib's workers run the jobs, a signal goes on to them, so that every job saves.
+    If joblib's workers run the jobs, signals are passed to them, so that every job saves.
     """
 
     def __init__(self) -> None:
         self.program = sys.argv[0]
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep whose jobs would be in each other's way."""
+        """Refuse a sweep whose jobs would share a folder or could not be requeued."""
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         params = OmegaConf.select(config, "hydra.sweeper.params") or {}
         words = [
@@ -58,31 +58,31 @@ class SweepCallback(Callback):
             process.StopSignal(then=_tell_workers)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Let a worker know the command's name, by which its job tells how to go on."""
+        """Tell a worker the name of the command, so that its job can print how to resume it."""
         sys.argv[0] = self.program
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Say at once what failed; Hydra would do so after the last job, and of one alone."""
+        """Print a failure at once; Hydra alone would print one of them after the last job."""
         if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.FAILED:
             return
         try:
             _ = job_return.return_value  # Hydra says which
         except StoppedJob as stopped:
-            job_return.return_value = SystemExit(stopped.status)  # of the sweep
+            job_return.return_value = SystemExit(stopped.status)  # exit status of the sweep
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 def check_sweep(config: DictConfig, words: list[str], launcher: str) -> None:
-    """Refuse a sweep of which two jobs would share a folder, or that could not be requeued.
+    """Refuse a sweep if two of its jobs would share a folder, or if it could not be requeued.
 
     Args:
-        config: what Hydra composed, without the overrides of the sweep.
-        words: these overrides.
-        launcher: Hydra's name of it.
+        config: configuration that Hydra composed, without the overrides of the sweep.
+        words: the overrides of the sweep.
+        launcher: Hydra's name of the launcher.
 
     Raises:
-        ConfigError: naming the cure.
+        ConfigError: the sweep is refused; the message names the cure.
     """
     given = {override.key_or_group: override for override in parse(words)}
     swept = [key for key, override in given.items() if override.is_sweep_override()]

@@ -106,12 +106,12 @@ class SACTracesConfig(RecallConfig):
 
     @property
     def learns_dynamics(self) -> bool:
-        """Say whether a model learns from single steps."""
+        """Return whether a model learns from single steps."""
         return self.method in ("recall", "forward_dyna")
 
     @property
     def feeds_critic(self) -> bool:
-        """Say whether a critic learns from what a model imagined."""
+        """Return whether a critic learns from what a model imagined."""
         return self.method == "forward_dyna" or (self.method == "recall" and self.use != "policy")
 
     def faults(self) -> Iterator[str]:
@@ -137,7 +137,7 @@ class SACTracesConfig(RecallConfig):
             )
         if self.method == "recall" and self.use != "policy" and self.end_states == "value":
             yield (
-                f"recall.use={self.use} needs end states that know what reaching them gave; take "
+                f"recall.use={self.use} needs end states that carry their reward; take "
                 "recall.end_states=return, reward or uniform."
             )
         if self.method == "recall" and self.use != "critic" and self.actions == "uniform":

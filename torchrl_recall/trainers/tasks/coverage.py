@@ -72,7 +72,7 @@ class Coverage(Evaluation):
 
     @property
     def reached_target(self) -> bool:
-        """Say whether the target has been reached and the run is to end there."""
+        """Return whether the target has been reached and the run is to end there."""
         return self.stop_at_target and self.frames_to_target() is not None
 
     def finish(self, run_dir: Path) -> dict[str, int | None]:

@@ -31,7 +31,7 @@ def load_data_set(
 
     Args:
         config: ``data_set`` and ``env``.
-        env: gives the specs.
+        env: environment that gives the specs.
         device: where its rows are put.
 
     Raises:

@@ -133,7 +133,7 @@ class ExactReturns(Evaluation):
 
     @property
     def reached_target(self) -> bool:
-        """Say whether every seed has reached the target and the run is to end there."""
+        """Return whether every seed has reached the target and the run is to end there."""
         return self.config.stop_at_target and None not in self.frames_to_target()
 
     def finish(self, run_dir: Path) -> dict[str, list[int | None]]:

@@ -85,7 +85,7 @@ def longest_episode(task: gymnasium.Env) -> int | None:
 
 
 def is_one_hot(task: gymnasium.Env) -> bool:
-    """Say whether a task made here turns one discrete observation into a one-hot vector."""
+    """Return whether a task made here turns one discrete observation into a one-hot vector."""
     return isinstance(task, _AsVector) and isinstance(task.entries.get(""), Discrete)
 
 

@@ -129,7 +129,7 @@ def _pack(value: Any, depth: int) -> Any:
 
 
 def _is_its_attributes(value: Any) -> bool:
-    """Say whether an object's attributes, set one by one, are all of its state."""
+    """Return whether an object's attributes, set one by one, are all of its state."""
     kind = type(value)
     return (
         hasattr(value, "__dict__")
