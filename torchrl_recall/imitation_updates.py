@@ -203,7 +203,15 @@ def make_steps(
         lr: Adam's learning rate.
         max_kl: radius of a round in nats; None takes steps of Adam.
         compile: whether Adam's steps are compiled.
+
+    Raises:
+        TypeError: the loss is another one, or a policy.
     """
+    if not isinstance(loss, ImitationLoss):
+        raise TypeError(
+            f"imitation takes steps of ImitationLoss, got a {type(loss).__name__}; give "
+            "ImitationLoss(policy)."
+        )
     positive(lr=lr)
     if max_kl is None:
         return AdamSteps(loss, lr=lr, compile=compile)

@@ -125,6 +125,8 @@ class Recall(Stateful):
     Raises:
         ValueError: a number is out of its range, a critic is needed, there is no policy to imitate
             by, or end states do not know what reaching them gave.
+        TypeError: ``imitation_loss`` is no :class:`~torchrl_recall.ImitationLoss`, or
+            ``high_value_states`` chooses nothing.
 
     Examples:
         >>> import torch
@@ -516,6 +518,11 @@ def _check_use(
     """Refuse uses of traces that lack something."""
     if use not in ("policy", "critic", "both"):
         raise ValueError(f"use must be 'policy', 'critic' or 'both', got {use!r}.")
+    if not callable(high_value_states):
+        raise TypeError(
+            f"high_value_states chooses where traces end, got {high_value_states!r}; give "
+            "RewardStates(num_states), or another HighValueStates."
+        )
     if use != "critic" and imitation_loss is None:
         raise ValueError(
             f"use={use!r} imitates traces and needs imitation_loss; give ImitationLoss(policy), or "

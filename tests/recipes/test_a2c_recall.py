@@ -189,7 +189,7 @@ REFUSED = [
     ("backtracking.dynamics=true", r"backtracking\.dynamics"),
     (
         "eval.interval=100",
-        r"eval\.interval=100 must be a multiple of the 64 frames.*take 64 or 128",
+        r"eval\.interval=100 must be a multiple of the 64 .*take 64 or 128",
     ),
     ("logger.interval=320", r"logger\.interval=320 must be a multiple of eval\.interval"),
     ("collector.total_frames=100", r"collector\.total_frames=100 must be a multiple"),

@@ -125,7 +125,8 @@ class RecallTraceGenerator(nn.Module):
             state are contiguous.
 
         Raises:
-            KeyError: the end states have no observation.
+            TypeError: the end states are no tensordict.
+            KeyError: they have no observation.
             ValueError: they are empty, not finite, or of another shape, dtype or device than the
                 model.
         """
@@ -193,6 +194,12 @@ class RecallTraceGenerator(nn.Module):
         model, spec = self.model, self.model.observation_spec
         if isinstance(model, BacktrackingModel):
             model.check_statistics()  # a compiled step cannot
+        if not isinstance(end_states, TensorDictBase):
+            raise TypeError(
+                f"end states come in a TensorDict under {model.observation_key!r}, not in a "
+                f"{type(end_states).__name__}; give TensorDict({{{model.observation_key!r}: "
+                "states}, [len(states)])."
+            )
         cure = "Put the end states under the model's observation_key."
         states = require(end_states, model.observation_key, "RecallTraceGenerator", cure)
         if states.shape[end_states.ndim :] != spec.shape:
