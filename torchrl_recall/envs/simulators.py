@@ -84,7 +84,7 @@ def make_simulator(task: Any) -> Simulator:
     - The four rooms without slips, where walls and the goal are not valid; the coordinates are row
       and column.
     - A :class:`~torchrl_recall.envs.GoalEnv`, and anything else with the methods of
-      :class:`Simulator`.
+      :class:`Simulator`: a task of your own that has them is audited in the recipes too.
 
     Args:
         task: one of Gymnasium or of TorchRL, possibly in wrappers that leave its states as they
@@ -114,6 +114,8 @@ def make_simulator(task: Any) -> Simulator:
             "is_valid(states), replay(states, actions) and coordinates(states)."
         )
     inner = task.unwrapped
+    if isinstance(inner, Simulator):  # a user's own
+        return inner
     if isinstance(inner, FourRoomsGymEnv):
         return _GridSimulator(inner.layout)
     if isinstance(inner, SparseTask):
@@ -193,7 +195,7 @@ class _GymSimulator(ABC):
             f"{self.name} cannot be put into the state that it observes. Take a MuJoCo task of "
             "Gymnasium whose observation begins with its positions and velocities, such as "
             "Hopper-v5, Walker2d-v5, HalfCheetah-v5 or Ant-v5, a task of classic control, or give "
-            "a simulator of your own (torchrl_recall.envs.Simulator)."
+            "the class of your task the methods of torchrl_recall.envs.Simulator."
         )
 
 
