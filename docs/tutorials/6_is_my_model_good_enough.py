@@ -39,11 +39,13 @@ subprocess.run(
 )
 with open(run_dir / "metrics.csv") as file:
     rows = list(csv.DictReader(file))
-names = [name for name in rows[0] if name.startswith(("recall/", "backtracking/"))]
+names = [name for name in rows[0] if name.startswith(("recall/", "backtracking/", "traces/"))]
 for name in names:
     print(f"{name:40}", *(f"{float(row[name]):8.2f}" for row in rows[-4:] if row[name]))
 
 # %%
+# What every column means is on :doc:`../run_folder`. Those that decide are explained here.
+#
 # 1. What the filters keep
 # ------------------------
 # ``recall/kept`` is the share of the traces that was imitated. Near zero, recall does nothing but
@@ -83,7 +85,9 @@ with torch.no_grad():
 # ----------------------
 # Take the actions of a trace from where it says that it begins. Where the simulator can be put into
 # any state, as here, the distance between where one lands and where the trace ends is the error
-# that matters. It grows with their number.
+# that matters. It grows with their number. The run has measured it: ``traces/landing_error_5`` of
+# its newest traces, 5 steps before their end, to be compared with ``traces/displacement_5``. Here it
+# is done by hand, in units of the maze.
 
 ends = fresh["observation"][torch.randperm(len(fresh))[:64]]
 traces = RecallTraceGenerator(model, trace_length=12, num_traces=4)(
