@@ -1,4 +1,4 @@
-# `make run` learns Hopper with recall traces, and four rooms with and without them; `make test` passes the
+# `make run` learns four rooms with and without recall traces, then Hopper with them; `make test` passes the
 # tests. Each makes its own environment.
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,8 +10,6 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: run test test-all lint docs clean
 
 run: $(VENV)/.test
-	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=10_000 \
-		eval.interval=2_000 run_dir=runs/hopper resume=auto
 	for recall in none backtracking; do \
 		$(BIN)/python recipes/a2c_recall.py env.size=15 env.start=uniform recall=$$recall \
 			'seeds=[0,1,2,3,4]' collector.total_frames=20_480 eval.stop_at_target=true \
@@ -19,7 +17,11 @@ run: $(VENV)/.test
 	done
 	$(BIN)/python -m torchrl_recall.collect runs/first_minute/none runs/first_minute/backtracking \
 		out=runs/first_minute
-	@echo "Above: actor-critic in the four rooms, alone and with recall traces. To compare them on another task:"
+	@echo "Above: actor-critic in the four rooms, alone and with recall traces (runs/first_minute/figure.png)."
+	@echo "Now SAC with recall on Hopper-v5, some five minutes; Ctrl-C saves, and 'make run' goes on:"
+	$(BIN)/python recipes/sac_recall.py env.name=Hopper-v5 collector.total_frames=10_000 \
+		eval.interval=2_000 run_dir=runs/hopper resume=auto
+	@echo "To compare methods on it:"
 	@echo "  $(BIN)/python recipes/sac_recall.py -m env.name=Hopper-v5 recall=none,backtracking seed=0,1,2"
 	@echo "  $(BIN)/python -m torchrl_recall.collect runs/Hopper-v5_*"
 

@@ -238,6 +238,11 @@ def test_losses_without_values_are_refused():
             StateValues(loss)
 
 
+def test_a_network_is_no_loss():
+    with pytest.raises(TypeError, match=r"one of TorchRL's losses, got a QValueActor"):
+        StateValues(values_of_actions())
+
+
 @pytest.mark.parametrize("policy", [deterministic, values_of_actions])
 def test_policies_without_a_distribution_name_their_adapter(policy):
     with pytest.raises(TypeError, match=r"GaussianPolicy.*BoltzmannPolicy"):

@@ -405,6 +405,14 @@ def test_bad_arguments_are_named(name, value, make):
         make(**{name: value})
 
 
+def test_a_policy_is_no_loss_and_a_number_chooses_no_states(make_actor):
+    model, actor = new_model(), make_actor()
+    with pytest.raises(TypeError, match=r"got a ProbabilisticActor; give ImitationLoss\(policy\)"):
+        Recall(model, actor, RewardStates(4))
+    with pytest.raises(TypeError, match=r"got 4; give RewardStates\(num_states\)"):
+        Recall(model, ImitationLoss(actor), 4)
+
+
 # beside a real host
 
 

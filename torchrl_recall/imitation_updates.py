@@ -216,7 +216,15 @@ def make_steps(
 
     Returns:
         :class:`AdamSteps` or :class:`TrustRegionSteps`.
+
+    Raises:
+        TypeError: the loss is not an :class:`~torchrl_recall.ImitationLoss`.
     """
+    if not isinstance(loss, ImitationLoss):
+        raise TypeError(
+            f"imitation takes steps of ImitationLoss, got a {type(loss).__name__}; give "
+            "ImitationLoss(policy)."
+        )
     positive(lr=lr)
     if max_kl is None:
         return AdamSteps(loss, lr=lr, compile=compile)

@@ -129,6 +129,8 @@ class Recall(Stateful):
     Raises:
         ValueError: a number is out of its range, a critic is needed but missing, ``use`` asks for
             imitation without an imitation loss, or end states carry no reward for a critic.
+        TypeError: ``imitation_loss`` is not an :class:`~torchrl_recall.ImitationLoss`, or
+            ``high_value_states`` cannot be called.
 
     Examples:
         >>> import torch
@@ -521,6 +523,11 @@ def _check_use(
     """Refuse a use of traces whose policy, rewards or end states are missing."""
     if use not in ("policy", "critic", "both"):
         raise ValueError(f"use must be 'policy', 'critic' or 'both', got {use!r}.")
+    if not callable(high_value_states):
+        raise TypeError(
+            f"high_value_states chooses where traces end, got {high_value_states!r}; give "
+            "RewardStates(num_states), or another HighValueStates."
+        )
     if use != "critic" and imitation_loss is None:
         raise ValueError(
             f"use={use!r} imitates traces and needs imitation_loss; give ImitationLoss(policy), or "

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+
 from runs.critic_runs import DEFAULTS, HOST, ROOT, experiment
 from runs.launchers import run_command
 

@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from runs.evidence import options, run_missing, save
-from runs.launchers import OPTIONS, in_new_process
 from tensordict import TensorDictBase
 
+from runs.evidence import options, run_missing, save
+from runs.launchers import OPTIONS, in_new_process
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.trainers.runs.process import write_whole

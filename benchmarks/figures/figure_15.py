@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+
 from runs.evidence import folders, options
 from runs.mujoco_runs import DIVERGED, MUJOCO, Curves, collect, shared, show
 

@@ -7,9 +7,9 @@ python benchmarks/figures/figure_18.py seeds=20 first_seed=0 out=runs/figure_18 
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
 from runs.evidence import save
 from runs.four_rooms import experiment, ratio, table
-
 from torchrl_recall.results.statistics import Interval
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
-from runs.evidence import save
-from runs.four_rooms import experiment, rows
 from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
+from runs.evidence import save
+from runs.four_rooms import experiment, rows
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.seeds import SeedStreams

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs.evidence import options, run_missing
-from runs.launchers import in_new_process, run_all
-from runs.mujoco_runs import MUJOCO, run, words_of
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
+from runs.evidence import options, run_missing
+from runs.launchers import in_new_process, run_all
+from runs.mujoco_runs import MUJOCO, run, words_of
 from torchrl_recall import BacktrackingModel, JointModel, MeasuredLength, RewardModel
 from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.forward_updates import ForwardUpdates

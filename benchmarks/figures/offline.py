@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+
 from runs.critic_runs import HOST, ROOT
 from runs.evidence import folders, options, save
 from runs.launchers import OPTIONS, in_new_process, run_all, run_command
-
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from runs import goal_runs, mujoco_runs
-from runs.evidence import options, run_missing, save
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.data import ReplayBuffer
 
+from runs import goal_runs, mujoco_runs
+from runs.evidence import options, run_missing, save
 from torchrl_recall import (
     Agreement,
     ExactDynamics,

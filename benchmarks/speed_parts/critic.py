@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 from runs.critic_runs import HOST
-
 from speed_parts.loops import Loop
 from speed_parts.measure import Contestants, Rows, measure
 

@@ -14,6 +14,7 @@ its own rule, and draws traces.
 
 import matplotlib.pyplot as plt
 import torch
+from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs import GymEnv
 
@@ -120,7 +121,7 @@ class UprightStates(HighValueStates):
         states = tensordict["observation"].reshape(-1, 3)  # cosine, sine, velocity
         nearness = states[:, 0] - 0.1 * states[:, 2].abs()
         best = states[nearness.topk(self.num_states).indices]
-        return self._end_states(best)
+        return TensorDict({"observation": best}, [len(best)])
 
 
 end_states = UprightStates(8)(data)

@@ -39,11 +39,13 @@ subprocess.run(
 )
 with open(run_dir / "metrics.csv") as file:
     rows = list(csv.DictReader(file))
-names = [name for name in rows[0] if name.startswith(("recall/", "backtracking/"))]
+names = [name for name in rows[0] if name.startswith(("recall/", "backtracking/", "traces/"))]
 for name in names:
     print(f"{name:40}", *(f"{float(row[name]):8.2f}" for row in rows[-4:] if row[name]))
 
 # %%
+# What every column means is on :doc:`../run_folder`. Those that decide are explained here.
+#
 # 1. What the filters keep
 # ------------------------
 # ``recall/kept`` is the share of steps of traces that was imitated. If it is near zero, recall has
@@ -82,7 +84,9 @@ with torch.no_grad():
 # ----------------------
 # Here the simulator can be put into any state. Put it into the first state of a trace, and take the
 # actions of the trace. The landing error is the distance of the reached state from the end state of
-# the trace. It grows with the number of actions.
+# the trace. It grows with the number of actions. The run measures it too:
+# ``traces/landing_error_5`` of its newest traces, to be compared with ``traces/displacement_5``. Here
+# it is computed by hand, in units of the maze.
 
 ends = fresh["observation"][torch.randperm(len(fresh))[:64]]
 traces = RecallTraceGenerator(model, trace_length=12, num_traces=4)(

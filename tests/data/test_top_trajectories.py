@@ -137,3 +137,8 @@ def test_bad_arguments_are_named(name, value):
 def test_a_missing_entry_is_named(key):
     with pytest.raises(KeyError, match=f"{key}_key="):
         TopTrajectories(1).extend(episode(1.0).exclude(("next", key)))
+
+
+def test_a_list_of_batches_is_no_experience():
+    with pytest.raises(TypeError, match=r"comes in a TensorDict.*not in a list"):
+        TopTrajectories(2).extend([episode(1.0)])

@@ -155,3 +155,24 @@ def test_slips_and_strangers_are_refused():
         make_simulator(FourRoomsEnv(5, slip=0.1))
     with pytest.raises(ValueError, match=r"a str cannot be put.*Give an object with is_valid"):
         make_simulator("Hopper-v5")
+
+
+class Line(gymnasium.Env):
+    """A task of a user, which knows how to go on from any of its states."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def is_valid(self, states):
+        return states.abs().le(1).all(-1)
+
+    def replay(self, states, actions):
+        return states.unsqueeze(1) + 0.1 * actions.cumsum(1)
+
+    def coordinates(self, states):
+        return states
+
+
+def test_a_task_of_ones_own_with_the_methods_is_its_simulator():
+    task = gymnasium.wrappers.TimeLimit(Line(), 10)
+    assert make_simulator(task) is task.unwrapped

@@ -390,7 +390,8 @@ def test_unknown_scale_is_refused():
 def own_modules(**changes) -> dict:
     keys = {"policy_in": [("next", "observation")], "policy_out": "action"}
     keys |= {"predictor_in": ["action", ("next", "observation")], "predictor_out": "delta"}
-    keys |= changes
+    sizes = {"policy_size": 2, "predictor_size": 3}
+    keys |= sizes | changes
 
     def factor(in_keys, out_key, in_features, size):
         net = MLP(in_features=in_features, out_features=2 * size, num_cells=[5])
@@ -406,8 +407,10 @@ def own_modules(**changes) -> dict:
         )
 
     return {
-        "backward_policy": factor(keys["policy_in"], keys["policy_out"], 3, 2),
-        "state_predictor": factor(keys["predictor_in"], keys["predictor_out"], 5, 3),
+        "backward_policy": factor(keys["policy_in"], keys["policy_out"], 3, keys["policy_size"]),
+        "state_predictor": factor(
+            keys["predictor_in"], keys["predictor_out"], 5, keys["predictor_size"]
+        ),
         "observation_spec": Unbounded((3,)),
         "action_spec": Bounded(-1, 1, (2,)),
         "delta_key": "delta",
@@ -436,6 +439,21 @@ def test_own_modules(transitions):
 def test_modules_with_wrong_keys_are_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         BacktrackingModel(**own_modules(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"policy_size": 1}, r"backward_policy .*shape \(1,\).*the data's have \(2,\).*outputs"),
+        ({"predictor_size": 1}, r"state_predictor .*shape \(1,\).*the data's have \(3,\)"),
+    ],
+)
+def test_outputs_that_would_be_broadcast_are_refused(changes, match, transitions):
+    model = BacktrackingModel(**own_modules(**changes))
+    data = transitions(64)
+    model.update_statistics(data)
+    with pytest.raises(ValueError, match=match):
+        model.log_prob(data)
 
 
 def test_module_without_a_distribution_is_refused():

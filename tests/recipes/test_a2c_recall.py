@@ -187,7 +187,10 @@ REFUSED = [
     ("recall.method=recal", r"recall\.method must be one of"),
     ("recall.high_value_states=best", r"high_value_states must be one of rewarded, value"),
     ("backtracking.dynamics=true", r"backtracking\.dynamics"),
-    ("eval.interval=100", r"eval\.interval=100 must be a multiple of the 64 frames"),
+    (
+        "eval.interval=100",
+        r"eval\.interval=100 must be a multiple of the 64 .*take 64 or 128",
+    ),
     ("logger.interval=320", r"logger\.interval=320 must be a multiple of eval\.interval"),
     ("collector.total_frames=100", r"collector\.total_frames=100 must be a multiple"),
     ("prioritized_replay.size=10", r"prioritized_replay\.size=10 is smaller"),

@@ -127,7 +127,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, recall, name):
 
 
 def test_a_signal_saves_and_the_run_goes_on(tmp_path, monkeypatch):
-    words = tiny("backtracking", "env.entry_point=test_dqn_recall:faulty_cartpole")
+    words = tiny("backtracking", "env.entry_point=test_dqn_recall:faulty_cartpole", "env.name=mine")
     monkeypatch.syspath_prepend(str(RECIPES.parent / "tests" / "recipes"))
     assert train(tmp_path / "whole", words) == 0
     monkeypatch.setattr(Faulty, "fault", {"step": 200, "signal": signal.SIGTERM})
@@ -212,7 +212,7 @@ def as_coordinates():
 @pytest.mark.parametrize("function", ["Plain", "as_coordinates"])
 def test_vectors_of_a_users_own_task_are_no_categories(function, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(RECIPES.parent / "tests" / "recipes"))
-    words = tiny("backtracking", f"env.entry_point=test_dqn_recall:{function}")
+    words = tiny("backtracking", f"env.entry_point=test_dqn_recall:{function}", "env.name=mine")
     assert not isinstance(parts(*words).recall.model.observation_spec, OneHot)
     if function == "Plain":
         assert train(tmp_path / "run", words) == 0

@@ -107,6 +107,16 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(runs, host, data_set, tm
     assert metrics(tmp_path / "again") == metrics(whole)
 
 
+def test_a_run_says_that_models_learn_first(data_set, tmp_path, capsys):
+    words = "collector.total_frames=10", "eval.num_episodes=1"
+    for recall in ("none", "backtracking"):
+        assert train(tmp_path / recall, data_set, recall, *words).status == 0
+        assert ("models learn first, 3 steps each" in capsys.readouterr().out) is (recall != "none")
+    again = train(tmp_path / "backtracking", data_set, "backtracking", *words[1:], "resume=auto")
+    assert again.status == 0
+    assert "models learn first" not in capsys.readouterr().out
+
+
 def test_the_data_set_is_not_saved_but_told_from_another(runs, data_set, tmp_path):
     _, state = load(runs("iql"))
     assert set(state["replay_buffer"]) == {"sha256"}

@@ -169,7 +169,7 @@ REFUSED = [
     ("ppo", "+trpo.max_kl=0.1", r"trpo"),
     ("ppo", "ppo.max_grad_norm=0", r"ppo\.max_grad_norm must be positive"),
     ("ppo", "gae.lmbda=1.5", r"gae\.lmbda must be at most 1"),
-    ("trpo", "collector.total_frames=5000", r"total_frames=5000 must be a multiple"),
+    ("trpo", "collector.total_frames=5000", r"=5000 must be a multiple.*Take 4096 or 6144"),
     ("trpo", "collector.num_envs=3", r"frames_per_batch=2048 .*num_envs=3"),
     ("trpo", "replay_buffer.size=100", r"replay_buffer\.size=100 is smaller than one batch"),
     ("trpo", "recall.max_kl=0", r"recall\.max_kl must be positive"),

@@ -186,6 +186,7 @@ def bad(state: torch.Tensor, *shape: int, key: str = "observation") -> TensorDic
         (bad(torch.full((4, 3), -math.inf), 4), ValueError, "NaN or infinity"),
         (bad(torch.zeros(0, 3), 0), ValueError, "no end states"),
         (bad(torch.zeros(4, 3), 4, key="state"), KeyError, "observation_key"),
+        (torch.zeros(4, 3), TypeError, r"not in a Tensor; give TensorDict\({'observation'"),
     ],
 )
 def test_bad_end_states_are_refused(end_states, error, match, how, make_model):

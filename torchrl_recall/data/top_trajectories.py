@@ -153,6 +153,11 @@ class TopTrajectories:
                 "there is no experience: a collector that is given replay_buffer= yields None. "
                 "Make reader = BufferReader(replay_buffer) before the loop; offer reader.read()."
             )
+        if not isinstance(data, TensorDictBase):
+            raise TypeError(
+                f"experience comes in a TensorDict, as collectors yield it, not in a "
+                f"{type(data).__name__}."
+            )
         if not data.ndim:
             raise ValueError(
                 "experience needs a time dimension, [time] or [batch, time]; give a single step as "

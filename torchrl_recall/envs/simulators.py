@@ -93,7 +93,7 @@ def make_simulator(task: Any) -> Simulator:
     - The four rooms without slips, where walls and the goal are not valid. Distances are computed
       on row and column.
     - A :class:`~torchrl_recall.envs.GoalEnv`, and any other object with the methods of
-      :class:`Simulator`.
+      :class:`Simulator`. A task of your own that has them is audited in the recipes too.
 
     Args:
         task: a task of Gymnasium or TorchRL, possibly in wrappers that do not change its states.
@@ -126,6 +126,8 @@ def make_simulator(task: Any) -> Simulator:
             "is_valid(states), replay(states, actions) and coordinates(states)."
         )
     inner = task.unwrapped
+    if isinstance(inner, Simulator):  # a user's own
+        return inner
     if isinstance(inner, FourRoomsGymEnv):
         return _GridSimulator(inner.layout)
     if isinstance(inner, SparseTask):
@@ -205,7 +207,7 @@ class _GymSimulator(ABC):
             f"{self.name} cannot be put into the state that it observes. Take a MuJoCo task of "
             "Gymnasium whose observation begins with its positions and velocities, such as "
             "Hopper-v5, Walker2d-v5, HalfCheetah-v5 or Ant-v5, a task of classic control, or give "
-            "a simulator of your own (torchrl_recall.envs.Simulator)."
+            "the class of your task the methods of torchrl_recall.envs.Simulator."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -294,7 +294,7 @@ class BacktrackingModel(TensorDictModuleBase):
         data = self._condition(self._read(tensordict, self.next_observation_key))
         self._check_batch(action, data)
         dist = self.backward_policy.get_dist(data)
-        log_prob = _scorer(dist, each_member)(self.actions.target(action))
+        log_prob = _log_prob("backward_policy", dist, self.actions.target(action), each_member)
         return log_prob + self.actions.log_abs_det()
 
     def state_predictor_log_prob(
@@ -314,11 +314,13 @@ class BacktrackingModel(TensorDictModuleBase):
         """
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
-        log_prob = _scorer(self.state_predictor_dist(tensordict), each_member)
+        dist = self.state_predictor_dist(tensordict)
         if self.deltas is None:
-            return log_prob(self.observations.target(observation))
-        delta = observation - next_observation
-        return log_prob(self.deltas.target(delta)) + self.deltas.log_abs_det()
+            target = self.observations.target(observation)
+            return _log_prob("state_predictor", dist, target, each_member)
+        target = self.deltas.target(observation - next_observation)
+        log_prob = _log_prob("state_predictor", dist, target, each_member)
+        return log_prob + self.deltas.log_abs_det()
 
     def state_predictor_dist(self, tensordict: TensorDictBase) -> Distribution:
         """Return q(Δs_t | a_t, s_{t+1}), given the data's action, in standardised units.
@@ -448,8 +450,14 @@ class BacktrackingModel(TensorDictModuleBase):
                 )
 
 
-def _scorer(dist: Distribution, each_member: bool) -> Callable[[Tensor], Tensor]:
-    """Return the function that computes the log-density, of the model or of each member."""
+def _log_prob(name: str, dist: Distribution, target: Tensor, each_member: bool) -> Tensor:
+    """Compute the log-density, of the model or of each member of an ensemble."""
+    event = tuple(dist.event_shape)
+    if event and event != tuple(target.shape[-len(event) :]):  # broadcasting would hide it
+        raise ValueError(
+            f"{name} is a distribution of values of shape {event}, but the data's have "
+            f"{tuple(target.shape[-len(event) :])}; give its network as many outputs as that needs."
+        )
     if each_member and isinstance(dist, EnsembleDistribution):
-        return dist.member_log_prob
-    return dist.log_prob
+        return dist.member_log_prob(target)
+    return dist.log_prob(target)

@@ -90,6 +90,12 @@ class StateValues(TensorDictModuleBase):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(loss_module, LossModule):
+            raise TypeError(
+                f"StateValues reads the networks of one of TorchRL's losses, got a "
+                f"{type(loss_module).__name__}. Give the loss; a module of your own that writes "
+                "state_value goes to CriticStates as it is."
+            )
         self.__dict__["loss_module"] = loss_module  # not a submodule: the loss owns its parameters
         self.action_key: NestedKey = getattr(loss_module.tensor_keys, "action", "action")
         networks = {name: net for name in _NAMES if (net := _network(loss_module, name))}

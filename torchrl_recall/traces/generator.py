@@ -125,6 +125,7 @@ class RecallTraceGenerator(nn.Module):
             state are adjacent.
 
         Raises:
+            TypeError: the end states are not in a tensordict.
             KeyError: the end states have no observation.
             ValueError: the end states are empty or not finite, or their shape, dtype or device
                 differs from the model's.
@@ -199,6 +200,12 @@ class RecallTraceGenerator(nn.Module):
         model, spec = self.model, self.model.observation_spec
         if isinstance(model, BacktrackingModel):
             model.check_statistics()  # a compiled step cannot check them
+        if not isinstance(end_states, TensorDictBase):
+            raise TypeError(
+                f"end states come in a TensorDict under {model.observation_key!r}, not in a "
+                f"{type(end_states).__name__}; give TensorDict({{{model.observation_key!r}: "
+                "states}, [len(states)])."
+            )
         cure = "Put the end states under the model's observation_key."
         states = require(end_states, model.observation_key, "RecallTraceGenerator", cure)
         if states.shape[end_states.ndim :] != spec.shape:

@@ -48,7 +48,7 @@ def build_audit(
     except ValueError as error:
         if num_traces != "auto":
             raise ConfigError(f"recall.audit={num_traces}: {error} Or leave it auto.") from error
-        say(f"traces are not audited: {error}")
+        say(f"traces are not audited: {error} recall.audit=0 leaves this line out.")
         return None
     recall.num_kept = _NUM_TRACES if num_traces == "auto" else num_traces
 

@@ -206,6 +206,9 @@ def bare():
 
 def of_torchrl():
     return GymEnv("Hopper-v5")
+
+def of_a_size(size):
+    return hopper()
 """
 
 
@@ -224,8 +227,14 @@ def test_a_task_without_an_id_is_made_by_a_function(function, limit, module):
         ("no_module_here:f", "No module named 'no_module_here'"),
         ("tasks_of_mine", "cannot be imported"),
         ("tasks_of_mine:of_torchrl", "returned a GymEnv, not a gymnasium.Env"),
+        ("tasks_of_mine:of_a_size", "without arguments: missing.*'size'.*needs none"),
     ],
 )
 def test_entry_points_that_do_not_fit_are_named(entry_point, reason, module):
     with pytest.raises(ConfigError, match=reason):
         make_env("mine", entry_point=entry_point)
+
+
+def test_a_function_under_the_name_of_a_registered_task_is_warned_of(module):
+    with pytest.warns(UserWarning, match="'Hopper-v5' is that of a registered.*env.name=mine"):
+        make_task("Hopper-v5", entry_point="tasks_of_mine:hopper")

@@ -26,6 +26,7 @@ from torchrl_recall.trainers.schema.ranges import (
     Text,
     Threads,
     TraceLength,
+    multiples,
 )
 
 __all__ = [
@@ -189,19 +190,20 @@ class A2CRecallConfig(Group):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield f"seeds={self.seeds} must name one seed or several different ones."
         batch = self.collector.num_envs * self.collector.frames_per_env
-        uneven = [
-            f"{key}={frames}"
+        uneven = {
+            f"{key}={frames}": frames
             for key, frames in (
                 ("eval.interval", self.eval.interval),
                 ("logger.interval", self.logger.interval),
                 ("collector.total_frames", self.collector.total_frames),
             )
             if frames % batch
-        ]
+        }
         if uneven:
             yield (
                 f"{', '.join(uneven)} must be a multiple of the {batch} frames between updates, "
-                "collector.num_envs * collector.frames_per_env."
+                "collector.num_envs * collector.frames_per_env; take "
+                f"{', '.join(multiples(frames, batch) for frames in uneven.values())}."
             )
         elif self.logger.interval % self.eval.interval:
             yield (

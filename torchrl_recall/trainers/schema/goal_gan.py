@@ -141,3 +141,13 @@ class GoalGANRecallConfig(RunConfig):
     def frames_per_batch(self) -> int:
         """Return the frames between two updates of the policy."""
         return self.num_goals * self.collector.num_rollouts * self.env.max_steps
+
+    def faults(self) -> Iterator[str]:
+        """Refuse a run that ends with the batch in which the first policy shows its goals."""
+        if self.collector.total_frames <= self.frames_per_batch:
+            yield (
+                f"collector.total_frames={self.collector.total_frames} leaves nothing to learn "
+                f"from: the Goal GAN is fitted to a first batch of {self.frames_per_batch} frames, "
+                "(goal_gan.num_new + goal_gan.num_old) * collector.num_rollouts * env.max_steps. "
+                f"Take more; eval.interval={self.eval.interval} frames lie between evaluations."
+            )

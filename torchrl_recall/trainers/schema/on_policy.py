@@ -20,7 +20,13 @@ from torchrl_recall.trainers.schema.parts import (
     SharedBatchConfig,
     TRPOConfig,
 )
-from torchrl_recall.trainers.schema.ranges import AtLeastZero, Count, Fraction, Positive
+from torchrl_recall.trainers.schema.ranges import (
+    AtLeastZero,
+    Count,
+    Fraction,
+    Positive,
+    multiples,
+)
 
 __all__ = [
     "OnPolicyRecallConfig",
@@ -39,7 +45,7 @@ class OnPolicyCollectorConfig(SharedBatchConfig):
             yield (
                 f"collector.total_frames={self.total_frames} must be a multiple of "
                 f"collector.frames_per_batch={self.frames_per_batch}, the frames between two "
-                "updates."
+                f"updates. Take {multiples(self.total_frames, self.frames_per_batch)}."
             )
 
 

@@ -19,7 +19,24 @@ __all__ = [
     "Text",
     "Threads",
     "TraceLength",
+    "multiples",
 ]
+
+
+def multiples(value: int, of: int) -> str:
+    """Name the multiples next to a value that is none, smaller and larger.
+
+    Args:
+        value: which is refused.
+        of: positive.
+
+    Examples:
+        >>> from torchrl_recall.trainers.schema.ranges import multiples
+        >>> multiples(20_000, 2_048), multiples(100, 2_048)
+        ('18432 or 20480', '2048')
+    """
+    below = value // of * of
+    return " or ".join(str(each) for each in (below, below + of) if each)
 
 
 def _refuse_booleans_and_text(value: Any) -> Any:

@@ -15,6 +15,7 @@ from torchrl.envs import TransformedEnv
 from torchrl_recall.data.data_sets import DataSetError, read_data_set
 from torchrl_recall.stateful import Part
 from torchrl_recall.trainers.hosts.offline import OfflineHost
+from torchrl_recall.trainers.runs import process
 from torchrl_recall.trainers.runs.parts import Parts
 from torchrl_recall.trainers.schema import ConfigError, OfflineRecallConfig
 from torchrl_recall.trainers.tasks.gym import DivergenceError
@@ -113,8 +114,15 @@ class GradientSteps:
         self.env, self.frames = env, 0
         self.total_frames = config.collector.total_frames
         self.frames_per_batch = config.collector.frames_per_batch
+        learns = config.recall.method == "recall"
+        self.num_first = config.backtracking.num_updates if learns else 0
 
     def __iter__(self) -> Iterator[TensorDictBase]:
+        if self.num_first and not self.frames:
+            process.say(
+                f"models learn first, {self.num_first:,} steps each, which takes minutes; a signal "
+                "is heeded after that, a second Ctrl-C at once"
+            )
         while (left := self.total_frames - self.frames) > 0:
             num = min(self.frames_per_batch, left)
             self.frames += num

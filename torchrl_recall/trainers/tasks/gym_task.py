@@ -99,6 +99,22 @@ def _maker(
         _spec(name)
         return lambda: _made(name, {} if render_mode is None else {"render_mode": render_mode})
     make = load_function(entry_point, key="env.entry_point")
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"env.entry_point={entry_point!r} is called without arguments: {error}. Name a "
+            "function that needs none."
+        ) from error
+    except ValueError:  # compiled code may hide its signature
+        pass
+    if name in gymnasium.registry:
+        warnings.warn(
+            f"env.entry_point={entry_point!r} makes the task, but env.name={name!r} is that of a "
+            "registered one, under which its folder and results go. Give it a name of its own, "
+            "such as env.name=mine.",
+            stacklevel=2,
+        )
 
     def checked() -> gymnasium.Env:
         task = make()
