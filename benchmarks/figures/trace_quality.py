@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -42,7 +43,21 @@ from torchrl_recall import (
 from torchrl_recall.envs import GoalEnv, PointMassEnv
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.optim.batches import Draws
-from torchrl_recall.results.picture import draw_band
+from torchrl_recall.results.names import (
+    BLACK,
+    BLUE,
+    DASH_DOT,
+    DASHED,
+    DOTTED,
+    GREEN,
+    ORANGE,
+    SKY,
+    SOLID,
+    VERMILION,
+    Look,
+    task_name,
+)
+from torchrl_recall.results.picture import add_legend, draw_band, finish
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.trained.load import TrainedRun
@@ -55,6 +70,16 @@ GOAL = ("point_umaze", "point_free4", "point_maze")
 MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 NUM_VISITED = 4_096  # states that NearVisited looks at
 MIN_TRACES = 20  # behind a number, else a dash
+CAPTION = "Recall traces put to the simulator: mean over seeds, 95 % interval."
+PANELS = {"landing_error": "landing error, sd", "impossible": "share of impossible states"}
+LOOKS = {  # of what is drawn; the table has all
+    "none": Look("uncut traces", BLUE, SOLID),
+    "WithinSupport": Look("WithinSupport", ORANGE, DASH_DOT),
+    "NearVisited": Look("NearVisited", GREEN, DASHED),
+    "Agreement": Look("Agreement", VERMILION, DASHED),
+    "ExactDynamics": Look("the simulator as filter", SKY, SOLID),
+    "real trajectories": Look("real trajectories", BLACK, DOTTED),
+}
 # By task, filter, length and metric; then by seed.
 Quality = dict[tuple[str, str, int, str], dict[int, float]]
 
@@ -209,31 +234,41 @@ def table(quality: Quality, lengths: list[int], num: int) -> str:
     return "\n".join(lines)
 
 
-def draw(config: DictConfig, quality: Quality) -> None:
-    """Draw ``trace_quality.png``: impossible states and landing errors of each task."""
+def draw(quality: Quality, lengths: Sequence[int]) -> Figure:
+    """Draw landing errors of each task, and impossible states where there are some.
+
+    Args:
+        quality: what :func:`measure` yields.
+        lengths: steps before the end state.
+    """
     tasks = list(dict.fromkeys(task for task, *_ in quality))
-    figure = Figure(figsize=(3.2 * len(tasks), 6), layout="constrained")
-    panels = figure.subplots(2, len(tasks), squeeze=False)
-    for row, metric in zip(panels, ("impossible", "landing_error"), strict=True):
-        for axes, task in zip(row, tasks, strict=True):
-            names = dict.fromkeys(name for of, name, *_ in quality if of == task)
-            for number, name in enumerate(names):
-                lengths = [k for k in config.lengths if (task, name, k, metric) in quality]
-                for k in lengths[::-1]:  # a seed that has none left at some length
-                    if len(quality[task, name, k, metric]) < len(quality[task, name, 1, metric]):
-                        lengths.remove(k)
-                values = torch.tensor(
-                    [list(quality[task, name, k, metric].values()) for k in lengths]
-                ).T
-                draw_band(axes, lengths, values.numpy(), color=f"C{number}", label=name)
-            axes.set(title=task, xlabel="steps before the end state", ylim=(0, None))
-            axes.grid(alpha=0.3)
-        row[0].set_ylabel("share of impossible states")
-    panels[1, 0].set_ylabel("landing error, standard deviations")
-    lines = panels[0, 0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside upper center", ncols=min(4, 2 * len(tasks)), fontsize=8)
-    caption = f"Recall traces put to the simulator, up to {config.seeds} seeds."
-    save(figure, Path(config.out) / "trace_quality.png", caption, width=45 * len(tasks))
+    places = [("landing_error", task) for task in tasks]
+    for task in tasks:
+        uncut = [quality.get((task, "none", k, "impossible"), {0: 0.0}) for k in lengths]
+        if max(fmean(of_seeds.values()) for of_seeds in uncut) > 0.02:
+            places.append(("impossible", task))
+    columns = min(4, len(places))
+    lines = -(-len(places) // columns)
+    figure = Figure(figsize=(max(4.6, 2.5 * columns), 2.5 * lines + 0.8), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in grid[len(places) :]:
+        axes.set_axis_off()
+    for axes, (metric, task) in zip(grid, places, strict=False):
+        for name, look in LOOKS.items():
+            known = [quality.get((task, name, k, metric), {}) for k in lengths]
+            # A filter may leave some seeds no trace of some length.
+            whole = [
+                k for k, each in zip(lengths, known, strict=True) if len(each) >= len(known[0])
+            ]
+            if not known[0] or not whole:
+                continue
+            values = torch.tensor([list(quality[task, name, k, metric].values()) for k in whole]).T
+            draw_band(axes, whole, values.numpy(), color=look.color, line=look.line)
+        axes.set_title(f"{PANELS[metric]}\n{task_name(task)}", fontsize=9)
+        axes.set_ylim(0, None)
+        finish(axes, "steps before the end state", "")
+    add_legend(figure, LOOKS.values())
+    return figure
 
 
 if __name__ == "__main__":
@@ -267,5 +302,5 @@ if __name__ == "__main__":
     if not rows:
         sys.exit(f"no run in {config.out} has finished yet, so there is nothing to show")
     write_rows(Path(config.out) / "trace_quality.csv", rows)
-    draw(config, quality)
+    save(draw(quality, config.lengths), Path(config.out) / "trace_quality.png", CAPTION)
     print(table(quality, list(config.lengths), config.num_traces))

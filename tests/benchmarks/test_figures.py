@@ -84,7 +84,7 @@ def test_mujoco_figures_are_made(name, methods, tmp_path):
         (method, frames) for method in methods for frames in ("64", "128")
     ], done.stdout
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
-    assert all(f"| {method} |" in done.stdout for method in methods)
+    assert all(f"| `{method}` |" in done.stdout for method in methods)
 
 
 TINY_SAC = [
@@ -155,7 +155,7 @@ def test_delayed_rewards_are_the_tasks_own_setting(tmp_path):
     assert {(row["task"], row["method"]) for row in rows} == {(task, m) for m in methods}
     configs = [OmegaConf.load(path) for path in out.glob("*/config.yaml")]
     assert [config.env.delay for config in configs] == [20, 20]
-    assert f"| {task} | {methods[1]} | 1 | 150 |" in done.stdout
+    assert f"| `{methods[1]}` | 1 | 150 |" in done.stdout
     peer = sac_figure("delayed", out, f"tasks=['{task}']", "methods=[sb3]")
     assert "sb3 takes no settings of a task; leave env.delay=20 out" in peer.stderr
 
