@@ -113,8 +113,8 @@ def trace_lengths(rows: Sequence[Row]) -> Figure:
     )
 
 
-def audit(rows: Sequence[Row]) -> Figure:
-    """Draw what the simulator says of traces."""
+def audit_of(rows: Sequence[Row]) -> tuple[trace_quality.Quality, list[int]]:
+    """Return what the simulator says of traces, and their lengths."""
     quality: trace_quality.Quality = defaultdict(dict)
     lengths = set()
     for row in rows:
@@ -123,7 +123,12 @@ def audit(rows: Sequence[Row]) -> Figure:
         k = int(steps.removesuffix(" steps") or 0)
         lengths |= {k} - {0}
         quality[row["task"], name, k, metric][int(row["seed"])] = float(row["value"])
-    return trace_quality.draw(quality, sorted(lengths))
+    return quality, sorted(lengths)
+
+
+def audit(rows: Sequence[Row]) -> Figure:
+    """Draw what the simulator says of traces."""
+    return trace_quality.draw(*audit_of(rows), trace_quality.NUM_TRACES)
 
 
 def shares(rows: Sequence[Row]) -> Figure:

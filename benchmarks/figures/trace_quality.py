@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -57,7 +56,7 @@ from torchrl_recall.results.names import (
     Look,
     task_name,
 )
-from torchrl_recall.results.picture import add_legend, draw_band, finish
+from torchrl_recall.results.picture import add_legend, finish
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.trained.load import TrainedRun
@@ -69,8 +68,9 @@ GOAL_TASKS = Path(__file__).parents[2] / "recipes/config/goal_gan/env"
 GOAL = ("point_umaze", "point_free4", "point_maze")
 MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 NUM_VISITED = 4_096  # states that NearVisited looks at
+NUM_TRACES = 256  # of each run
 MIN_TRACES = 20  # behind a number, else a dash
-CAPTION = "Recall traces put to the simulator: mean over seeds, 95 % interval."
+CAPTION = "Recall traces put to the simulator; seeds are weighted by the traces that count."
 PANELS = {"landing_error": "landing error, sd", "impossible": "share of impossible states"}
 LOOKS = {  # of what is drawn; the table has all
     "none": Look("uncut traces", BLUE, SOLID),
@@ -187,8 +187,8 @@ def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, 
             yield from ((name, k, metric, value) for metric, value in values.items())
 
 
-def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> str:
-    """Weight seeds by the traces that count in a metric; a dash where too few are left.
+def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> float:
+    """Weight seeds by the traces that count in a metric; not a number where too few are left.
 
     A filter may leave traces to some seeds alone: then an unweighted mean compares other seeds.
     """
@@ -200,8 +200,8 @@ def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) 
     }
     total = sum(weights.values())
     if total < MIN_TRACES:
-        return "-"
-    return f"{sum(weights[seed] * value for seed, value in values.items()) / total:.2f}"
+        return math.nan
+    return sum(weights[seed] * value for seed, value in values.items()) / total
 
 
 def traces_left(quality: Quality, task: str, name: str, k: int) -> dict[int, float]:
@@ -229,41 +229,35 @@ def table(quality: Quality, lengths: list[int], num: int) -> str:
         left = [traces_left(quality, task, name, k) for k in lengths]
         cells.append(" / ".join(f"{round(num * sum(x.values()))} ({len(x)})" for x in left))
         for metric in ("impossible", "landing_error", "displacement"):
-            cells.append(" / ".join(pool(quality, task, name, k, metric, num) for k in lengths))
+            found = [pool(quality, task, name, k, metric, num) for k in lengths]
+            cells.append(" / ".join("-" if math.isnan(x) else f"{x:.2f}" for x in found))
         lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(quality: Quality, lengths: Sequence[int]) -> Figure:
+def draw(quality: Quality, lengths: Sequence[int], num: int) -> Figure:
     """Draw landing errors of each task, and impossible states where there are some.
 
     Args:
         quality: what :func:`measure` yields.
         lengths: steps before the end state.
+        num: traces of each seed, before filters.
     """
     tasks = list(dict.fromkeys(task for task, *_ in quality))
     places = [("landing_error", task) for task in tasks]
     for task in tasks:
-        uncut = [quality.get((task, "none", k, "impossible"), {0: 0.0}) for k in lengths]
-        if max(fmean(of_seeds.values()) for of_seeds in uncut) > 0.02:
+        if max(pool(quality, task, "none", k, "impossible", num) for k in lengths) > 0.02:
             places.append(("impossible", task))
     columns = min(4, len(places))
     lines = -(-len(places) // columns)
-    figure = Figure(figsize=(max(4.6, 2.5 * columns), 2.5 * lines + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 2.5 * columns), 2.4 * lines + 0.8), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in grid[len(places) :]:
         axes.set_axis_off()
     for axes, (metric, task) in zip(grid, places, strict=False):
         for name, look in LOOKS.items():
-            known = [quality.get((task, name, k, metric), {}) for k in lengths]
-            # A filter may leave some seeds no trace of some length.
-            whole = [
-                k for k, each in zip(lengths, known, strict=True) if len(each) >= len(known[0])
-            ]
-            if not known[0] or not whole:
-                continue
-            values = torch.tensor([list(quality[task, name, k, metric].values()) for k in whole]).T
-            draw_band(axes, whole, values.numpy(), color=look.color, line=look.line)
+            values = [pool(quality, task, name, k, metric, num) for k in lengths]
+            axes.plot(lengths, values, color=look.color, linestyle=look.line, linewidth=1.6)
         axes.set_title(f"{PANELS[metric]}\n{task_name(task)}", fontsize=9)
         axes.set_ylim(0, None)
         finish(axes, "steps before the end state", "")
@@ -284,7 +278,7 @@ if __name__ == "__main__":
             "eval_interval": 50_000,
             "tasks": [*GOAL, *MUJOCO],
             "methods": ["backtracking+recall.agreement=0.95"],
-            "num_traces": 256,
+            "num_traces": NUM_TRACES,
             "lengths": [1, 2, 5, 10, 20],
             "tolerance": 0.1,  # of the exact simulator as a filter, standard deviations
         }
@@ -302,5 +296,9 @@ if __name__ == "__main__":
     if not rows:
         sys.exit(f"no run in {config.out} has finished yet, so there is nothing to show")
     write_rows(Path(config.out) / "trace_quality.csv", rows)
-    save(draw(quality, config.lengths), Path(config.out) / "trace_quality.png", CAPTION)
+    save(
+        draw(quality, config.lengths, config.num_traces),
+        Path(config.out) / "trace_quality.png",
+        CAPTION,
+    )
     print(table(quality, list(config.lengths), config.num_traces))
