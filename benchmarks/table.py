@@ -29,15 +29,15 @@ HOSTS = {"four_rooms": "a2c", "goal_runs": "goal_gan", "critic_runs": "sac"}  # 
 INTRODUCTION = """\
 # All results
 
-Every task and method that has rows in this folder; what they show is on the pages beside it. Made by
-`python benchmarks/table.py`.
+Every task and method that has rows in this folder; what they show is on the pages beside it. This
+page is made by `python benchmarks/table.py`.
 
 - **Configuration** is the method's word in `methods=` of the command above the table: a group of
   `recall` with overrides behind plus signs, after its host and a colon where that is not the
   figure's own.
-- **Last return** is that of the last evaluation that all seeds have, or of each seed's own end where
-  runs end at a target; steps are then those of the longest. Mean and bootstrap 95 % interval. In the
-  four rooms a return is a share of the optimum, in goal tasks coverage or success.
+- **Last return** is that of the last evaluation that all seeds have, or of each seed's own end
+  where runs end at a target; steps are then those of the longest. Mean and bootstrap 95 % interval.
+  In the four rooms a return is a share of the optimum, in goal tasks coverage or success.
 - **Frames to the target** are medians with quartiles, infinite where seeds that did not get there
   decide them.
 """

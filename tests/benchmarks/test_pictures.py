@@ -40,7 +40,7 @@ def test_a_picture_says_tasks_and_methods_in_words(pictures, name):
     assert not [words for words in told if re.search(r"[+=_]", words)]
 
 
-def test_the_audit_s_table_is_that_of_its_rows(pictures):
+def test_the_table_of_the_audit_is_that_of_its_rows(pictures):
     """The page shortens equal cells, and leaves out a task's name after its first row."""
     quality, lengths = pictures.audit_of(pictures.rows_of("trace_audit.csv", "traces", [], []))
     lines = pictures.trace_quality.table(quality, lengths, 256).splitlines()[2:]
