@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"
 RESULTS = ROOT / "docs" / "results"
 COLUMNS = (
-    "task", "method", "configuration", "seeds", "steps", "last return [95 %]", "reached",
-    "frames to target",
+    "task", "method", "seeds", "steps", "last return [95 %]", "reached", "frames to target",
+    "configuration",
 )  # fmt: skip
 RETURNS = ("eval_return", "return", "coverage", "final_success")
 HOSTS = {"four_rooms": "a2c", "goal_runs": "goal_gan", "critic_runs": "sac"}  # of figures' runs
@@ -96,7 +96,7 @@ def section(
     yield "|" + "---|" * len(COLUMNS)
     for (_, task, method), rows in groups.items():
         name = method_name(method, _host(script, method))
-        cells = [task, name, f"`{method}`", *_numbers(rows)]
+        cells = [task, name, *_numbers(rows), f"`{method}`"]
         yield f"| {' | '.join(cells)} |"
     yield ""
 

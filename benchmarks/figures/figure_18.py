@@ -31,7 +31,7 @@ def draw(points: Mapping[tuple[str, int], Mapping[int, Interval]]) -> Figure:
     tasks = list(dict.fromkeys(task for task, _ in points))
     shown = looks(f"exact+recall.num_updates={n}" for n in dict.fromkeys(n for _, n in points))
     of_updates = dict(zip(dict.fromkeys(n for _, n in points), shown.values(), strict=True))
-    figure = Figure(figsize=(max(6.4, 3.2 * len(tasks)), 3.2), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 2.8 * len(tasks)), 3.0), layout="constrained")
     panels = dict(zip(tasks, figure.subplots(1, len(tasks), squeeze=False)[0], strict=True))
     for (task, updates), of_length in points.items():
         axes, look, values = panels[task], of_updates[updates], list(of_length.values())

@@ -250,7 +250,7 @@ def draw(quality: Quality, lengths: Sequence[int], num: int) -> Figure:
             places.append(("impossible", task))
     columns = min(4, len(places))
     lines = -(-len(places) // columns)
-    figure = Figure(figsize=(max(6.4, 2.5 * columns), 2.4 * lines + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 2.2 * columns), 2.3 * lines + 0.8), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in grid[len(places) :]:
         axes.set_axis_off()

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchrl_recall.results.names import Look, looks
+from torchrl_recall.results.names import Look, looks, task_name
 from torchrl_recall.results.picture import add_legend, draw_band, finish, save_figure
 from torchrl_recall.results.rows import read_rows
 
@@ -60,14 +60,14 @@ def draw_point_mass(axes: Axes) -> None:
         frames = sorted(set.intersection(*(set(curve) for curve in curves.values())))
         values = np.array([[curve[frame] for frame in frames] for curve in curves.values()])
         draw_band(axes, frames, values, color=look.color, line=look.line)
-    axes.set_title(f"goals of a point mass, four dimensions, {len(curves)} seeds")
+    axes.set_title(f"{task_name('point_free4')}, {len(curves)} seeds")
     finish(axes, "environment steps", "share of goals reached")
     axes.set_ylabel("share of goals reached", fontsize=9)
 
 
 def first_picture() -> Figure:
     """Draw both tasks, with the host alone and the control without a model."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     for axes, draw in zip(figure.subplots(1, 2), (draw_four_rooms, draw_point_mass), strict=True):
         draw(axes)
         axes.title.set_fontsize(10)

@@ -26,7 +26,7 @@ Key = tuple[str, str]  # task and method
 Curve = tuple[Sequence[int], NDArray]  # frames, and values of shape [seeds, evaluations]
 Times = tuple[Sequence[float | None], int]  # frames to the target of each seed, and at the end
 FEW = 12  # seeds in a panel, above which their lines would hide the means
-DPI = 200  # a picture of 9 inches has two pixels for each of a page's 900
+DPI = 200  # a picture of 8.4 inches has two pixels for each of a page's 840
 
 
 def draw_curves(
@@ -126,10 +126,10 @@ def _make_panels(keys: Iterable[Key], host: str) -> tuple[Figure, dict[Key, Axes
     columns = len({task for _, task in places}) if several else number
     columns = columns if columns <= 3 else 4 if columns in (4, 7, 8) else 3
     lines = -(-number // columns)
-    width = 8.0 if number == 1 else max(6.4, min(10.0, 3.2 * columns))
+    width = 7.4 if number == 1 else max(6.4, min(8.8, 2.8 * columns))
     names = [look.name for look in found.values()]
     legend = 0 if number == 1 else -(-len(names) // _columns(names, width))
-    figure = Figure(figsize=(width, 2.6 * lines + 0.4 + 0.2 * legend), layout="constrained")
+    figure = Figure(figsize=(width, 2.4 * lines + 0.5 + 0.2 * legend), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes in grid[number:]:
         axes.set_axis_off()
@@ -209,7 +209,7 @@ def finish(axes: Axes, xlabel: str, ylabel: str) -> None:
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
     axes.tick_params(labelsize=8)
     axes.set_xlabel(xlabel, fontsize=9)
@@ -243,7 +243,7 @@ def save_figure(figure: Figure, path: Path, caption: str = "", *, command: str =
     from PIL.PngImagePlugin import PngInfo
 
     if caption:
-        width = int(figure.get_figwidth() * 15)  # characters
+        width = int(figure.get_figwidth() * 14)  # characters
         figure.supxlabel(textwrap.fill(caption, width), fontsize=8, color="#444444")
     drawn, about = io.BytesIO(), PngInfo()
     about.add_itxt("Description", command or caption)
