@@ -368,3 +368,21 @@ def test_a_length_that_diverged_is_not_chosen_and_ends_no_figure(monkeypatch):
         best_length(curves, "A", names, set())
     with pytest.raises(SystemExit, match="every length diverged"):
         best_length(curves, "A", names, {("A", "one"), ("A", "two")})
+
+
+def test_a_colon_of_a_setting_names_no_recipe(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    from runs.mujoco_runs import MUJOCO, words_of
+
+    config = OmegaConf.create(MUJOCO)
+    method = "forward_dyna+recall.reward=my.module:rule"
+    recipe, words = words_of("sac", "Hopper-v5", method, 0, config)
+    assert recipe == "sac"
+    assert words[:3] == [
+        "env.name=Hopper-v5",
+        "recall=forward_dyna",
+        "recall.reward=my.module:rule",
+    ]
+    recipe, words = words_of("sac", "Hopper-v5", "ppo:none+a=1", 0, config)
+    assert (recipe, words[1:3]) == ("ppo", ["recall=none", "a=1"])
+    assert words_of("trpo", "Hopper-v5", "sb3", 0, config) is None
