@@ -33,10 +33,6 @@ from torchrl_recall.trainers.runs.process import write_whole
 __all__ = ["ClaimError", "render"]
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-COLUMNS = (
-    "figure", "the paper says", "seen here", "verdict", "effect [95 %]", "seeds, steps",
-    "against the paper's scale", "command",
-)  # fmt: skip
 VERDICTS = ("reproduced", "partly", "not seen", "opposite", "not run")
 
 
@@ -73,7 +69,18 @@ class Effect:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and the verdict, see :data:`COLUMNS`."""
+    """A claim of the paper, what was seen here, and the verdict.
+
+    Attributes:
+        figure: where the paper makes it.
+        claim: what it says.
+        seen: here.
+        verdict: one of :data:`VERDICTS`.
+        scale: of the runs here, against the paper's.
+        command: that made the rows.
+        page: that tells more.
+        effects: what the verdict rests on.
+    """
 
     figure: str
     claim: str
@@ -127,9 +134,25 @@ def render(results: Path) -> str:
         Claim(**each | {"effects": [Effect(**effect) for effect in each.get("effects", [])]})
         for each in data["claims"]
     ]
-    lines = [data["introduction"], *_count(claims), ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *(_row(claim, results) for claim in claims), "", data["notes"]])
+    groups: dict[tuple[str, str, str], list[Claim]] = {}
+    for claim in claims:
+        groups.setdefault((claim.figure, claim.command, claim.page), []).append(claim)
+    run = [group for group in groups.values() if any(claim.effects for claim in group)]
+    lines = [data["introduction"], *_count(claims), "", *_overview(claims), "", data["notes"]]
+    lines += ["## Numbers and commands", ""]
+    for group in run:
+        lines += _section(group, results)
+    lines += ["## Commands of what was not run", ""]
+    lines += [
+        f"- {_title(claim)}, [{_name(claim.page)}]({claim.page}): "
+        + (f"`{claim.command}`" if claim.command else "there is no command.")
+        for claim in claims
+        if not claim.effects
+    ]
+    for claim in claims:
+        if not claim.effects:
+            _check(claim, [])
+    return "\n".join(lines) + "\n"
 
 
 def _count(claims: list[Claim]) -> Iterator[str]:
@@ -138,16 +161,41 @@ def _count(claims: list[Claim]) -> Iterator[str]:
     yield f"{len(claims)} claims: {told}."
 
 
-def _row(claim: Claim, results: Path) -> str:
-    numbers = [(effect, _number(effect, claim, results)) for effect in claim.effects]
-    _check(claim, [number for effect, number in numbers if effect.decides])
-    effects = "<br>".join(f"{effect.says}: {number.text}" for effect, number in numbers)
-    sizes = dict.fromkeys(_size(effect, results) for effect in claim.effects)
-    command = f"<br>`{claim.command}`" if claim.command else ""
-    cells = [
-        claim.figure, claim.claim, claim.seen, f"**{claim.verdict}**", effects or "–",
-        "<br>".join(sizes) or "–", claim.scale, f"[{claim.page}]({claim.page}){command}",
-    ]  # fmt: skip
+def _overview(claims: list[Claim]) -> Iterator[str]:
+    yield _line("figure", "the paper says", "verdict", "seen here")
+    yield "|---|---|---|---|"
+    for claim in claims:
+        yield _line(claim.figure, claim.claim, f"**{claim.verdict}**", claim.seen)
+
+
+def _section(group: list[Claim], results: Path) -> Iterator[str]:
+    """Yield scale, command and numbers of claims that one command decides."""
+    first = group[0]
+    yield f"### {_title(first)}\n"
+    scales = "; ".join(dict.fromkeys(claim.scale for claim in group))
+    page = f"[{_name(first.page)}]({first.page})"
+    yield f"{page}. Against the paper's scale: {' '.join(scales.split())}.\n"
+    yield f"```bash\n{first.command}\n```\n"
+    yield _line("what", "effect [95 %]", "seeds", "steps")
+    yield "|---|---|---|---|"
+    for claim in group:
+        numbers = [(effect, _number(effect, claim, results)) for effect in claim.effects]
+        _check(claim, [number for effect, number in numbers if effect.decides])
+        for effect, number in numbers:
+            yield _line(effect.says, number.text, *_size(effect, results))
+    yield ""
+
+
+def _title(claim: Claim) -> str:
+    is_figure = claim.figure[0].isdigit()
+    return f"Figure{'s' * (',' in claim.figure)} {claim.figure}" if is_figure else claim.figure
+
+
+def _name(page: str) -> str:
+    return Path(page).stem.replace("_", " ")
+
+
+def _line(*cells: str) -> str:
     return f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |"
 
 
@@ -195,7 +243,7 @@ def _of_figure(effect: Effect, results: Path) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _size(effect: Effect, results: Path) -> str:
+def _size(effect: Effect, results: Path) -> tuple[str, str]:
     """Return how many seeds of each were run, and for how long at most."""
     rows = _of_figure(effect, results)
     seeds: dict[tuple[str, str], set[str]] = {}
@@ -203,7 +251,7 @@ def _size(effect: Effect, results: Path) -> str:
         seeds.setdefault((row["task"], row["method"]), set()).add(row["seed"])
     numbers = sorted({len(each) for each in seeds.values()})
     told = "–".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
-    return f"{told}, {max(int(row['frames']) for row in rows):,}"
+    return told, f"{max(int(row['frames']) for row in rows):,}"
 
 
 def _number(effect: Effect, claim: Claim, results: Path) -> Number:

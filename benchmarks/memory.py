@@ -19,6 +19,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from torchrl_recall.results.names import looks, method_name
+from torchrl_recall.results.picture import finish, save_figure
+
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULTS = {
     "env": "HalfCheetah-v5", "recall": "imitation", "frames": "50000", "out": "runs/memory",
@@ -75,11 +78,11 @@ def main() -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(frames, megabytes)
-    axes.set(xlabel="environment steps", ylabel="resident memory, MB", ylim=(0, None))
-    axes.set_title(f"{config['env']}, recall={config['recall']}")
-    axes.grid(alpha=0.3)
-    figure.savefig(out / "figure.png", dpi=110)
+    (look,) = looks([config["recall"]], "sac").values()
+    axes.plot(frames, megabytes, color=look.color)
+    axes.set(ylim=(0, None), title=f"{config['env']}, {method_name(config['recall'], 'sac')}")
+    finish(axes, "environment steps", "resident memory, MB")
+    save_figure(figure, out / "figure.png")
 
     later = frames >= 0.2 * frames[-1]
     slope = np.polyfit(frames[later], megabytes[later], 1)[0] * 10_000

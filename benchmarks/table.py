@@ -1,4 +1,4 @@
-"""Keep ``docs/results/table.md``: every task, method and host that has rows, with its command.
+"""Keep ``docs/results/table.md``: every task and method that has rows, with its command.
 
 python benchmarks/table.py
 """
@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from torchrl_recall.results.names import method_name, split_method
 from torchrl_recall.results.rows import read_rows
 from torchrl_recall.results.statistics import interval, quartiles
 from torchrl_recall.trainers.runs.process import write_whole
@@ -20,20 +21,25 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "benchmarks" / "figures"
 RESULTS = ROOT / "docs" / "results"
 COLUMNS = (
-    "task", "method", "host", "seeds", "steps", "last return [95 %]", "reached", "frames to target",
+    "task", "method", "seeds", "steps", "last return [95 %]", "reached", "frames to target",
+    "configuration",
 )  # fmt: skip
 RETURNS = ("eval_return", "return", "coverage", "final_success")
-HOSTS = {"four_rooms": "a2c", "goal_runs": "trpo", "critic_runs": "sac"}  # of figures' runs
+HOSTS = {"four_rooms": "a2c", "goal_runs": "goal_gan", "critic_runs": "sac"}  # of figures' runs
 INTRODUCTION = """\
 # All results
 
-Every task, method and host that has rows in this folder, made by `python benchmarks/table.py`; what
-they show is on the pages beside it. A method is a group of `recall` with overrides of the recipe's
-configuration. Returns are those of the last evaluation that all seeds have, or of each seed's own
-end where runs end at a target (steps are then those of the longest): mean and bootstrap 95 %
-interval. In the four rooms a return is a share of the optimum, in goal tasks coverage or success.
-Frames to the target are medians with quartiles, infinite where seeds that did not get there decide
-them.
+Every task and method that has rows in this folder; what they show is on the pages beside it. This
+page is made by `python benchmarks/table.py`.
+
+- **Configuration** is the method's word in `methods=` of the command above the table: a group of
+  `recall` with overrides behind plus signs, after its host and a colon where that is not the
+  figure's own.
+- **Last return** is that of the last evaluation that all seeds have, or of each seed's own end
+  where runs end at a target; steps are then those of the longest. Mean and bootstrap 95 % interval.
+  In the four rooms a return is a share of the optimum, in goal tasks coverage or success.
+- **Frames to the target** are medians with quartiles, infinite where seeds that did not get there
+  decide them.
 """
 Group = tuple[str, str, str]  # figure, task and method
 Rows = dict[str, dict[int, dict[int, float | None]]]  # by metric, seed and frames
@@ -80,7 +86,7 @@ def section(
     methods = {method for _, _, method in groups}
     found = [command for command in written if _makes(command, figure, methods)]
     script = _script(found[0]) if found else f"figure_{figure.split('_')[0]}"
-    yield f"## {'Figure ' if figure[0].isdigit() else ''}{figure}"
+    yield f"## {'Figure ' if figure[0].isdigit() else ''}{figure.replace('_', ' ')}"
     yield f"\nRows: [{file}]({file}).\n"
     if found:
         yield "\n".join(["```bash", *found, "```\n"])
@@ -89,7 +95,8 @@ def section(
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|" + "---|" * len(COLUMNS)
     for (_, task, method), rows in groups.items():
-        cells = [task, method, _host(script, method), *_numbers(rows)]
+        name = method_name(method, _host(script, method))
+        cells = [task, name, *_numbers(rows), f"`{method}`"]
         yield f"| {' | '.join(cells)} |"
     yield ""
 
@@ -146,11 +153,11 @@ def _script(command: str) -> str:
 
 def _host(script: str, method: str) -> str:
     """Return what recall learns beside: what the method says, or the figure."""
-    prefix, colon, _ = method.partition(":")
-    if colon:
-        return prefix
-    if chosen := re.search(r"\+host=(\w+)", method):
-        return chosen[1]
+    host, _, settings = split_method(method)
+    if host:
+        return host
+    if chosen := [word.removeprefix("host=") for word in settings if word.startswith("host=")]:
+        return chosen[0]
     path = FIGURES / f"{script}.py"
     text = path.read_text() if path.exists() else ""
     if recipe := re.search(r'experiment\(\s*"(\w+)"', text):

@@ -21,7 +21,10 @@ def run(recall="none", seed=0, *, task="Hopper-v5", host="sac", values=(1.0, 2.0
 
 
 def cells(text: str, *start: str) -> list[str]:
-    """The cells of the line that begins with some."""
+    """The cells of the line that begins with some, of a method's configuration without its name."""
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    for line in lines:
+        if (i := next((i for i, cell in enumerate(line) if cell.startswith("`")), 0)) > 0:
+            line[i - 1 : i + 1] = [line[i].strip("`")]
     (found,) = [line for line in lines if tuple(line[: len(start)]) == start]
     return found[len(start) :]

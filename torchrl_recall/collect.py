@@ -114,12 +114,12 @@ def _draw(methods: Sequence[Method], options: Options) -> None:
     curves = {(method.task, method.name): curve(method, methods) for method in methods}
     numbers = sorted({len(method.runs) for method in methods})
     seeds = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
-    caption = f"Mean of {seeds} seeds, bootstrap 95 % intervals, each seed as a thin line."
+    caption = f"Mean of {seeds} seeds, bootstrap 95 % intervals."
     if any(run.holds for method in methods for run in method.runs.values()):
         caption += " Runs that ended at their target keep their last value."
-    figure = draw_curves(curves, ylabel=options.metric)
-    tasks = len({method.task for method in methods})
-    save_figure(figure, Path(options.out) / "figure.png", caption, width=80 * min(4, tasks))
+    host = methods[0].kind[0]  # that of all, or each method names its own
+    figure = draw_curves(curves, ylabel=options.metric, host=host)
+    save_figure(figure, Path(options.out) / "figure.png", caption)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+
 from runs.evidence import options
 from runs.lockstep import Lockstep
 from runs.mujoco_runs import ROOT
-
 from torchrl_recall.results.rows import read_rows, write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.trainers.runs.process import resolve_device

@@ -29,6 +29,8 @@ from tensordict import TensorDictBase
 from runs.evidence import options, run_missing, save
 from runs.launchers import OPTIONS, in_new_process
 from torchrl_recall.objectives.imitation import ImitationLoss
+from torchrl_recall.results.names import looks, split_method
+from torchrl_recall.results.picture import add_legend, finish
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.trainers.runs.process import write_whole
 
@@ -171,8 +173,7 @@ def run(task: str, method: str, seed: int, config: Any, run_dir: Path) -> None:
     if (run_dir / "rounds.csv").exists():
         return
     shutil.rmtree(run_dir, ignore_errors=True)  # of a run that was stopped
-    recipe, _, name = method.rpartition(":")
-    recall, *overrides = name.split("+")
+    recipe, recall, overrides = split_method(method)
     words = [f"env.name={task}", f"recall={recall}", *WORDS, f"compile={config.compile}"]
     words += [f"collector.total_frames={config.frames}", f"eval.interval={config.frames}"]
     words += [*overrides, f"seed={seed}", f"run_dir={run_dir}"]
@@ -208,29 +209,27 @@ def table(rounds: dict[tuple[str, str, int], list[dict[str, str]]]) -> str:
     return "\n".join(lines)
 
 
-def draw(rounds: dict[tuple[str, str, int], list[dict[str, str]]], path: Path) -> None:
+def draw(rounds: dict[tuple[str, str, int], list[dict[str, str]]], path: Path, recipe: str) -> None:
     """Draw a panel for each value, a line for each seed of a method."""
-    shown = ("state, 20 steps back", "action", "smallest scale", "loss_imitation", "policy")
-    methods = list(dict.fromkeys(method for _, method, _ in rounds))
-    figure = Figure(figsize=(4 * len(shown), 3.6), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
+    panels = ("state, 20 steps back", "action", "smallest scale", "loss_imitation", "policy")
+    shown = looks(dict.fromkeys(method for _, method, _ in rounds), recipe)
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    *grid, last = figure.subplots(2, 3).flatten()
+    last.set_axis_off()
+    for axes, name in zip(grid, panels, strict=True):
         for (_, method, _), lines in rounds.items():
             known = [(int(line["frames"]), float(line[name])) for line in lines if line.get(name)]
-            if not known:
-                continue
-            color = f"C{methods.index(method)}"
-            axes.plot(*zip(*known, strict=True), color=color, linewidth=0.8, label=method)
-        axes.set(title=name, xlabel="environment steps")
-        axes.set_yscale("log")
-        axes.grid(alpha=0.3)
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(handles.values(), handles.keys(), fontsize=6)
-    save(
-        figure,
-        path,
-        "Over a round's traces: medians, the smallest, and the largest loss; each seed a line.",
-        width=60 * len(shown),
+            if known:
+                look = shown[method]
+                style = {"color": look.color, "linestyle": look.line, "linewidth": 1.0}
+                axes.plot(*zip(*known, strict=True), **style)
+        axes.set(title=name.replace("_", " "), yscale="log")
+        finish(axes, "environment steps", "")
+    add_legend(figure, shown.values())
+    caption = (
+        "Over a round's traces: medians, the smallest, and the largest loss; each seed a line."
     )
+    save(figure, path, caption)
 
 
 def main() -> None:
@@ -243,7 +242,7 @@ def main() -> None:
                 rounds[task, method, seed] = list(csv.DictReader(file))
     write_rows(Path(config.out) / "results.csv", rows(config, rounds))
     print(table(rounds))
-    draw(rounds, Path(config.out) / "figure.png")
+    draw(rounds, Path(config.out) / "figure.png", config.recipe)
 
 
 if __name__ == "__main__":

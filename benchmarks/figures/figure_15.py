@@ -85,7 +85,7 @@ def main() -> None:
         figure=f"{config.figure}_tuning",
     )
     found = collect("sac", tuning)
-    show(tuning, found)
+    show("sac", tuning, found)
     curves: Curves = {}
     diverged = find_diverged(tuning)
     chosen = {task: best_length(found, task, names, diverged) for task in config.tasks}
@@ -95,7 +95,7 @@ def main() -> None:
         curves |= collect("sac", changed(config, tasks=[task], methods=methods))
     lengths = ", ".join(f"{length} in {task}" for task, length in chosen.items())
     note = f"Trace lengths of the untrained model, chosen on seeds {sorted(tuned)}: {lengths}."
-    show(config, curves, note)
+    show("sac", config, curves, note)
 
 
 if __name__ == "__main__":

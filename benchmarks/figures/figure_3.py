@@ -17,6 +17,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 
 from runs.evidence import save
 from runs.four_rooms import experiment, rows
+from torchrl_recall.results.names import method_names, task_name
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.seeds import SeedStreams
@@ -60,6 +61,7 @@ def main() -> None:
     )
     tasks = list(dict.fromkeys(task for task, _ in results))
     shape = len(tasks), len(config.methods)
+    names = method_names(config.methods, "a2c")
     figure = Figure(figsize=(3 * shape[1], 3.2 * shape[0]), layout="constrained")
     panels = figure.subplots(*shape, squeeze=False)
     more = []
@@ -74,7 +76,11 @@ def main() -> None:
         axes = panels[tasks.index(task)][list(config.methods).index(method)]
         share = (counts / counts.sum((1, 2), keepdim=True)).mean(0)
         axes.imshow(share.masked_fill(walls, torch.nan).sqrt(), cmap="viridis")
-        axes.set(title=f"{task} {method}\n{number.value:.0f} cells", xticks=[], yticks=[])
+        axes.set(
+            title=f"{task_name(task)}\n{names[method]}\n{number.value:.0f} cells",
+            xticks=[],
+            yticks=[],
+        )
     out = Path(config.out)
     write_rows(out / "results.csv", [*rows(config.figure, results), *more])
     save(figure, out / "figure.png", f"Square root of visits, mean of {config.seeds} seeds.")

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from runs.critic_runs import HOST, ROOT
 from runs.evidence import folders, options, save
 from runs.launchers import OPTIONS, in_new_process, run_all, run_command
+from torchrl_recall.results.names import task_name
+from torchrl_recall.results.picture import draw_curves
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 
@@ -150,25 +151,18 @@ def table(results: dict[Key, Runs], baseline: str) -> str:
     return "\n".join(lines)
 
 
-def draw(results: dict[Key, Runs], path: Path, task: str) -> None:
+def draw(results: dict[Key, Runs], path: Path, task: str, host: str) -> None:
     """Draw the mean return over gradient steps, and each seed as a thin line."""
-    names = list(dict.fromkeys(data_set for data_set, _ in results))
-    figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for axes, name in zip(panels, names, strict=True):
-        for number, ((data_set, method), runs) in enumerate(results.items()):
-            if data_set != name or not runs:
-                continue
-            curves = np.array([[value for _, value in run["curve"]] for run in runs.values()])
-            steps = [step for step, _ in next(iter(runs.values()))["curve"]]
-            color = f"C{number % 10}"
-            axes.plot(steps, curves.T, color=color, linewidth=0.5, alpha=0.5)
-            axes.plot(steps, curves.mean(0), color=color, label=method)
-        axes.set(title=f"{task}, {name}", xlabel="gradient steps", ylabel="return")
-        axes.legend(fontsize=6)
-        axes.grid(alpha=0.3)
-    caption = "Share of 60 episodes that reach the goal; mean, and each seed."
-    save(figure, path, caption, width=60 * len(names))
+    curves = {
+        (f"{task_name(task)}, {data_set} data", method): (
+            [step for step, _ in next(iter(runs.values()))["curve"]],
+            np.array([[value for _, value in run["curve"]] for run in runs.values()]),
+        )
+        for (data_set, method), runs in results.items()
+        if runs
+    }
+    figure = draw_curves(curves, ylabel="return", host=host, xlabel="gradient steps")
+    save(figure, path, "Share of 60 episodes that reach the goal: mean, 95 % interval, each seed.")
 
 
 def main() -> None:
@@ -193,7 +187,7 @@ def main() -> None:
     }
     write_rows(Path(config.out) / "results.csv", rows(config.figure, results))
     print(table(results, config.methods[0]))
-    draw(results, Path(config.out) / "figure.png", config.task)
+    draw(results, Path(config.out) / "figure.png", config.task, config.host)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,7 +42,21 @@ from torchrl_recall import (
 from torchrl_recall.envs import GoalEnv, PointMassEnv
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.optim.batches import Draws
-from torchrl_recall.results.picture import draw_band
+from torchrl_recall.results.names import (
+    BLACK,
+    BLUE,
+    DASH_DOT,
+    DASHED,
+    DOTTED,
+    GREEN,
+    ORANGE,
+    SKY,
+    SOLID,
+    VERMILION,
+    Look,
+    task_name,
+)
+from torchrl_recall.results.picture import add_legend, finish
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.trained.load import TrainedRun
@@ -54,7 +68,18 @@ GOAL_TASKS = Path(__file__).parents[2] / "recipes/config/goal_gan/env"
 GOAL = ("point_umaze", "point_free4", "point_maze")
 MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 NUM_VISITED = 4_096  # states that NearVisited looks at
+NUM_TRACES = 256  # of each run
 MIN_TRACES = 20  # behind a number, else a dash
+CAPTION = "Recall traces put to the simulator; seeds are weighted by the traces that count."
+PANELS = {"landing_error": "landing error, sd", "impossible": "share of impossible states"}
+LOOKS = {  # of what is drawn; the table has all
+    "none": Look("uncut traces", BLUE, SOLID),
+    "WithinSupport": Look("WithinSupport", ORANGE, DASH_DOT),
+    "NearVisited": Look("NearVisited", GREEN, DASHED),
+    "Agreement": Look("Agreement", VERMILION, DASHED),
+    "ExactDynamics": Look("the simulator as filter", SKY, SOLID),
+    "real trajectories": Look("real trajectories", BLACK, DOTTED),
+}
 # By task, filter, length and metric; then by seed.
 Quality = dict[tuple[str, str, int, str], dict[int, float]]
 
@@ -162,8 +187,8 @@ def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, 
             yield from ((name, k, metric, value) for metric, value in values.items())
 
 
-def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> str:
-    """Weight seeds by the traces that count in a metric; a dash where too few are left.
+def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> float:
+    """Weight seeds by the traces that count in a metric; not a number where too few are left.
 
     A filter may leave traces to some seeds alone: then an unweighted mean compares other seeds.
     """
@@ -175,8 +200,8 @@ def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) 
     }
     total = sum(weights.values())
     if total < MIN_TRACES:
-        return "-"
-    return f"{sum(weights[seed] * value for seed, value in values.items()) / total:.2f}"
+        return math.nan
+    return sum(weights[seed] * value for seed, value in values.items()) / total
 
 
 def traces_left(quality: Quality, task: str, name: str, k: int) -> dict[int, float]:
@@ -204,36 +229,40 @@ def table(quality: Quality, lengths: list[int], num: int) -> str:
         left = [traces_left(quality, task, name, k) for k in lengths]
         cells.append(" / ".join(f"{round(num * sum(x.values()))} ({len(x)})" for x in left))
         for metric in ("impossible", "landing_error", "displacement"):
-            cells.append(" / ".join(pool(quality, task, name, k, metric, num) for k in lengths))
+            found = [pool(quality, task, name, k, metric, num) for k in lengths]
+            cells.append(" / ".join("-" if math.isnan(x) else f"{x:.2f}" for x in found))
         lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(config: DictConfig, quality: Quality) -> None:
-    """Draw ``trace_quality.png``: impossible states and landing errors of each task."""
+def draw(quality: Quality, lengths: Sequence[int], num: int) -> Figure:
+    """Draw landing errors of each task, and impossible states where there are some.
+
+    Args:
+        quality: what :func:`measure` yields.
+        lengths: steps before the end state.
+        num: traces of each seed, before filters.
+    """
     tasks = list(dict.fromkeys(task for task, *_ in quality))
-    figure = Figure(figsize=(3.2 * len(tasks), 6), layout="constrained")
-    panels = figure.subplots(2, len(tasks), squeeze=False)
-    for row, metric in zip(panels, ("impossible", "landing_error"), strict=True):
-        for axes, task in zip(row, tasks, strict=True):
-            names = dict.fromkeys(name for of, name, *_ in quality if of == task)
-            for number, name in enumerate(names):
-                lengths = [k for k in config.lengths if (task, name, k, metric) in quality]
-                for k in lengths[::-1]:  # a seed that has none left at some length
-                    if len(quality[task, name, k, metric]) < len(quality[task, name, 1, metric]):
-                        lengths.remove(k)
-                values = torch.tensor(
-                    [list(quality[task, name, k, metric].values()) for k in lengths]
-                ).T
-                draw_band(axes, lengths, values.numpy(), color=f"C{number}", label=name)
-            axes.set(title=task, xlabel="steps before the end state", ylim=(0, None))
-            axes.grid(alpha=0.3)
-        row[0].set_ylabel("share of impossible states")
-    panels[1, 0].set_ylabel("landing error, standard deviations")
-    lines = panels[0, 0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside upper center", ncols=min(4, 2 * len(tasks)), fontsize=8)
-    caption = f"Recall traces put to the simulator, up to {config.seeds} seeds."
-    save(figure, Path(config.out) / "trace_quality.png", caption, width=45 * len(tasks))
+    places = [("landing_error", task) for task in tasks]
+    for task in tasks:
+        if max(pool(quality, task, "none", k, "impossible", num) for k in lengths) > 0.02:
+            places.append(("impossible", task))
+    columns = min(4, len(places))
+    lines = -(-len(places) // columns)
+    figure = Figure(figsize=(max(6.4, 2.2 * columns), 2.3 * lines + 0.8), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes in grid[len(places) :]:
+        axes.set_axis_off()
+    for axes, (metric, task) in zip(grid, places, strict=False):
+        for name, look in LOOKS.items():
+            values = [pool(quality, task, name, k, metric, num) for k in lengths]
+            axes.plot(lengths, values, color=look.color, linestyle=look.line, linewidth=1.6)
+        axes.set_title(f"{PANELS[metric]}\n{task_name(task)}", fontsize=9)
+        axes.set_ylim(0, None)
+        finish(axes, "steps before the end state", "")
+    add_legend(figure, LOOKS.values())
+    return figure
 
 
 if __name__ == "__main__":
@@ -249,7 +278,7 @@ if __name__ == "__main__":
             "eval_interval": 50_000,
             "tasks": [*GOAL, *MUJOCO],
             "methods": ["backtracking+recall.agreement=0.95"],
-            "num_traces": 256,
+            "num_traces": NUM_TRACES,
             "lengths": [1, 2, 5, 10, 20],
             "tolerance": 0.1,  # of the exact simulator as a filter, standard deviations
         }
@@ -267,5 +296,9 @@ if __name__ == "__main__":
     if not rows:
         sys.exit(f"no run in {config.out} has finished yet, so there is nothing to show")
     write_rows(Path(config.out) / "trace_quality.csv", rows)
-    draw(config, quality)
+    save(
+        draw(quality, config.lengths, config.num_traces),
+        Path(config.out) / "trace_quality.png",
+        CAPTION,
+    )
     print(table(quality, list(config.lengths), config.num_traces))

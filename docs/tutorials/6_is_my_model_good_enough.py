@@ -84,9 +84,9 @@ with torch.no_grad():
 # ----------------------
 # Here the simulator can be put into any state. Put it into the first state of a trace, and take the
 # actions of the trace. The landing error is the distance of the reached state from the end state of
-# the trace. It grows with the number of actions. The run measures it too:
-# ``traces/landing_error_5`` of its newest traces, to be compared with ``traces/displacement_5``. Here
-# it is computed by hand, in units of the maze.
+# the trace. It grows with the number of actions. The run measures it too, by
+# ``traces/landing_error_5`` of its newest traces, to be compared with ``traces/displacement_5``.
+# Here it is computed by hand, in units of the maze.
 
 ends = fresh["observation"][torch.randperm(len(fresh))[:64]]
 traces = RecallTraceGenerator(model, trace_length=12, num_traces=4)(

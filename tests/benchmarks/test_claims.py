@@ -82,12 +82,12 @@ def claim(results: Path, verdict: str, *kinds: str, method="backtracking", basel
 def test_numbers_by_hand(results):
     """Fewer: 40 / 10 and 60 / 60. Means: 2 / 1 and 8 / 2."""
     page = claim(results, "partly", "means", "fewer", "reached", "values", "scores")
-    assert "seen: 2.83 [2.00, 4.00] × the mean over training" in page
-    assert "seen: 2.00 [1.00, 4.00] × fewer" in page
-    assert "seen: 2 of 2 against 2 of 2" in page
-    assert "seen: 5.00 [2.00, 8.00] against 1.50 [1.00, 2.00], P(larger) 0.88" in page
+    assert "| seen | 2.83 [2.00, 4.00] × the mean over training" in page
+    assert "| seen | 2.00 [1.00, 4.00] × fewer" in page
+    assert "| seen | 2 of 2 against 2 of 2" in page
+    assert "| seen | 5.00 [2.00, 8.00] against 1.50 [1.00, 2.00], P(larger) 0.88" in page
     assert "IQM of scores +0.50" in page  # 1/7 and 1 against 0 and 1/7
-    assert "| 2, 80 |" in page
+    assert "| 2 | 80 |" in page
     assert "0 reproduced, 1 partly" in page
 
 
@@ -97,8 +97,8 @@ def test_a_seed_that_failed_counts_as_its_end(results):
     )
     (results / "rows.csv").write_text(text)
     page = claim(results, "partly", "fewer", "reached")
-    assert "seen: 2.31 [1.33, 4.00] × fewer" in page  # sqrt(4 * 80 / 60)
-    assert "seen: 2 of 2 against 1 of 2" in page
+    assert "| seen | 2.31 [1.33, 4.00] × fewer" in page  # sqrt(4 * 80 / 60)
+    assert "| seen | 2 of 2 against 1 of 2" in page
 
 
 def test_a_pair_counts_up_to_the_smaller_limit(results):
@@ -106,7 +106,7 @@ def test_a_pair_counts_up_to_the_smaller_limit(results):
     text = text.replace("60,frames_to_target,60", "30,frames_to_target,")
     (results / "rows.csv").write_text(text)
     page = claim(results, "partly", "fewer", "means", "reached")
-    assert "seen: 2.00 [1.00, 4.00] × fewer" in page  # 40 / 10, and 30 / 30
+    assert "| seen | 2.00 [1.00, 4.00] × fewer" in page  # 40 / 10, and 30 / 30
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_mujoco_figures_are_made(name, methods, tmp_path):
         (method, frames) for method in methods for frames in ("64", "128")
     ], done.stdout
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
-    assert all(f"| {method} |" in done.stdout for method in methods)
+    assert all(f"| `{method}` |" in done.stdout for method in methods)
 
 
 TINY_SAC = [
@@ -155,7 +155,7 @@ def test_delayed_rewards_are_the_tasks_own_setting(tmp_path):
     assert {(row["task"], row["method"]) for row in rows} == {(task, m) for m in methods}
     configs = [OmegaConf.load(path) for path in out.glob("*/config.yaml")]
     assert [config.env.delay for config in configs] == [20, 20]
-    assert f"| {task} | {methods[1]} | 1 | 150 |" in done.stdout
+    assert f"| `{methods[1]}` | 1 | 150 |" in done.stdout
     peer = sac_figure("delayed", out, f"tasks=['{task}']", "methods=[sb3]")
     assert "sb3 takes no settings of a task; leave env.delay=20 out" in peer.stderr
 
@@ -368,3 +368,21 @@ def test_a_length_that_diverged_is_not_chosen_and_ends_no_figure(monkeypatch):
         best_length(curves, "A", names, set())
     with pytest.raises(SystemExit, match="every length diverged"):
         best_length(curves, "A", names, {("A", "one"), ("A", "two")})
+
+
+def test_a_colon_of_a_setting_names_no_recipe(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    from runs.mujoco_runs import MUJOCO, words_of
+
+    config = OmegaConf.create(MUJOCO)
+    method = "forward_dyna+recall.reward=my.module:rule"
+    recipe, words = words_of("sac", "Hopper-v5", method, 0, config)
+    assert recipe == "sac"
+    assert words[:3] == [
+        "env.name=Hopper-v5",
+        "recall=forward_dyna",
+        "recall.reward=my.module:rule",
+    ]
+    recipe, words = words_of("sac", "Hopper-v5", "ppo:none+a=1", 0, config)
+    assert (recipe, words[1:3]) == ("ppo", ["recall=none", "a=1"])
+    assert words_of("trpo", "Hopper-v5", "sb3", 0, config) is None

@@ -21,6 +21,7 @@ def figure(monkeypatch):
     """The modules of the figure, and its configurations in small."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks/figures")
     import crossq
+
     from runs import lockstep
 
     yield crossq, lockstep

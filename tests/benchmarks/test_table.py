@@ -27,10 +27,10 @@ def test_another_row_makes_it_stale(tmp_path):
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
     path = tmp_path / "docs/results/figure_7.csv"
     with path.open("a", newline="") as file:
-        file.write("7,Hopper-v5,imitation,0,30000,eval_return,100.0\r\n")
+        file.write("7,Hopper-v5,cloning,0,30000,eval_return,100.0\r\n")
     page = render(path.parent)
-    assert "| Hopper-v5 | imitation | sac | 1 | 30,000 | 100 [100, 100] |  |  |" in page
-    assert "| Hopper-v5 | imitation | sac |" not in (RESULTS / "table.md").read_text()
+    assert "| 1 | 30,000 | 100 [100, 100] |  |  | `cloning` |" in page
+    assert "| `cloning` |" not in (RESULTS / "table.md").read_text()
 
 
 @pytest.fixture
@@ -61,10 +61,18 @@ def results(tmp_path) -> Path:
 def test_rows_by_hand(results):
     """Two seeds share 10 steps; of three to the target one is missing."""
     page = render(results)
-    assert "| A | none | trpo | 2 | 10 | 2.00 [1.00, 3.00] |  |  |" in page
-    assert "| A | ppo:none+x=1 | ppo | 1 | 10 | 7.00 [7.00, 7.00] |  |  |" in page
-    line = "| B | none+host=hindsight_sac | hindsight_sac | 3 | 90 |  | 2 of 3 | 60 [40, inf] |"
-    assert line in page
+    assert "| A | TRPO alone | 2 | 10 | 2.00 [1.00, 3.00] |  |  | `none` |" in page
+    assert "| A | PPO alone, x 1 | 1 | 10 | 7.00 [7.00, 7.00] |  |  | `ppo:none+x=1` |" in page
+    line = "| 3 | 90 |  | 2 of 3 | 60 [40, inf] | `none+host=hindsight_sac` |"
+    assert f"| B | SAC with hindsight replay {line}" in page
+
+
+def test_a_colon_of_a_setting_is_no_host(results):
+    method = "forward_dyna+recall.reward=torchrl_recall.envs.sparse_tasks:goal_rule"
+    write_rows(results / "c.csv", [("6", "C", method, 0, 10, "eval_return", 1.0)])
+    page = render(results)
+    assert "| C | TRPO with forward Dyna, told the goal | 1 |" in page
+    assert f"| `{method}` |" in page
 
 
 def test_rows_of_an_unknown_figure_are_refused_with_the_cure(results):

@@ -120,6 +120,14 @@ def test_names_of_rows_are_read_as_figures_write_them():
     assert (none.kind, none.runs[1].evaluations) == (("", ""), {10: 2.0})
 
 
+def test_a_colon_of_a_setting_is_no_host():
+    row = {"task": "a", "seed": "1", "frames": "10", "metric": "m", "value": "2.0"}
+    names = ("none+sac.n_step=3", "forward_dyna+sac.n_step=3+recall.reward=my.module:rule")
+    none, dyna = methods = group_rows([row | {"method": name} for name in names], "m")
+    assert (dyna.recall, dyna.kind) == ("forward_dyna", ("", "+sac.n_step=3"))
+    assert baseline_of(dyna, methods, None) is none
+
+
 def test_two_different_runs_of_one_seed_are_refused():
     ours, other = run(), run(values=(1.0, 3.0), run_dir="b")
     with pytest.raises(DuplicateError, match="seed 0 of none in Hopper-v5") as error:

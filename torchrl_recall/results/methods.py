@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from torchrl_recall.results.folders import Run, align
+from torchrl_recall.results.names import split_method
 from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
 
 __all__ = ["DuplicateError", "Method", "baseline_of", "curve", "group_rows", "group_runs"]
@@ -119,8 +120,7 @@ def group_rows(rows: Iterable[Mapping[str, str]], metric: str) -> list[Method]:
             aimed[*key, seed] = int(row["value"]) if row["value"] else None
     methods = []
     for (task, name), seeds in found.items():
-        host, _, rest = name.rpartition(":")
-        recall, *settings = rest.split("+")
+        host, recall, settings = split_method(name)
         of_host = "".join(f"+{word}" for word in settings if not word.startswith(_TRACES))
         runs: dict[int, Run] = {}
         for seed, evaluations in sorted(seeds.items()):

@@ -9,6 +9,7 @@ import numpy as np
 
 from torchrl_recall.results.folders import Run, align
 from torchrl_recall.results.methods import Method, baseline_of, curve
+from torchrl_recall.results.names import method_name, method_names
 from torchrl_recall.results.statistics import (
     Interval,
     geometric_mean_ratio,
@@ -25,6 +26,7 @@ __all__ = ["normalized_scores", "ratio_of_means", "rows", "table"]
 Means = Mapping[int, float]  # means over training, by seed
 
 READ = """\
+A configuration is a group of `recall` with overrides, behind its host where there are several.
 Intervals are bootstrap 95 % intervals over seeds; fewer than three seeds give their range. A row
 goes up to the last evaluation that all of its seeds have reached, a comparison up to the last that
 both have. A run that ended at its target keeps its last value. IQM is the interquartile mean. × is
@@ -56,7 +58,7 @@ def rows(methods: Iterable[Method], metric: str, figure: str) -> Iterator[tuple]
                 yield *first, run.last_frames, "frames_to_target", run.frames_to_target
 
 
-def table(methods: Sequence[Method], metric: str, *baselines: str | None) -> str:
+def table(methods: Sequence[Method], metric: str, *baselines: str | None, host: str = "") -> str:
     """Format the results of methods in each task, and over all tasks if there are several.
 
     Args:
@@ -65,30 +67,36 @@ def table(methods: Sequence[Method], metric: str, *baselines: str | None) -> str
         baselines: names of baselines, see :func:`~torchrl_recall.results.methods.baseline_of`; the
             host without recall by default.
 
+    Keyword Args:
+        host: host of methods that name none, if it is not that of their runs.
+
     Returns:
         The tables in Markdown.
     """
     names = baselines or (None,)
+    host = host or next((method.kind[0] for method in methods), "")
+    words = method_names(dict.fromkeys(n for m in methods for n in (m.name, m.across)), host)
     bases = [[baseline_of(method, methods, name) for method in methods] for name in names]
     with_target = any(run.knows_target for method in methods for run in method.runs.values())
     head = [
-        "task", "method", "seeds", "steps", f"last {metric} [95 %]", "IQM of last [95 %]",
-        "mean over training [95 %]",
+        "task", "method", "configuration", "seeds", "steps", f"last {metric} [95 %]",
+        "IQM of last [95 %]", "mean over training [95 %]",
     ]  # fmt: skip
     for name in names:
-        head += [f"× {name or 'baseline'} [95 %]", f"P(better{_than(name)}) [95 %]"]
+        head += [f"× {_called(name)} [95 %]", f"P(better{_than(name)}) [95 %]"]
     if with_target:
         head += ["reached target", "frames to target, median [quartiles]"]
         head += [f"× fewer{_than(name)} [95 %]" for name in names]
     lines = _head(head)
     for i, method in enumerate(methods):
-        cells = [method.task, method.name, str(len(method.runs)), *_own(method, methods)]
+        cells = [method.task, words[method.name], f"`{method.name}`", str(len(method.runs))]
+        cells += _own(method, methods)
         for of_name in bases:
             cells += _compared(method, of_name[i])
         if with_target:
             cells += [*_reached(method), *(_fewer(method, of_name[i]) for of_name in bases)]
         lines.append(_line(cells))
-    lines += _over_tasks(methods, dict(zip(names, bases, strict=True)), with_target)
+    lines += _over_tasks(methods, dict(zip(names, bases, strict=True)), with_target, words)
     return "\n".join([*lines, "", READ])
 
 
@@ -193,6 +201,7 @@ def _over_tasks(
     methods: Sequence[Method],
     bases: Mapping[str | None, Sequence[Method | None]],
     with_target: bool,
+    words: Mapping[str, str],
 ) -> list[str]:
     """Return table lines of the methods that were run in all of several tasks."""
     tasks = list(dict.fromkeys(method.task for method in methods))
@@ -201,15 +210,15 @@ def _over_tasks(
     names = [name for name in names if all(scores[task].get(name) for task in tasks)]
     if len(tasks) == 1 or not names:
         return []
-    head = ["method", "tasks", "runs", "IQM of scores [95 %]"]
+    head = ["method", "configuration", "tasks", "runs", "IQM of scores [95 %]"]
     for base in bases:
-        head += [f"IQM - {base or 'baseline'} [95 %]", f"× {base or 'baseline'} [95 %]"]
+        head += [f"IQM - {_called(base)} [95 %]", f"× {_called(base)} [95 %]"]
         head += [f"P(better{_than(base)}) [95 %]"]
         head += [f"× fewer{_than(base)} [95 %]"] if with_target else []
     lines = _head(head)
     for name in names:
         values = [list(scores[task][name].values()) for task in tasks]
-        cells = [name, str(len(tasks)), str(sum(map(len, values)))]
+        cells = [words[name], f"`{name}`", str(len(tasks)), str(sum(map(len, values)))]
         cells += [str(stratified_interval(values))]
         for of_name in bases.values():
             pairs = [
@@ -263,7 +272,11 @@ def normalized_scores(methods: Sequence[Method]) -> dict[str, Means]:
 
 
 def _than(baseline: str | None) -> str:
-    return "" if baseline is None else f" than {baseline}"
+    return "" if baseline is None else f" than {_called(baseline)}"
+
+
+def _called(baseline: str | None) -> str:
+    return "baseline" if baseline is None else method_name(baseline)
 
 
 def _text(found: Interval | None) -> str:

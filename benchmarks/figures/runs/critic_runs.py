@@ -28,6 +28,7 @@ from omegaconf import DictConfig
 from runs.evidence import folders, options, save
 from runs.launchers import OPTIONS, in_new_process, run_all
 from runs.swept import find_swept
+from torchrl_recall.results.picture import draw_shares
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import Interval, geometric_mean_ratio
 
@@ -67,6 +68,7 @@ TASKS = {
         "collector.total_frames=10000", "eval.interval=120", "sac.gamma=0.99",
     ],
 }  # fmt: skip
+CAPTION = "Steps to a success of 0.9 in two evaluations in a row."
 Key = tuple[str, str]
 
 
@@ -127,7 +129,7 @@ def experiment(
     }
     write_rows(Path(config.out) / "results.csv", rows(config.figure, results))
     print(table(results, list(config.methods)))
-    draw(results, Path(config.out) / "figure.png")
+    save(draw(results), Path(config.out) / "figure.png", CAPTION)
 
 
 def read(run_dir: Path) -> dict[str, Any]:
@@ -199,19 +201,16 @@ def table(results: Results, methods: list[str]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: Results, path: Path) -> None:
+def draw(results: Results) -> Figure:
     """Draw the share of seeds that have reached the target, against frames."""
-    tasks = list(dict.fromkeys(task for task, _ in results))
-    figure = Figure(figsize=(4.2 * len(tasks), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for axes, task in zip(panels, tasks, strict=True):
-        for (name, method), runs in results.items():
-            if name != task or not runs:
-                continue
-            reached = sorted(r["frames_to_target"] for r in runs.values() if r["frames_to_target"])
-            share = np.arange(len(reached) + 1) / len(runs)
-            axes.step([0, *reached], share, where="post", label=method)
-        axes.set(title=task, xlabel="frames", ylabel="share of seeds at the target", ylim=(0, 1.02))
-        axes.legend(fontsize=6)
-        axes.grid(alpha=0.3)
-    save(figure, path, "Frames to a success of 0.9 in two evaluations.", width=60 * len(tasks))
+    times = {
+        key: ([run["frames_to_target"] for run in runs.values()], max_frames(runs))
+        for key, runs in results.items()
+        if runs
+    }
+    return draw_shares(times, host="sac")
+
+
+def max_frames(runs: Runs) -> int:
+    """Return frames at the end of the longest run."""
+    return max(run["frames"] for run in runs.values())

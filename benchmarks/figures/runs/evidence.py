@@ -90,6 +90,6 @@ def run_missing(
     return wanted
 
 
-def save(figure: Figure, path: Path, caption: str, *, width: int = 160) -> None:
-    """Write the picture, its caption with the command below it."""
-    save_figure(figure, path, f"{caption} {command()}", width=width)
+def save(figure: Figure, path: Path, caption: str) -> None:
+    """Write the picture with its caption; the command stands in the file's description."""
+    save_figure(figure, path, caption, command=command())

@@ -17,14 +17,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from runs.evidence import options, save
 from runs.launchers import OPTIONS, run_all, run_command
 from runs.swept import find_swept
-from torchrl_recall.results.picture import draw_band
+from torchrl_recall.results.picture import Times, draw_shares
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import Interval, paired_ratio, quartiles
 
@@ -161,26 +160,16 @@ def table(results: Results, baseline: str, limit: float) -> str:
     return "\n".join(lines)
 
 
-def curve(axes: Axes, runs: Runs, label: str, color: str) -> None:
-    """Draw the mean over seeds of the share of the optimal return, with its 95 % interval."""
-    every = max(1, len(runs.frames) // 60)
-    draw_band(axes, runs.frames[::every], runs.returns[::every].T, color=color, label=label)
-
-
 def curves(config: DictConfig, results: Results, caption: str) -> None:
-    """Draw ``figure.png``: a panel for each task, a curve for each method."""
-    tasks = list(dict.fromkeys(task for task, _ in results))
-    columns = min(4, len(tasks))
-    figure = Figure(figsize=(4 * columns, 3.4 * -(-len(tasks) // columns)), layout="constrained")
-    panels = figure.subplots(-(-len(tasks) // columns), columns, squeeze=False).flatten()
-    for axes, task in zip(panels, tasks, strict=False):
-        methods = [method for name, method in results if name == task]
-        for number, method in enumerate(methods):
-            curve(axes, results[task, method], method, f"C{number}")
-        axes.axhline(0.9, color="grey", linewidth=0.7)
-        axes.set(title=task.replace("_", ", start "), xscale="log", ylim=(0, 1.02))
-        axes.set(xlabel="environment steps", ylabel="return / optimum")
-        axes.legend(fontsize=7)
-        axes.grid(alpha=0.3)
-    caption = f"{caption} {config.seeds} seeds, bootstrap 95 % intervals of the mean."
-    save(figure, Path(config.out) / "figure.png", caption, width=45 * columns)
+    """Draw ``figure.png``: a panel for each task, a line for each method."""
+    times = {
+        key: (list(runs.frames_to_target.values()), runs.frames[-1])
+        for key, runs in results.items()
+    }
+    caption = f"{caption} {config.seeds} seeds."
+    save(draw(times), Path(config.out) / "figure.png", caption)
+
+
+def draw(times: Mapping[tuple[str, str], Times]) -> Figure:
+    """Draw the share of seeds that have reached the target, against frames."""
+    return draw_shares(times, ylabel="seeds at 0.9 of the optimum", host="a2c", log=True)

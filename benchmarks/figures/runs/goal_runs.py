@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ from omegaconf import DictConfig
 from runs.evidence import Words, options, run_missing, save
 from runs.four_rooms import Runs, table
 from runs.launchers import OPTIONS, run_command
-from torchrl_recall.results.picture import draw_band
+from torchrl_recall.results.names import method_names, task_name
+from torchrl_recall.results.picture import Curve, draw_curves
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.trainers.tasks.coverage_maps import draw_map
@@ -120,32 +122,24 @@ def coverage_table(results: Results) -> str:
 
 def curves(config: DictConfig, results: Results, caption: str) -> None:
     """Draw ``figure.png``: a panel for each task, mean coverage and interval of each method."""
-    tasks = list(dict.fromkeys(task for task, _ in results))
-    methods = list(dict.fromkeys(method for _, method in results))
-    columns = min(3, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3.6 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes in panels[len(tasks) :]:
-        axes.set_axis_off()
-    for axes, task in zip(panels, tasks, strict=False):
-        for number, method in enumerate(methods):
-            if (runs := results.get((task, method))) is None:
-                continue
-            draw_band(axes, runs.frames, runs.returns.T, color=f"C{number}", label=method)
-        axes.axhline(config.target, color="grey", linewidth=0.7)
-        axes.set(title=task, xlabel="environment steps", ylabel="coverage", ylim=(0, 1.02))
-        axes.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
-        axes.legend(fontsize=6)
-        axes.grid(alpha=0.3)
+    found = {key: (runs.frames, runs.returns.T) for key, runs in results.items()}
     caption = f"{caption} {config.seeds} seeds, bootstrap 95 % intervals of the mean."
-    save(figure, Path(config.out) / "figure.png", caption, width=70 * columns)
+    save(draw(found, config.target), Path(config.out) / "figure.png", caption)
+
+
+def draw(found: Mapping[tuple[str, str], Curve], target: float) -> Figure:
+    """Draw mean coverage and its interval, with the level that is aimed at."""
+    figure = draw_curves(found, ylabel="coverage", host="goal_gan", target=target)
+    for axes in figure.axes:
+        axes.set_ylim(0, 1.03)
+    return figure
 
 
 def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6) -> None:
     """Draw ``figure.png``: coverage through training, a row for each task and method."""
     figure = Figure(figsize=(2.4 * columns, 2.6 * len(results)), layout="constrained")
     panels = figure.subplots(len(results), columns, squeeze=False)
+    names = method_names(dict.fromkeys(method for _, method in results), "goal_gan")
     for row, ((task, method), runs) in zip(panels, results.items(), strict=True):
         with (runs.run_dir / "coverage.csv").open(newline="") as file:
             header, *lines = list(csv.reader(file))
@@ -153,6 +147,6 @@ def maps(config: DictConfig, results: Results, caption: str, *, columns: int = 6
         chosen = np.linspace(0, len(lines) - 1, columns).round().astype(int)
         for axes, i in zip(row, chosen, strict=True):
             draw_map(axes, goals, int(lines[i][0]), torch.tensor([float(x) for x in lines[i][2:]]))
-        words = method.replace("+", "\n+")
-        row[0].set_ylabel(f"{task}\n{words}", rotation=0, ha="right", va="center", fontsize=7)
-    save(figure, Path(config.out) / "figure.png", caption, width=25 * columns)
+        words = "\n".join(textwrap.wrap(f"{task_name(task)}: {names[method]}", 18))
+        row[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=9)
+    save(figure, Path(config.out) / "figure.png", caption)

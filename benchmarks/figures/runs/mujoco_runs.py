@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from runs.evidence import Words, options, run_missing, save
 from runs.launchers import OPTIONS, run_command
 from torchrl_recall.results.methods import group_rows
+from torchrl_recall.results.names import split_method
 from torchrl_recall.results.picture import draw_curves
 from torchrl_recall.results.rows import COLUMNS, write_rows
 from torchrl_recall.results.table import table
 from torchrl_recall.trainers.runs.process import write_whole
 
-__all__ = ["DIVERGED", "MUJOCO", "Curves", "collect", "experiment", "show"]
+__all__ = ["CAPTION", "DIVERGED", "MUJOCO", "Curves", "collect", "draw", "experiment", "show"]
 
 ROOT = Path(__file__).parents[3]
 MUJOCO = {
@@ -41,6 +43,7 @@ MUJOCO = {
     "collect": False,  # only from the runs there are
     **OPTIONS,
 }
+CAPTION = "Return of the deterministic policy: mean and 95 % interval of up to {} seeds."
 DIVERGED = "diverged.txt"  # in a run's folder: the error that ended it
 PEERS = {"sb3": "stable_baselines3", "sbx": "sbx"}
 Curve = tuple[list[int], list[float]]
@@ -49,8 +52,7 @@ Curves = dict[tuple[str, str], dict[int, Curve]]
 
 def words_of(recipe: str, task: str, method: str, seed: int, config: DictConfig) -> Words | None:
     """Return the recipe of a job and its overrides; None of a peer."""
-    host, _, method = method.rpartition(":")
-    recall, *overrides = method.split("+")
+    host, recall, overrides = split_method(method)
     if recall in PEERS:
         return None
     task, *of_task = task.split("+")
@@ -67,12 +69,12 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
     if (run_dir / "summary.json").exists() or (job is None and (run_dir / "metrics.csv").exists()):
         return
     if job is None:
-        library, _, algorithm = method.rpartition(":")[2].partition("+")
+        host, library, others = split_method(method)
         if "+" in task:
             sys.exit(f"{method} takes no settings of a task; leave those of {task} out.")
         command = [
             str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--library={PEERS[library]}",
-            f"--algorithm={algorithm or method.rpartition(':')[0] or recipe}", f"--env={task}",
+            f"--algorithm={'+'.join(others) or host or recipe}", f"--env={task}",
             f"--seed={seed}", f"--frames={config.frames}",
             f"--eval-interval={config.eval_interval}", f"--run-dir={run_dir}",
         ]  # fmt: skip
@@ -102,15 +104,13 @@ def shared(seeds: dict[int, Curve]) -> dict[int, Curve]:
     return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
 
 
-def draw(curves: Curves, path: Path, caption: str) -> None:
+def draw(recipe: str, curves: Curves) -> Figure:
     """Draw one panel for each task: the mean, its interval and every seed."""
-    of_methods = {
-        key: (next(iter(seeds.values()))[0], np.array([returns for _, returns in seeds.values()]))
-        for key, seeds in curves.items()
-    }
-    figure = draw_curves(of_methods, ylabel="return, deterministic policy")
-    tasks = len({task for task, _ in curves})
-    save(figure, path, caption, width=80 * min(4, tasks))
+    of_methods = {}
+    for key, seeds in curves.items():
+        told = shared(seeds).values()
+        of_methods[key] = next(iter(told))[0], np.array([returns for _, returns in told])
+    return draw_curves(of_methods, ylabel="return", host=recipe)
 
 
 def collect(recipe: str, config: DictConfig) -> Curves:
@@ -129,10 +129,11 @@ def collect(recipe: str, config: DictConfig) -> Curves:
     return curves
 
 
-def show(config: DictConfig, curves: Curves, note: str = "") -> None:
+def show(recipe: str, config: DictConfig, curves: Curves, note: str = "") -> None:
     """Write ``results.csv``, ``table.md`` and ``figure.png``, and print the table.
 
     Args:
+        recipe: of methods that name none.
         config: ``figure``, ``out`` and ``seeds``.
         curves: evaluations of every run.
         note: said below table and picture.
@@ -151,11 +152,12 @@ def show(config: DictConfig, curves: Curves, note: str = "") -> None:
     ]
     write_rows(out / "results.csv", rows)
     as_read = [dict(zip(COLUMNS, map(str, row), strict=True)) for row in rows]
-    text = table(group_rows(as_read, "eval_return"), "eval_return", "none", "self_imitation")
+    methods = group_rows(as_read, "eval_return")
+    text = table(methods, "eval_return", "none", "self_imitation", host=recipe)
     text += f"\n\n{note}" if note else ""
     write_whole(out / "table.md", text + "\n")
-    caption = f"Up to {config.seeds} seeds, bootstrap 95 % intervals. {note}"
-    draw({key: shared(curve) for key, curve in curves.items()}, out / "figure.png", caption)
+    caption = f"{CAPTION.format(config.seeds)} {note}"
+    save(draw(recipe, curves), out / "figure.png", caption)
     print(text)
 
 
@@ -167,4 +169,4 @@ def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
         defaults: the figure's own options, over :data:`MUJOCO`.
     """
     config = options({**MUJOCO, **defaults})
-    show(config, collect(recipe, config))
+    show(recipe, config, collect(recipe, config))
