@@ -85,8 +85,8 @@ def main() -> None:
     returns: dict[tuple[str, int], list[float]] = defaultdict(list)
     for _, task, _, _, at, _, value in rows:
         returns[task, int(at)].append(float(value))
-    for (task, at), values in sorted(returns.items()):
-        print(f"| {task} | {at:,} | {interval(values)} |")
+    for (task, step), values in sorted(returns.items()):
+        print(f"| {task} | {step:,} | {interval(values)} |")
 
 
 if __name__ == "__main__":

@@ -149,14 +149,15 @@ class Lockstep:
             hosts.append(CrossQ(make_env(task, device), config, device))
         self.hosts = StackedCrossQ(hosts)
         self.envs = [gymnasium.make(task) for _ in configs]
-        for env, seed in zip(self.envs, self.seeds, strict=True):
-            env.action_space.seed(seed)
         first = [env.reset(seed=seed)[0] for env, seed in zip(self.envs, self.seeds, strict=True)]
         self.state = np.stack(first).astype(np.float32)
         self.frames, self.updates = 0, 0
 
         # A row is state, action, next state, reward, terminated.
-        self.sizes = [self.state.shape[1], *self.envs[0].action_space.shape, self.state.shape[1]]
+        size = self.state.shape[1]
+        self.sizes = [size, len(self.envs[0].action_space.sample()), size]
+        for env, seed in zip(self.envs, self.seeds, strict=True):
+            env.action_space.seed(seed)
         shape = len(configs), self.config.collector.total_frames, sum(self.sizes) + 2
         self.buffer = torch.zeros(shape, device=device)
         self.size = torch.zeros((), device=device)  # of the part that is filled
