@@ -316,6 +316,50 @@ def test_the_critic_figure_is_made_and_goes_on(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_offline_figure_makes_its_data_and_goes_on(tmp_path):
+    """Data are recorded once, and a host beside them is trained with and without traces."""
+    command = [
+        sys.executable, str(FIGURES / "offline.py"), "tasks=[random]", "frames=500", "jobs=1",
+        "methods=[none,random_model]", "host=td3bc", "seeds=1", f"out={tmp_path / 'out'}",
+    ]  # fmt: skip
+    written = []
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=500
+        )
+        assert done.returncode == 0, done.stderr
+        rows = read_rows(tmp_path / "out" / "results.csv")
+        assert [(row["task"], row["method"], row["frames"], row["metric"]) for row in rows] == [
+            ("random", method, "500", metric)
+            for method in ("none", "random_model")
+            for metric in ("final_return", "wall_seconds")
+        ]
+        written.append((rows, (tmp_path / "out" / "agent" / "summary.json").stat().st_mtime_ns))
+    assert written[0] == written[1]  # nothing was trained again
+    assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_demonstrations_figure_records_what_it_gives(tmp_path):
+    """Methods name the folders of their demonstrations, which the command records before."""
+    out, small = tmp_path / "out", "compile=false+collector.total_frames=500+eval.num_episodes=5"
+    methods = [
+        f"none+sac.n_step=3+{small}",
+        f"cloning+sac.n_step=3+{small}+recall.demonstrations={out}/data/5",
+    ]
+    done = subprocess.run(
+        [
+            sys.executable, str(FIGURES / "demonstrations.py"), f"methods=[{','.join(methods)}]",
+            f"out={out}", "seeds=1", "jobs=1",
+        ],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {row["method"] for row in read_rows(out / "results.csv")} == set(methods)
+    assert {path.name for path in (out / "data").iterdir()} == {"1", "5", "20"}
+
+
+@pytest.mark.slow
 def test_figures_take_the_runs_of_a_sweep(tmp_path):
     small = ["compile=false", "collector.init_random_frames=100", "sac.num_cells=[8,8]"]
     done = subprocess.run(
