@@ -154,7 +154,7 @@ def table(results: dict[Key, Runs], baseline: str) -> str:
 def draw(results: dict[Key, Runs], path: Path, task: str, host: str) -> None:
     """Draw the mean return over gradient steps, and each seed as a thin line."""
     curves = {
-        (f"{task_name(task)}, {data_set} data", method): (
+        (f"{data_set} data", method): (
             [step for step, _ in next(iter(runs.values()))["curve"]],
             np.array([[value for _, value in run["curve"]] for run in runs.values()]),
         )
@@ -162,7 +162,8 @@ def draw(results: dict[Key, Runs], path: Path, task: str, host: str) -> None:
         if runs
     }
     figure = draw_curves(curves, ylabel="return", host=host, xlabel="gradient steps")
-    save(figure, path, "Share of 60 episodes that reach the goal: mean, 95 % interval, each seed.")
+    told = "share of 60 episodes that reach the goal, mean, 95 % interval and each seed."
+    save(figure, path, f"{task_name(task)}: {told}")
 
 
 def main() -> None:

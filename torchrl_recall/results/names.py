@@ -19,7 +19,8 @@ __all__ = ["Look", "looks", "method_name", "method_names", "split_method", "task
 GREY, BLUE, ORANGE, GREEN = "#767b84", "#0072b2", "#e69f00", "#009e73"
 VERMILION, PURPLE, SKY, BLACK = "#d55e00", "#cc79a7", "#56b4e9", "#000000"
 # Lines, which grey print tells apart.
-SOLID, DASHED, DOTTED, DASH_DOT = "-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5))
+SOLID, SHORT, DASHED = "-", (0, (2.2, 0.8)), (0, (5, 2))
+DOTTED, DASH_DOT = (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5))
 Line = str | tuple[int, tuple[float, ...]]
 
 HOSTS = {
@@ -32,7 +33,7 @@ TO_CRITIC = ("sac", "crossq", "redq", "td3", "dqn")
 PEERS = {"sb3": "Stable-Baselines3", "sbx": "SBX"}
 # What stands beside the host, with its colour and line, by the group of ``recall``.
 GROUPS: dict[str, tuple[str, str, Line]] = {
-    "none": ("", GREY, SOLID),
+    "none": ("", GREY, SHORT),
     "backtracking": ("recall traces", BLUE, SOLID),
     "exact": ("recall traces, known predecessors", SKY, DASHED),
     "self_imitation": ("self-imitation", ORANGE, DASH_DOT),
@@ -49,11 +50,11 @@ GROUPS: dict[str, tuple[str, str, Line]] = {
 }
 # Looks of variants of a group, by one of their settings.
 VARIANTS: dict[tuple[str, str], tuple[str, Line]] = {
-    ("none", "host=hindsight_sac"): (GREEN, SOLID),
+    ("none", "host=hindsight_sac"): (BLACK, SOLID),
     ("backtracking", "recall.end_states=reward"): (BLUE, SOLID),
     ("backtracking", "recall.anneal_frames=300000"): (SKY, DOTTED),
-    ("self_imitation", "recall.max_kl=0.12"): (VERMILION, DASHED),
-    ("self_imitation", "recall.anneal_frames=300000"): (PURPLE, DOTTED),
+    ("self_imitation", "recall.max_kl=0.12"): (VERMILION, SHORT),
+    ("self_imitation", "recall.anneal_frames=300000"): (PURPLE, SHORT),
 }
 SPARE: list[tuple[str, Line]] = [
     (BLUE, DASHED), (VERMILION, DASH_DOT), (GREEN, DOTTED), (PURPLE, SOLID), (ORANGE, DASHED),

@@ -214,7 +214,7 @@ def finish(axes: Axes, xlabel: str, ylabel: str) -> None:
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.set_xlabel(xlabel, fontsize=9)
     spec = axes.get_subplotspec()
     axes.set_ylabel(ylabel if spec is None or spec.is_first_col() else "", fontsize=9)
