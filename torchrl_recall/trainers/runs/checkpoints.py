@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _FORMAT = "torchrl_recall checkpoint 6"
-# Errors of reading a file that does not hold what it should.
+# Errors of reading a damaged or foreign file.
 _DAMAGE = (
     SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
     RecursionError, StopIteration,
