@@ -1,4 +1,4 @@
-"""Measure what a few demonstrations are worth, with traces around them and without.
+"""Measure the gain by a few demonstrations, with and without traces to their states.
 
     python benchmarks/figures/demonstrations.py seeds=5 first_seed=0 out=runs/demonstrations
 
@@ -16,7 +16,7 @@ from runs.critic_runs import DEFAULTS, HOST, ROOT, experiment
 from runs.launchers import run_command
 
 NUMBERS = (1, 5, 20)
-EXPERT = 1_000  # its seed
+EXPERT = 1_000  # seed of the expert
 
 
 def data(out: str, number: int) -> str:
@@ -25,7 +25,7 @@ def data(out: str, number: int) -> str:
 
 
 def methods(out: str) -> list[str]:
-    """Name all methods: what is done, and with which demonstrations."""
+    """List all methods, with the demonstrations that they use."""
     with_traces = "backtracking+sac.n_step=3+recall.end_states=reward"
     given = ["cloning+sac.n_step=3", "self_imitation+sac.n_step=3", with_traces]
     return [

@@ -137,7 +137,7 @@ class ExactReturns(Evaluation):
         return self.config.stop_at_target and None not in self.frames_to_target()
 
     def finish(self, run_dir: Path) -> dict[str, list[int | None]]:
-        """Write ``returns.csv``, a row for each evaluation and seed; return frames to the target."""
+        """Write ``returns.csv``, a row for each evaluation and seed; return frames to target."""
         with (run_dir / "returns.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["frames", "seed", "return"])
