@@ -201,7 +201,11 @@ class PossibleActions(nn.Module):
         self.register_buffer("possible", possible, persistent=False)
 
     def forward(self, next_observation: Tensor) -> Tensor:
-        """Return masked logits of shape ``[*batch, 4]``."""
+        """Return masked logits of shape ``[*batch, 4]``.
+
+        Args:
+            next_observation: next cells, shape ``[*batch]``.
+        """
         # Each seed has its own table.
         table = self.possible.reshape(-1, self.possible.shape[-2], 4)
         rows = next_observation.reshape(len(table), -1)
