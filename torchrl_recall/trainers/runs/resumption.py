@@ -140,7 +140,12 @@ def _python() -> str:
 
 
 def flat(node: dict, prefix: str = "") -> dict:
-    """Return a nested configuration with dotted keys."""
+    """Return a nested configuration with dotted keys.
+
+    Args:
+        node: the configuration.
+        prefix: prefix of all keys.
+    """
     out: dict = {}
     for key, value in node.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

@@ -94,7 +94,15 @@ class Coverage(Evaluation):
 
 
 def coverage_goals(env: GoalEnv, num_goals: int) -> Tensor:
-    """Choose goals for evaluation: a grid in two dimensions, a fixed uniform draw in more."""
+    """Choose goals for evaluation: a grid in two dimensions, a fixed uniform draw in more.
+
+    Args:
+        env: environment of the goals.
+        num_goals: number of goals.
+
+    Returns:
+        Goals of shape ``[num_goals, goal_dim]``, environment units.
+    """
     low, high = env.goal_spec.space.low, env.goal_spec.space.high
     if (dim := len(low)) > 2:
         return env.sample_goals(num_goals, generator=torch.Generator().manual_seed(0))

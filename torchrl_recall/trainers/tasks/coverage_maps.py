@@ -48,7 +48,14 @@ def draw_maps(
 
 
 def draw_map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:
-    """Draw one map of the goals that were reached after a number of frames."""
+    """Draw one map of the goals that were reached after a number of frames.
+
+    Args:
+        axes: axes of the picture.
+        goals: goals of shape ``[num_goals, goal_dim]``.
+        frames: number of frames, for the title.
+        reached: True for reached goals, shape ``[num_goals]``.
+    """
     x, y = goals[:, 0], goals[:, min(1, goals.shape[1] - 1)]
     size = 2_000 / len(goals)
     axes.scatter(x, y, c=reached.float(), cmap="coolwarm", vmin=0, vmax=1, s=size, marker="s")

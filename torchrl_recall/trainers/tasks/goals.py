@@ -69,7 +69,16 @@ def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
 def make_curriculum(
     env: GoalEnv, config: GoalGANRecallConfig, device: torch.device
 ) -> GoalGANCurriculum:
-    """Make the curriculum of a Goal GAN over the goals of the task."""
+    """Make the curriculum of a Goal GAN over the goals of the task.
+
+    Args:
+        env: environment of the goals.
+        config: configuration with ``goal_gan`` and ``compile``.
+        device: device of the networks.
+
+    Returns:
+        The curriculum.
+    """
     goals = config.goal_gan
     return GoalGANCurriculum(
         GoalGAN(env.goal_spec).to(device),

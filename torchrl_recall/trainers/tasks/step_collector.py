@@ -35,7 +35,12 @@ class RandomPhase:
         self.waits, self.generator = True, torch.Generator().manual_seed(seed)
 
     def observe(self, reward: float, frames: int) -> None:
-        """End the phase at a positive reward; warn once if there was none for long."""
+        """End the phase at a positive reward; warn once if there was none for long.
+
+        Args:
+            reward: reward of the newest step.
+            frames: number of frames so far.
+        """
         if self.waits and frames == _LONG:
             warnings.warn(
                 f"no reward was positive in {frames:,} frames, and until then actions are random; "
