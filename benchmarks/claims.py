@@ -298,7 +298,7 @@ def _means(effect: Effect, rows: list[dict[str, str]]) -> Number:
 def _scores(effect: Effect, rows: list[dict[str, str]]) -> Number:
     """Compute the difference of interquartile means of normalised areas under the curve.
 
-    A task's lowest and highest run are those of the two methods, whatever else was run.
+    The lowest and the highest run of a task are taken from the two methods only.
     """
     scores = [normalized_scores(pair) for pair in _pairs(effect, rows)]
     ours, theirs = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+if TYPE_CHECKING:  # heavy libraries are imported inside functions, so that --help is fast
     import torch
     from tensordict import TensorDictBase
 

@@ -2,9 +2,9 @@
 
     python benchmarks/figures/demonstrations.py seeds=5 first_seed=0 out=runs/demonstrations
 
-Trains an agent of another seed, records 1, 5 and 20 of its successes, and gives them to SAC in a
-small sparse task: cloned, imitated with the agent's own successes, and with traces that teach the
-critic what leads to them. Prints and draws what ``critic.py`` does.
+It trains an agent of another seed, records 1, 5 and 20 of its successes, and gives them to SAC in a
+small sparse task. SAC clones them, imitates them with its own successes, or trains its critic on
+traces to their states. Tables and pictures are those of ``critic.py``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def methods(out: str) -> list[str]:
 
 
 def prepare(config: DictConfig) -> None:
-    """Train the expert, and record what is missing."""
+    """Train the expert, and record missing data sets."""
     from torchrl_recall.trained.record import record_run
 
     (task,) = config.tasks

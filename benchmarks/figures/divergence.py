@@ -234,7 +234,7 @@ def draw(rounds: dict[tuple[str, str, int], list[dict[str, str]]], path: Path) -
 
 
 def main() -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print a table."""
+    """Run missing jobs, then write ``results.csv`` and ``figure.png`` and print a table."""
     config = options(DEFAULTS)
     rounds = {}
     for (seed, task, method), run_dir in run_missing(config, run).items():

@@ -67,7 +67,7 @@ def best_length(
 
 
 def main() -> None:
-    """Choose the lengths on tuning seeds, run what is missing, and show it."""
+    """Choose the lengths on tuning seeds, run missing jobs, and show the results."""
     config = options(DEFAULTS)
     tuned = set(range(config.first_tuning_seed, config.first_tuning_seed + config.tuning_seeds))
     if overlap := tuned & set(range(config.first_seed, config.first_seed + config.seeds)):

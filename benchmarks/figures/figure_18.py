@@ -19,7 +19,7 @@ def name(num_updates: int, trace_length: int) -> str:
 
 
 def main() -> None:
-    """Run what is missing, then write results and picture."""
+    """Run missing jobs, then write results and picture."""
     config, results = experiment(
         {
             "figure": "18",

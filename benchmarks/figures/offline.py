@@ -62,7 +62,7 @@ Runs = dict[int, dict[str, Any]]  # by seed
 
 
 def prepare(config: DictConfig) -> None:
-    """Train the agent behind the data, and record what is missing."""
+    """Train the agent behind the data, and record missing data sets."""
     from torchrl_recall.trained.record import record_run
 
     agent = Path(config.out) / "agent"
@@ -172,7 +172,7 @@ def draw(results: dict[Key, Runs], path: Path, task: str) -> None:
 
 
 def main() -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the table."""
+    """Run missing jobs, then write ``results.csv`` and ``figure.png`` and print the table."""
     config = options(DEFAULTS)
     run_dirs: dict[Key, dict[int, Path]] = defaultdict(dict)
     for (seed, data_set, method), run_dir in folders(config).items():

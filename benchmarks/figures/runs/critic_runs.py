@@ -1,4 +1,4 @@
-"""Runs of the SAC recipe in small sparse tasks behind ``critic.py``, and what they show.
+"""Runs of the SAC recipe in small sparse tasks behind ``critic.py``, and their results.
 
 A method is a group of ``recall``, which may carry overrides: ``none+sac.n_step=3``. All seeds of a
 method in a task run in one process, one after the other, and share compiled graphs; policy and
@@ -103,7 +103,7 @@ def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
 def experiment(
     defaults: Mapping[str, Any] = DEFAULTS, prepare: Callable[[DictConfig], None] | None = None
 ) -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the tables.
+    """Run missing jobs, then write ``results.csv`` and ``figure.png`` and print the tables.
 
     Args:
         defaults: the figure's options.

@@ -1,4 +1,4 @@
-"""Runs of the four-room recipe behind figures 2, 3, 4, 14, 17 and 18, and what they show.
+"""Runs of the four-room recipe behind figures 2, 3, 4, 14, 17 and 18, and their results.
 
 A task is ``SIZE_START``, such as ``15_uniform``. A method is a group of ``recall``, which may carry
 overrides of the recipe's configuration: ``exact+recall.trace_length=10``.

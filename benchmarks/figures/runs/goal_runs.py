@@ -1,4 +1,4 @@
-"""Runs of the Goal GAN recipe behind figures 5, 11, 12 and 13, and what they show.
+"""Runs of the Goal GAN recipe behind figures 5, 11, 12 and 13, and their results.
 
 A task is a group of ``env``, such as ``point_free4``. A method is a group of ``recall``, which may
 carry overrides of the recipe's configuration: ``backtracking+recall.trace_length=10``. A repeated

@@ -159,7 +159,7 @@ def show(config: DictConfig, curves: Curves, note: str = "") -> None:
 
 
 def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
-    """Run what is missing of a figure, and show it.
+    """Run the missing jobs of a figure, and show the results.
 
     Args:
         recipe: ``sac``, ``trpo`` or ``ppo``.

@@ -180,7 +180,7 @@ class StopSignal:
                 if name == "SIGHUP" and handler is signal.SIG_IGN:
                     continue  # under nohup a run outlives its terminal
                 if name == "SIGTERM" and _is_of_submitit(handler):
-                    continue  # it comes with the signal that asks to save, or just before the end
+                    continue  # SLURM sends it with the signal to save, or just before the end
                 self._previous[number] = signal.signal(number, self._remember)
 
     def restore(self) -> None:

@@ -93,7 +93,7 @@ def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
     assert isinstance(saved, dict)
     if any(flat(asked).get(key) != flat(saved).get(key) for key in _ENDS_OTHERWISE):
         return None
-    if asked.get("compile", False) is None:  # the run decides it as it was
+    if asked.get("compile", False) is None:  # the resumed run keeps its earlier value
         asked["compile"] = saved.get("compile")
     check_config(asked, saved, run_dir)
     return summary

@@ -80,7 +80,7 @@ def _interpolations(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _refers(text: str, key: str) -> bool:
-    # A name that ends in a dot goes on with an inner interpolation: ${table_1.${env.name}}.
+    # A name that ends in a dot is completed by an inner interpolation: ${table_1.${env.name}}.
     names = re.findall(r"[\w.-]+", text)
     return any(
         f"{name}.".startswith(f"{key}.") or (name[-1] == "." and key.startswith(name))
