@@ -1,4 +1,4 @@
-"""Keep ``docs/results/claims.md``: each claim of the paper, what was seen, and the verdict.
+"""Write ``docs/results/claims.md``, with each claim of the paper, our result and the verdict.
 
     python benchmarks/claims.py
 
@@ -37,7 +37,7 @@ VERDICTS = ("reproduced", "partly", "not seen", "opposite", "not run")
 
 
 class ClaimError(ValueError):
-    """A claim that rows do not support; the message names it."""
+    """Error of a claim that rows do not support; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Effect:
     """Comparison of a method with a baseline, in one task or over several.
 
     Attributes:
-        kind: a name in :data:`KINDS`.
-        file: of rows.
-        figure: of the rows.
-        tasks: one, or all that are compared together.
-        method: compared with the baseline.
-        baseline: in the same rows.
-        says: what it is, before the number.
-        decides: whether the verdict rests on it.
-        metric: of ``values``, ``means`` and ``scores``.
+        kind: kind of comparison, a name in :data:`KINDS`.
+        file: file of rows.
+        figure: figure of the rows.
+        tasks: one task, or all tasks that are compared together.
+        method: method that is compared with the baseline.
+        baseline: baseline in the same rows.
+        says: text before the number.
+        decides: whether the verdict depends on this comparison.
+        metric: metric of ``values``, ``means`` and ``scores``.
     """
 
     kind: str
@@ -97,9 +97,9 @@ class Number:
     """Outcome of an effect.
 
     Attributes:
-        text: in the page.
-        found: the interval; None of a count.
-        neutral: the value of no effect.
+        text: text in the page.
+        found: the interval; None for a count.
+        neutral: value that means no effect.
     """
 
     text: str
@@ -108,7 +108,7 @@ class Number:
 
     @property
     def side(self) -> int:
-        """Return 1 or -1 where the interval lies above or below no effect, else 0."""
+        """Return 1 or -1 if the interval is above or below the neutral value, and 0 otherwise."""
         if self.found is None:
             return 0
         return int(self.found.low > self.neutral) - int(self.found.high < self.neutral)
@@ -267,7 +267,7 @@ def _number(effect: Effect, claim: Claim, results: Path) -> Number:
 
 
 def _to_target(rows: list[dict[str, str]], task: str, name: str) -> dict[int, tuple[float, float]]:
-    """Read frames to the target of a method, infinite without it, and its end, by seed."""
+    """Read frames to the target (infinite if it was not reached) and frames at the end, by seed."""
     return {
         int(row["seed"]): (float(row["value"] or math.inf), float(row["frames"]))
         for row in rows
@@ -276,9 +276,9 @@ def _to_target(rows: list[dict[str, str]], task: str, name: str) -> dict[int, tu
 
 
 def _times(effect: Effect, rows: list[dict[str, str]], task: str) -> dict[int, float]:
-    """Compute how many times fewer frames the method needs, by the seeds of both.
+    """Compute how many times fewer frames the method needs, for the seeds that both have.
 
-    Of a pair in which one ended without the target, both count up to there, as in the table.
+    If one run of a pair ended without reaching the target, both count up to its end at most.
     """
     ours, theirs = (_to_target(rows, task, name) for name in (effect.method, effect.baseline))
     times = {}
@@ -346,7 +346,7 @@ def _means(effect: Effect, rows: list[dict[str, str]]) -> Number:
 def _scores(effect: Effect, rows: list[dict[str, str]]) -> Number:
     """Compute the difference of interquartile means of normalised areas under the curve.
 
-    A task's lowest and highest run are those of the two methods, whatever else was run.
+    The lowest and the highest run of a task are taken from the two methods only.
     """
     scores = [normalized_scores(pair) for pair in _pairs(effect, rows)]
     ours, theirs = (

@@ -1,4 +1,4 @@
-"""Resident memory over a run of the recipe, and how often it recompiled anything.
+"""Resident memory over a run of the recipe, and its number of recompilations.
 
     python benchmarks/memory.py env=HalfCheetah-v5 recall=imitation frames=50000 out=runs/memory
 
@@ -29,7 +29,7 @@ DEFAULTS = {
 
 
 def resident_megabytes(pid: int) -> float:
-    """Read what the process holds in memory now."""
+    """Read the present resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

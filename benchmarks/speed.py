@@ -76,7 +76,7 @@ DEFAULTS = {
 
 
 def main() -> None:
-    """Measure the parts that are asked for."""
+    """Measure the parts that the command line names."""
     config = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
     if unknown := set(config) - set(DEFAULTS):
         sys.exit(f"unknown keys {sorted(unknown)}; there are {sorted(DEFAULTS)}")

@@ -1,4 +1,4 @@
-"""Keep ``docs/results/table.md``: every task and method that has rows, with its command.
+"""Write ``docs/results/table.md``, with every task, method and host that has rows.
 
 python benchmarks/table.py
 """
@@ -126,7 +126,7 @@ def commands(pages: Iterable[Path]) -> list[str]:
     """Collect the commands of figures that pages show, each in one line."""
     found: dict[str, None] = {}
     for page in sorted(pages):
-        if page.name not in ("table.md", "claims.md"):  # which are made of the others
+        if page.name not in ("table.md", "claims.md"):  # these two are made from the other pages
             text = re.sub(r"\s*\\\n\s*", " ", page.read_text())
             found |= dict.fromkeys(re.findall(r"python benchmarks/figures/[^`\n]+", text))
     return list(found)
@@ -152,7 +152,7 @@ def _script(command: str) -> str:
 
 
 def _host(script: str, method: str) -> str:
-    """Return what recall learns beside: what the method says, or the figure."""
+    """Return the host of a method, or that of the figure if the method names none."""
     host, _, settings = split_method(method)
     if host:
         return host

@@ -1,10 +1,10 @@
-"""Hash the weights that every recipe ends with, to show that a change moved no bit.
+"""Hash the last weights of every recipe, to show whether a change altered any bit.
 
 python benchmarks/weights.py --out before.csv                  # at one commit
 python benchmarks/weights.py --out after.csv --before before.csv   # at another
 
-Bits depend on the machine and on the versions, so hashes are compared and never stored. Runs of
-several environments are left out: processes race, so such a run has other bits each time.
+Weights depend on the machine and on the versions, so hashes are compared and never stored. Runs
+with environments in several processes are left out, because their weights may differ each time.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def weights(arguments: list[str], run_dir: Path) -> str:
 
 
 def main() -> int:
-    """Run what is asked for; the exit status counts the runs whose weights are not those before."""
+    """Run the recipes; the exit status is the number of runs whose weights have changed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="CSV to write, a row for each run")
     parser.add_argument("--before", type=Path, help="CSV of another commit to compare with")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+if TYPE_CHECKING:  # heavy libraries are imported inside functions, so that --help is fast
     import torch
     from tensordict import TensorDictBase
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # libraries are imported where they are used, so that --help 
 
 
 def build(config: A2CRecallConfig) -> Parts[A2C]:
-    """Compose the recipe's parts, each for all seeds."""
+    """Compose the recipe's parts, each of which handles all seeds."""
     from functools import partial
 
     from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -71,7 +71,7 @@ def build(config: A2CRecallConfig) -> Parts[A2C]:
 def learn(
     parts: Parts[A2C], data: TensorDictBase, config: A2CRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
-    """Learn from a batch of each seed's frames: Algorithm 1, lines 5 to 13."""
+    """Learn from a batch of frames of each seed (Alg. 1, lines 5 to 13)."""
     steps = data.select("observation", "action", ("next", "observation"))
     parts.replay_buffer.extend(steps.flatten(1).transpose(0, 1))  # l.5, [time, num_seeds]
     parts.recall.extend(data)  # l.5, recent successes
@@ -80,7 +80,7 @@ def learn(
 
 
 def train(config: A2CRecallConfig) -> Run:
-    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
+    """Run the recipe; ``status`` of the run is 128 + n if signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:

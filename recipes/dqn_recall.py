@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+if TYPE_CHECKING:  # heavy libraries are imported inside functions, so that --help is fast
     import torch
     from tensordict import TensorDictBase
 
@@ -49,7 +49,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
 
     env = make_env(config.env.name, device, seed=config.seed, **config.env.making)
     host = DQN(env, config, device)  # TorchRL's DQNLoss, Adam, copied targets
-    critic = StateValues(  # Q from the loss, and V of the policy that is imitated by
+    critic = StateValues(  # Q from the loss, and V of the softmax policy
         host.loss_module,
         temperature=config.dqn.imitation_temperature,
         compile=bool(config.compile),
@@ -96,7 +96,7 @@ def build(config: DQNRecallConfig, device: torch.device) -> Parts[DQN]:
 def learn(
     parts: Parts[DQN], data: TensorDictBase, config: DQNRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
-    """Learn from a batch of frames, after some others: Algorithm 1, lines 5 to 13."""
+    """Learn from a batch of frames (Alg. 1, lines 5 to 13)."""
     parts.add_frames(data)  # l.5
     parts.recall.extend(data)  # l.5, the top k_traj
     parts.host.explored(data.numel())
@@ -109,7 +109,7 @@ def learn(
 
 
 def train(config: DQNRecallConfig) -> Run:
-    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
+    """Run the recipe; ``status`` of the run is 128 + n if signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:

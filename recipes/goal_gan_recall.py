@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+if TYPE_CHECKING:  # heavy libraries are imported inside functions, so that --help is fast
     import torch
     from tensordict import TensorDictBase
 
@@ -92,25 +92,25 @@ def build(config: GoalGANRecallConfig, device: torch.device) -> GoalParts:
 def learn(
     parts: GoalParts, data: TensorDictBase, config: GoalGANRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
-    """Learn from a batch of episodes: Algorithm 1, lines 5 to 13, and the goals of Algorithm 2."""
+    """Learn from a batch of episodes (Alg. 1, lines 5 to 13), and propose new goals (Alg. 2)."""
     executed = parts.clip_actions(data)
     parts.add_frames(executed)  # l.5
     parts.recall.extend(executed)  # l.5, the trajectories that reached their goals
     parts.recall.drop_unfinished()
     metrics = parts.host.update(data)  # l.6-7
     metrics |= parts.recall.step(parts.replay_buffer)  # l.8-13, Alg. 2, l.3
-    if not parts.collector.batches_left:  # the goals have been tried often enough
+    if not parts.collector.batches_left:  # this was the last batch for these goals
         metrics |= parts.curriculum.update(*parts.collector.success_rates(data))
     return metrics
 
 
 def train(config: GoalGANRecallConfig) -> Run:
-    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
+    """Run the recipe; ``status`` of the run is 128 + n if signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:
         parts = run.resume(build(config, run.device))
-        if not run.frames:  # the first policy shows goals that it can reach
+        if not run.frames:  # begin with goals that the first policy reaches
             run.advance(parts.pretrain(config.num_goals))
         for data in run.frames_from(parts.collector):  # l.4
             run.metrics |= learn(parts, data, config, run.frames)

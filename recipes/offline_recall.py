@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+if TYPE_CHECKING:  # heavy libraries are imported inside functions, so that --help is fast
     import torch
     from tensordict import TensorDictBase
 
@@ -56,7 +56,7 @@ def build(config: OfflineRecallConfig, device: torch.device) -> OfflineParts:
 def learn(
     parts: OfflineParts, data: TensorDictBase, config: OfflineRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
-    """Take as many gradient steps as ``data`` has rows, after some others."""
+    """Take one gradient step for each row of ``data``."""
     from torchrl_recall import join_rows
     from torchrl_recall.trainers.tasks.data_set import check_losses
 
@@ -73,7 +73,7 @@ def learn(
 
 
 def train(config: OfflineRecallConfig) -> Run:
-    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
+    """Run the recipe; ``status`` of the run is 128 + n if signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:

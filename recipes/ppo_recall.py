@@ -1,4 +1,4 @@
-"""PPO with recall traces: ``build``, ``learn`` and ``train`` of ``trpo_recall.py``, another host.
+"""PPO with recall traces, by ``build``, ``learn`` and ``train`` of ``trpo_recall.py``.
 
 python recipes/ppo_recall.py env.name=Hopper-v5 recall=backtracking seed=0
 """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+if TYPE_CHECKING:  # heavy libraries are imported inside functions, so that --help is fast
     import torch
     from tensordict import TensorDictBase
 
@@ -112,7 +112,7 @@ def build(config: SACRecallConfig, device: torch.device) -> Parts[SAC | DelayedP
 def learn(
     parts: Parts[SAC | DelayedPolicy], data: TensorDictBase, config: SACRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
-    """Learn from a batch of frames, after some others: Algorithm 1, lines 5 to 13."""
+    """Learn from a batch of frames (Alg. 1, lines 5 to 13)."""
     parts.add_frames(data)  # l.5
     parts.recall.extend(data)  # l.5, the top k_traj
     if frames < config.collector.init_random_frames:
@@ -126,7 +126,7 @@ def learn(
 
 
 def train(config: SACRecallConfig) -> Run:
-    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
+    """Run the recipe; ``status`` of the run is 128 + n if signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:

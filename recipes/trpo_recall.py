@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:  # libraries are imported where they are used, so that --help answers at once
+if TYPE_CHECKING:  # heavy libraries are imported inside functions, so that --help is fast
     import torch
     from tensordict import TensorDictBase
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # libraries are imported where they are used, so that --help 
 
 
 def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> Parts[OnPolicy]:
-    """Compose the parts of this recipe, or those of ``ppo_recall.py``, by the configuration."""
+    """Compose the parts of this recipe or of ``ppo_recall.py``, chosen by the configuration."""
     from functools import partial
 
     from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -79,7 +79,7 @@ def build(config: TRPORecallConfig | PPORecallConfig, device: torch.device) -> P
 def learn(
     parts: Parts[OnPolicy], data: TensorDictBase, config: OnPolicyRecallConfig, frames: int
 ) -> dict[str, torch.Tensor]:
-    """Learn from a batch of frames, after some others: Algorithm 1, lines 5 to 13."""
+    """Learn from a batch of frames (Alg. 1, lines 5 to 13)."""
     executed = parts.clip_actions(data)
     parts.add_frames(executed)  # l.5
     parts.recall.extend(executed)  # l.5, the top k_traj
@@ -91,7 +91,7 @@ def learn(
 
 
 def train(config: TRPORecallConfig | PPORecallConfig) -> Run:
-    """Run the recipe; the run's ``status`` is 128 + n when signal n stopped it."""
+    """Run the recipe; ``status`` of the run is 128 + n if signal n stopped it."""
     from torchrl_recall.trainers.runs.run import Run
 
     with Run(config) as run:

@@ -24,7 +24,7 @@ from torchrl_recall.modules.backward_model import BackwardModel
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
 from torchrl_recall.modules.reward_model import RewardModel
-from torchrl_recall.modules.state_values import SACCritic, StateValues
+from torchrl_recall.modules.state_values import StateValues
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.objectives.joint import JointLoss
@@ -55,6 +55,9 @@ from torchrl_recall.traces.transitions import TraceTransitions, join_rows
 from torchrl_recall.trained.load import load_backtracking_model, load_policy
 from torchrl_recall.trained.pretrained import from_pretrained
 from torchrl_recall.trainers.hook import RecallHook, make_recall
+
+#: Former name of :class:`~torchrl_recall.StateValues`, from when it only supported losses of SAC.
+SACCritic = StateValues
 
 __version__ = _version("torchrl-recall")
 

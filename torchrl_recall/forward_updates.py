@@ -90,7 +90,11 @@ class ForwardUpdates(Stateful):
         return reverse_time(data, observation_key=self.model.observation_key)
 
     def update_statistics(self, data: TensorDictBase) -> None:
-        """Add new transitions to the model's statistics; pass each transition once."""
+        """Add new transitions to the model's statistics; pass each transition once.
+
+        Args:
+            data: real transitions in forward time, any batch shape, environment units.
+        """
         self.model.update_statistics(self._reverse(valid_steps(data)))
 
     def __call__(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:

@@ -107,11 +107,20 @@ class AdamSteps(Stateful):
         self._update = make_update(loss, self.optimizer, loss_fn=self._losses, compile=compile)
 
     def begin(self, share: float, num_updates: int) -> None:
-        """Set the learning rate of a round to ``share`` of its full value."""
+        """Set the learning rate of a round to ``share`` of its full value.
+
+        Args:
+            share: factor of the length, in (0, 1].
+            num_updates: ignored.
+        """
         self.optimizer.param_groups[0]["lr"] = self.lr * share
 
     def observe(self, data: TensorDictBase) -> None:
-        """Do nothing: no divergence is measured."""
+        """Do nothing: no divergence is measured.
+
+        Args:
+            data: ignored.
+        """
 
     def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
         """Take one step on a batch of pairs, and return its losses."""
@@ -176,11 +185,20 @@ class TrustRegionSteps:
         self._newest: TensorDictBase | None = None
 
     def begin(self, share: float, num_updates: int) -> None:
-        """Set the radius of each step of a round."""
+        """Set the radius of each step of a round.
+
+        Args:
+            share: factor of the length, in (0, 1].
+            num_updates: number of steps in the round.
+        """
         self.region.max_kl = self.max_kl * (share / num_updates) ** 2
 
     def observe(self, data: TensorDictBase) -> None:
-        """Keep the newest experience; the divergence is measured on it."""
+        """Keep the newest experience; the divergence is measured on it.
+
+        Args:
+            data: transitions, of any batch shape.
+        """
         newest = valid_steps(data).reshape(-1).select(*self._keys)
         self._newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)]
 

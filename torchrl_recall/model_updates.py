@@ -166,7 +166,11 @@ class ModelUpdates(Stateful):
         return self.learns_policy or self.state_predictor_data == "top"
 
     def most_valuable(self, trajectories: Any) -> Any:
-        """Return transitions of the most valuable ``state_fraction`` of the good states."""
+        """Return transitions of the most valuable ``state_fraction`` of the good states.
+
+        Args:
+            trajectories: a store of good trajectories.
+        """
         if self.critic is None or self.state_fraction == 1:
             return trajectories.transitions()
         states = self.draws.candidates(trajectories.buffer, self.state_batch_size)

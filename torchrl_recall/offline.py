@@ -173,7 +173,14 @@ class OfflineRecall(Stateful):
         return metrics
 
     def learn_models(self, data_set: ReplayBuffer) -> dict[str, Tensor]:
-        """Train all models (l.8-9), then measure the filters' thresholds on held-out data."""
+        """Train all models (l.8-9), then measure the filters' thresholds on held-out data.
+
+        Args:
+            data_set: all real transitions.
+
+        Returns:
+            Detached means of the losses.
+        """
         rows = data_set.storage[: len(data_set)]
         held_out = 0
         if self.judges:
@@ -195,7 +202,14 @@ class OfflineRecall(Stateful):
 
     @torch.no_grad()
     def roll_out(self, data_set: ReplayBuffer) -> dict[str, Tensor]:
-        """Generate traces to real states (l.10-11), and keep their transitions."""
+        """Generate traces to real states (l.10-11), and store their transitions.
+
+        Args:
+            data_set: all real transitions.
+
+        Returns:
+            ``recall/kept_transitions``, the share of steps that filters kept.
+        """
         candidates = self.draws.candidates(data_set, self.state_batch_size)
         end_states = self.high_value_states(candidates)
         metrics = {"recall/kept_transitions": torch.zeros(())}
@@ -218,7 +232,14 @@ class OfflineRecall(Stateful):
         return metrics
 
     def transitions(self, num: int) -> TensorDictBase | None:
-        """Draw transitions of traces, with replacement; None while there are none."""
+        """Draw transitions of traces.
+
+        Args:
+            num: number of transitions, drawn with replacement.
+
+        Returns:
+            Transitions of shape ``[num]``; None while there are none.
+        """
         if not len(self.buffer):
             return None
         return self.buffer.storage[torch.randint(len(self.buffer), (num,))]

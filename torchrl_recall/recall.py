@@ -344,6 +344,9 @@ class Recall(Stateful):
             train_reward: gradient steps of the reward model of ``to_transitions``.
             draws: the source of random batches.
             state_batch_size: number of transitions from which end states are chosen.
+
+        Returns:
+            Recall with these parts.
         """
         recall = cls.__new__(cls)
         recall._compose(

@@ -6,10 +6,10 @@
         out=runs/delayed_ppo frames=501760 eval_interval=20000 \
         methods=[ppo:none,ppo:self_imitation,ppo:backtracking]
 
-Imitation of good experience helps most in such tasks, as Oh et al. (2018) found. PPO has no method
-of n-step returns: its advantages already are weighted means of them. ``env.delay=end`` in
-``tasks=[Hopper-v5+env.delay=end]`` pays at the end. ``results.csv``, ``table.md`` and
-``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there are.
+Imitation of good experience helps most in such tasks (Oh et al., 2018). There is no method of
+n-step returns for PPO, because its advantages are weighted means of them already.
+``tasks=[Hopper-v5+env.delay=end]`` pays at the end of the episode. ``results.csv``, ``table.md``
+and ``figure.png`` go to ``out``; ``collect=true`` makes them from existing runs.
 """
 
 from runs.mujoco_runs import experiment
@@ -27,7 +27,7 @@ if __name__ == "__main__":
                 f"{name}+env.delay={DELAY}"
                 for name in ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
             ],
-            # Traces feed the critic beside 3-step returns, as where they were seen to help.
+            # Traces train the critic beside 3-step returns, as in the tasks in which they helped.
             "methods": [
                 "none",
                 "none+sac.n_step=3",

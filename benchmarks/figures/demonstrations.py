@@ -1,10 +1,10 @@
-"""Measure what a few demonstrations are worth, with traces around them and without.
+"""Measure the gain by a few demonstrations, with and without traces to their states.
 
     python benchmarks/figures/demonstrations.py seeds=5 first_seed=0 out=runs/demonstrations
 
-Trains an agent of another seed, records 1, 5 and 20 of its successes, and gives them to SAC in a
-small sparse task: cloned, imitated with the agent's own successes, and with traces that teach the
-critic what leads to them. Prints and draws what ``critic.py`` does.
+It trains an agent of another seed, records 1, 5 and 20 of its successes, and gives them to SAC in a
+small sparse task. SAC clones them, imitates them with its own successes, or trains its critic on
+traces to their states. Tables and pictures are those of ``critic.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runs.critic_runs import DEFAULTS, HOST, ROOT, experiment
 from runs.launchers import run_command
 
 NUMBERS = (1, 5, 20)
-EXPERT = 1_000  # its seed
+EXPERT = 1_000  # seed of the expert
 
 
 def data(out: str, number: int) -> str:
@@ -26,7 +26,7 @@ def data(out: str, number: int) -> str:
 
 
 def methods(out: str) -> list[str]:
-    """Name all methods: what is done, and with which demonstrations."""
+    """List all methods, with the demonstrations that they use."""
     with_traces = "backtracking+sac.n_step=3+recall.end_states=reward"
     given = ["cloning+sac.n_step=3", "self_imitation+sac.n_step=3", with_traces]
     return [
@@ -41,7 +41,7 @@ def methods(out: str) -> list[str]:
 
 
 def prepare(config: DictConfig) -> None:
-    """Train the expert, and record what is missing."""
+    """Train the expert, and record missing data sets."""
     from torchrl_recall.trained.record import record_run
 
     (task,) = config.tasks

@@ -1,11 +1,11 @@
-"""Watch runs with imitated traces round by round: what grows first where they diverge.
+"""Watch runs with imitated traces round by round, to find the first number that diverges.
 
     python benchmarks/figures/divergence.py seeds=3 first_seed=100 out=runs/divergence \
         tasks=[Hopper-v5] methods=[paper,imitation] frames=5000
 
-A method is a group of ``recall`` with overrides; ``trpo:paper`` is that of another recipe. Each
-round of recall leaves a row of largest and median values. A run ends where the recipe refuses to go
-on, at an action of NaN. ``results.csv`` and ``figure.png`` go to ``out``; ``collect=true`` makes
+A method is a group of ``recall`` with overrides; ``trpo:paper`` uses another recipe. Each round of
+recall writes a row of largest and median values. A run ends when the recipe stops, at an action of
+NaN. ``results.csv`` and ``figure.png`` go to ``out``; ``collect=true`` makes
 them from the runs there are.
 """
 
@@ -45,7 +45,7 @@ DEFAULTS = {
     "first_seed": 100,
     "frames": 5_000,
     "compile": True,
-    "collect": False,  # only from the runs there are
+    "collect": False,  # use existing runs only
     **OPTIONS,
 }
 WORDS = ["logger.backend=none", "checkpoint.interval=0"]
@@ -61,10 +61,10 @@ Row = dict[str, float]
 
 
 class Watch:
-    """Record of what each round of recall does to its parts.
+    """Record of the numbers of each round of recall.
 
     Args:
-        parts: of a recipe; ``recall`` generates and imitates traces.
+        parts: parts of a recipe, whose ``recall`` generates and imitates traces.
     """
 
     def __init__(self, parts: Any) -> None:
@@ -81,10 +81,10 @@ class Watch:
         return getattr(self._steps, name)  # begin, observe and the state of the steps
 
     def generate(self, end_states: TensorDictBase) -> TensorDictBase:
-        """Generate traces, and note how far from the data they are and what the policy says there.
+        """Generate traces, and record their distance from the data and the policy's likelihood.
 
-        States are in standard deviations of the data, actions in halves of their range, and the
-        policy's scale is that of its Gaussian, before any squashing.
+        States are in standard deviations of the data, and actions in units of half their range. The
+        policy's scale is that of its Gaussian before squashing.
         """
         traces, model = self._generate(end_states), self.parts.recall.model
         states = model.observations.normalize(traces["observation"]).abs().amax(-1)
@@ -107,7 +107,7 @@ class Watch:
         return traces
 
     def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
-        """Take a step of imitation, and note its loss."""
+        """Take a step of imitation, and record its loss."""
         losses = self._steps(pairs)
         loss = float(losses["loss_imitation"])
         self.round.setdefault("first loss_imitation", loss)
@@ -115,7 +115,7 @@ class Watch:
         return losses
 
     def end(self, frames: int, metrics: dict[str, Any]) -> bool:
-        """End a round, and say whether there was one."""
+        """End a round, and return whether there was one."""
         if "loss_imitation" not in self.round:
             return False
         weights = [p for n, p in self.parts.host.loss_module.named_parameters() if "actor" in n]
@@ -128,7 +128,7 @@ class Watch:
 
 
 def watch(recipe: str, words: list[str], path: Path) -> None:
-    """Train as a recipe does, and write what its rounds showed."""
+    """Train as a recipe does, and write the record of its rounds."""
     sys.path.insert(0, str(ROOT))
     from hydra import compose, initialize_config_dir
 
@@ -169,7 +169,7 @@ def write(rows: list[Row], path: Path, diverged_at: int | None = None) -> None:
 
 
 def run(task: str, method: str, seed: int, config: Any, run_dir: Path) -> None:
-    """Watch one seed in a process of its own, unless that was done."""
+    """Watch one seed in a separate process, unless its record exists."""
     if (run_dir / "rounds.csv").exists():
         return
     shutil.rmtree(run_dir, ignore_errors=True)  # of a run that was stopped
@@ -233,7 +233,7 @@ def draw(rounds: dict[tuple[str, str, int], list[dict[str, str]]], path: Path, r
 
 
 def main() -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print a table."""
+    """Run missing jobs, then write ``results.csv`` and ``figure.png`` and print a table."""
     config = options(DEFAULTS)
     rounds = {}
     for (seed, task, method), run_dir in run_missing(config, run).items():

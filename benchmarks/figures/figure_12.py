@@ -2,7 +2,7 @@
 
     python benchmarks/figures/figure_12.py seeds=3 first_seed=200 out=runs/figure_12
 
-The paper's scale is 78 to 138 million steps; these are scaled down to what two cores do in hours.
+The paper runs 78 to 138 million steps. These runs are shorter, so that two cores need hours only.
 ``results.csv`` and ``figure.png`` go to ``out``; tables of paired ratios over ``none`` and
 of coverage are printed.
 """

@@ -3,8 +3,8 @@
     python benchmarks/figures/figure_13.py seeds=12 first_seed=200 out=runs/figure_13 \
         tasks=[point_free4,point_umaze] methods=[none,backtracking,self_imitation]
 
-Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; tables of
-paired ratios over each of ``baselines`` and of coverage are printed.
+Unfinished runs are resumed. ``results.csv`` and ``figure.png`` go to ``out``; tables of paired
+ratios over each of ``baselines`` and of coverage are printed.
 """
 
 from runs.goal_runs import coverage_table, curves, experiment, table

@@ -8,7 +8,7 @@ from runs.four_rooms import curves, experiment, table
 
 
 def main() -> None:
-    """Run what is missing, then write results and picture."""
+    """Run missing jobs, then write results and picture."""
     config, results = experiment(
         {
             "figure": "14",

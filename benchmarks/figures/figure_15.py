@@ -2,11 +2,11 @@
 
     python benchmarks/figures/figure_15.py seeds=3 first_seed=500 out=runs/figure_15
 
-Of the untrained model the paper keeps the best trace length of six, by what seeds it does not say.
-Here each task's length has the largest mean return over training on seeds of its own, from
-``first_tuning_seed`` on, whose runs and ``table.md`` are in ``out/tuning``. Both models imitate.
-``results.csv``, ``table.md`` and ``figure.png`` go to ``out``; ``collect=true`` makes them from the
-runs there are.
+For the untrained model, the paper shows the best trace length of six; it does not say on which
+seeds it was chosen. Here the length of each task has the largest mean return over training on
+separate seeds, from ``first_tuning_seed`` on. Their runs and ``table.md`` are in ``out/tuning``.
+Traces of both models are imitated. ``results.csv``, ``table.md`` and ``figure.png`` go to ``out``;
+``collect=true`` makes them from the runs there are.
 """
 
 import sys
@@ -68,7 +68,7 @@ def best_length(
 
 
 def main() -> None:
-    """Choose the lengths on tuning seeds, run what is missing, and show it."""
+    """Choose the lengths on tuning seeds, run missing jobs, and show the results."""
     config = options(DEFAULTS)
     tuned = set(range(config.first_tuning_seed, config.first_tuning_seed + config.tuning_seeds))
     if overlap := tuned & set(range(config.first_seed, config.first_seed + config.seeds)):

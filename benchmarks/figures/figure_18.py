@@ -52,7 +52,7 @@ def draw(points: Mapping[tuple[str, int], Mapping[int, Interval]]) -> Figure:
 
 
 def main() -> None:
-    """Run what is missing, then write results and picture."""
+    """Run missing jobs, then write results and picture."""
     config, results = experiment(
         {
             "figure": "18",

@@ -5,7 +5,7 @@
 Traces are of 20, 20 and 10 steps, as in the paper. Updates are counted in rounds of 50 frames, with
 the safeguards of ``recall=imitation``: 50, 100 and 200 of them beside 50 updates of SAC.
 ``methods=[paper+recall.num_updates=50]`` is without them. ``results.csv``, ``table.md`` and
-``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there are.
+``figure.png`` go to ``out``; ``collect=true`` makes them from existing runs.
 """
 
 from runs.mujoco_runs import experiment

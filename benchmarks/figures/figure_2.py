@@ -3,15 +3,15 @@
     python benchmarks/figures/figure_2.py seeds=20 first_seed=0 out=runs/figure_2 \
         sizes=[11,13,15,19] start=[uniform,opposite] methods=[none,exact]
 
-Every run goes on where it stopped. ``results.csv`` and ``figure.png`` go to ``out``; the table of
-paired ratios over ``none`` is printed.
+Unfinished runs are resumed. ``results.csv`` and ``figure.png`` go to ``out``; the table of paired
+ratios over ``none`` is printed.
 """
 
 from runs.four_rooms import curves, experiment, table
 
 
 def main() -> None:
-    """Run what is missing, then write results and picture."""
+    """Run missing jobs, then write results and picture."""
     config, results = experiment(
         {
             "figure": "2",

@@ -47,7 +47,7 @@ def visits(run_dir: Path, walkers: int = 64) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Run what is missing, then write results and picture."""
+    """Run missing jobs, then write results and picture."""
     config, results = experiment(
         {
             "figure": "3",

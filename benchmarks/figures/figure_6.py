@@ -2,8 +2,8 @@
 
     python benchmarks/figures/figure_6.py seeds=5 first_seed=0 out=runs/figure_6
 
-The paper runs millions of steps; these are 200,704, what two cores do in an hour or two. The same
-command checks the host against sb3-contrib's TRPO:
+The paper runs millions of steps. These runs have 200,704 steps, which take one or two hours on two
+cores. The same command compares the host with sb3-contrib's TRPO:
 
     python benchmarks/figures/figure_6.py figure=trpo_check seeds=5 out=runs/trpo_check \
         tasks=[Hopper-v5,HalfCheetah-v5] methods=[none,sb3] frames=100352

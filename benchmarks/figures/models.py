@@ -1,12 +1,12 @@
-"""Models of one data set at equal compute: separate ones, on one trunk, an ensemble, a wider one.
+"""Comparison of models at equal compute: separate, with a joint trunk, an ensemble, a wider one.
 
     python benchmarks/figures/models.py seeds=5 tasks=[Pendulum-v1,Hopper-v5,HalfCheetah-v5] \
         frames=20000 updates=4000
 
 SAC alone collects the data. A fifth of it, in blocks of 500 steps, is held out. Each kind trains a
 backtracking model, a forward model and a reward model for as many seconds as ``separate`` takes for
-``updates`` steps of each. The reward of a joint model is told s and a, that of the others s' too. A
-landing error beyond twice its displacement counts as twice. ``models.csv`` and a table go to
+``updates`` steps of each. The reward head of a joint model reads s and a, and other reward models
+read s' too. Landing errors are capped at twice the displacement. ``models.csv`` and a table go to
 ``out``.
 """
 
@@ -55,7 +55,7 @@ Quality = dict[tuple[str, str, str], list[float]]  # of each seed, by task, kind
 
 @dataclass
 class Experience:
-    """A data set as the updates see it: everything, which counts as good here.
+    """Data set as updates need it; all transitions count as good.
 
     Attributes:
         buffer: of all transitions.
@@ -147,7 +147,7 @@ def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, floa
     for kind in KINDS:
         torch.manual_seed(seed)
         models = build(kind, specs, learned)
-        models.step()  # what the first steps cost does not count
+        models.step()  # the first steps are not timed
         steps, begun = ROUND, time.process_time()
         while steps < updates if seconds is None else time.process_time() - begun < seconds:
             models.step()

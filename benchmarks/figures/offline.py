@@ -1,11 +1,11 @@
-"""Measure what reverse rollouts are worth to an offline host, in a small sparse task.
+"""Measure the gain by reverse rollouts for an offline host, in a small sparse task.
 
     python benchmarks/figures/offline.py seeds=5 first_seed=0 out=runs/offline host=iql
 
 Makes three data sets of ``task``: random actions, the policy of an agent, and the experience
 of its training. Trains the host on each, alone, with traces of a trained model beside the data, and
 with traces of a random one. Prints returns and paired differences; ``results.csv`` and
-``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there are.
+``figure.png`` go to ``out``; ``collect=true`` makes them from existing runs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DEFAULTS = {
     "seeds": 5,
     "first_seed": 0,
     "frames": 2_000,  # gradient steps
-    "collect": False,  # only from the runs there are
+    "collect": False,  # use existing runs only
     **OPTIONS,  # a job is a method on a data set
 }
 AGENT = 1_000  # the seed of the agent behind the data
@@ -63,7 +63,7 @@ Runs = dict[int, dict[str, Any]]  # by seed
 
 
 def prepare(config: DictConfig) -> None:
-    """Train the agent behind the data, and record what is missing."""
+    """Train the agent behind the data, and record missing data sets."""
     from torchrl_recall.trained.record import record_run
 
     agent = Path(config.out) / "agent"
@@ -167,7 +167,7 @@ def draw(results: dict[Key, Runs], path: Path, task: str, host: str) -> None:
 
 
 def main() -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the table."""
+    """Run missing jobs, then write ``results.csv`` and ``figure.png`` and print the table."""
     config = options(DEFAULTS)
     run_dirs: dict[Key, dict[int, Path]] = defaultdict(dict)
     for (seed, data_set, method), run_dir in folders(config).items():

@@ -1,13 +1,14 @@
-"""Trace quality: what the simulator says of recall traces, before and after each filter.
+"""Trace quality: the simulator's audit of recall traces, before and after each filter.
 
     python benchmarks/figures/trace_quality.py seeds=5 first_seed=300 out=runs/traces \
         tasks=[point_umaze,Hopper-v5] frames=225000 mujoco_frames=24576
 
 A task is a group of ``env`` of ``goal_gan_recall.py``, or a task's name for ``trpo_recall.py``.
-Models, end states and experience are those of the runs' last checkpoints. Each filter is given the
-same traces; ``none`` are all of them. Pieces of real trajectories show what an observation leaves
-out. On the point mass the traces' actions also lead its exact reverse dynamics back.
-``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is printed.
+Models, end states and experience are those of the last checkpoints of the runs. Each filter gets
+the same traces; ``none`` is without a filter. Pieces of real trajectories show the error that comes
+from incomplete observations. On the point mass, the actions of traces are also replayed by its
+exact reverse dynamics. ``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is
+printed.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ GOAL = ("point_umaze", "point_free4", "point_maze")
 MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 NUM_VISITED = 4_096  # states that NearVisited looks at
 NUM_TRACES = 256  # of each run
-MIN_TRACES = 20  # behind a number, else a dash
+MIN_TRACES = 20  # smallest number of traces for a number; with fewer a dash is shown
 CAPTION = "Recall traces put to the simulator; seeds are weighted by the traces that count."
 PANELS = {"landing_error": "landing error, sd", "impossible": "share of impossible states"}
 LOOKS = {  # of what is drawn; the table has all
@@ -91,7 +92,7 @@ def of_task(task: str, config: DictConfig) -> tuple[bool, int]:
 
 
 def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
-    """Train one seed, or go on with it."""
+    """Train one seed, or resume it."""
     has_goals, frames = of_task(task, config)
     own = OmegaConf.merge(config, {"frames": frames})
     assert isinstance(own, DictConfig)
@@ -102,7 +103,7 @@ def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) ->
 
 
 def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase | None]:
-    """Make the filters of a run: its own forward model, and radii that its experience gives."""
+    """Make the filters of a run, with its forward model and with radii from its experience."""
     recall, env = run.parts.recall, run.parts.env
     assert isinstance(recall, Recall)
     states = recall.model.observations
@@ -126,13 +127,13 @@ def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase
 
 
 def simulated(run: TrainedRun) -> object:
-    """Return the task that is put into states."""
+    """Return the task for the simulator."""
     env = run.parts.env
     return env if isinstance(env, GoalEnv) else run.parts.evaluation.env  # type: ignore[attr-defined]
 
 
 def exact(env: PointMassEnv, traces: TensorDictBase) -> TensorDictBase:
-    """Lead the exact reverse dynamics back by the traces' actions, as far as they can lead."""
+    """Replay the actions of traces by the exact reverse dynamics, as far as possible."""
     path, mask = [path_of(traces)[:, -1]], [torch.ones(len(traces), dtype=torch.bool)]
     for action in reversed(traces["action"].clamp(-1, 1).unbind(1)):
         state, led = env.reverse_step(path[0], action)
@@ -151,7 +152,7 @@ def exact(env: PointMassEnv, traces: TensorDictBase) -> TensorDictBase:
 
 
 def real(experience: ReplayBuffer, num: int, length: int) -> TensorDictBase | None:
-    """Take pieces of real trajectories, which land but for what an observation leaves out."""
+    """Return pieces of real trajectories, whose landing error comes from the observation alone."""
     data = experience[:].select("observation", "action", ("next", "observation"))
     goes_on = (data["next", "observation"][:-1] == data["observation"][1:]).all(-1)
     starts = goes_on.unfold(0, length - 1, 1).all(-1).nonzero()
@@ -162,7 +163,7 @@ def real(experience: ReplayBuffer, num: int, length: int) -> TensorDictBase | No
 
 
 def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, float]]:
-    """Yield filter, length, metric and value of a run's traces; length zero is the whole."""
+    """Yield filter, length, metric and value of a run's traces; length zero is the whole trace."""
     lengths = list(config.lengths)
     run, traces = roll_out(
         run_dir, num_states=config.num_traces, num_traces=1, trace_length=max(lengths)
@@ -188,9 +189,9 @@ def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, 
 
 
 def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> float:
-    """Weight seeds by the traces that count in a metric; not a number where too few are left.
+    """Average seeds, weighted by their number of traces; not a number if there are too few traces.
 
-    A filter may leave traces to some seeds alone: then an unweighted mean compares other seeds.
+    A filter may keep traces of some seeds only, so an unweighted mean would compare other seeds.
     """
     values, shares = quality.get((task, name, k, metric), {}), traces_left(quality, task, name, k)
     impossible = quality.get((task, name, k, "impossible"), {})
@@ -205,7 +206,7 @@ def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) 
 
 
 def traces_left(quality: Quality, task: str, name: str, k: int) -> dict[int, float]:
-    """Return each seed's share of traces that a filter left at a length, where it left any."""
+    """Return each seed's share of traces that a filter kept at a length, if it kept any."""
     shares = quality.get((task, name, k, "num_traces"), {})
     return {seed: share for seed, share in shares.items() if share}
 

@@ -1,4 +1,4 @@
-"""SAC with nothing around it: the limit that ``benchmarks/speed.py`` measures the recipe against.
+"""SAC without any library around it, the limit for the recipe in ``benchmarks/speed.py``.
 
 The same algorithm as ``recipes/sac_recall.py`` with ``recall=none``, on bare tensors: a Gymnasium
 task, tensors as buffer, and one compiled graph that holds losses, gradients, Adam and the targets.
@@ -94,13 +94,13 @@ def _update(parameters, targets, state, *data: Tensor) -> None:
 
 
 class BareSAC:
-    """Collects and learns; :meth:`run` takes a number of environment steps.
+    """SAC with collection and updates; :meth:`run` takes a number of environment steps.
 
     Args:
         env_name: a Gymnasium task with actions within ±1.
-        seed: of everything.
-        init_random_frames: steps with random actions.
-        device: of networks and buffer.
+        seed: seed of all random numbers.
+        init_random_frames: number of steps with random actions.
+        device: device of networks and buffer.
     """
 
     def __init__(
@@ -216,11 +216,11 @@ def bare_imitation_update(obs_dim: int, act_dim: int) -> Callable[..., None]:
 
 
 class BareTraces:
-    """A loop over one compiled backward step.
+    """Loop over one compiled backward step.
 
     Args:
-        obs_dim: of the state.
-        act_dim: of the action.
+        obs_dim: number of dimensions of the state.
+        act_dim: number of dimensions of the action.
     """
 
     def __init__(self, obs_dim: int, act_dim: int) -> None:

@@ -1,8 +1,8 @@
 """SAC as CleanRL publishes it, rewritten in plain PyTorch: the baseline of ``benchmarks/speed.py``.
 
-What decides its speed is kept: a vector environment of one with episode statistics, a NumPy buffer,
-eager updates, two policy updates every other step with another forward pass each for the entropy
-coefficient, and full float32 precision.
+All that matters for its speed is kept: a vector environment of one with episode statistics, a NumPy
+buffer, eager updates and full float32 precision. Every other step has two policy updates, each with
+another forward pass for the entropy coefficient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["CleanRLSAC"]
 
 
 class Critic(nn.Module):
-    """Q(s, a)."""
+    """Network of Q(s, a)."""
 
     def __init__(self, observation_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Critic(nn.Module):
 
 
 class Actor(nn.Module):
-    """A squashed Gaussian with the logarithm of its deviation in [-5, 2]."""
+    """Squashed Gaussian with a logarithm of the standard deviation in [-5, 2]."""
 
     scale: Tensor
     bias: Tensor
@@ -60,13 +60,13 @@ class Actor(nn.Module):
 
 
 class CleanRLSAC:
-    """Collects and learns; :meth:`run` takes a number of environment steps.
+    """SAC with collection and updates; :meth:`run` takes a number of environment steps.
 
     Args:
-        env_name: a Gymnasium task.
-        seed: of everything.
-        learning_starts: steps with random actions.
-        device: of the networks.
+        env_name: id of a Gymnasium task.
+        seed: seed of all random numbers.
+        learning_starts: number of steps with random actions.
+        device: device of the networks.
     """
 
     def __init__(

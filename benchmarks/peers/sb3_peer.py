@@ -37,11 +37,14 @@ def make_peer(
 
     Args:
         algorithm: ``sac``, ``td3``, ``crossq``, ``ppo`` or ``trpo``.
-        env: what it learns.
-        seed: of the agent.
+        env: environment of the agent.
+        seed: seed of the agent.
 
     Keyword Args:
-        library: ``stable_baselines3`` or ``sbx``, the former's twin in JAX.
+        library: ``stable_baselines3``, or ``sbx``, which is the same in JAX.
+
+    Returns:
+        The agent.
     """
     common: dict[str, Any] = {"env": env, "seed": seed, "device": "cpu"}
     if algorithm in ("sac", "td3", "crossq"):

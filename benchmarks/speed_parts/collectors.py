@@ -1,4 +1,4 @@
-"""Frames by each backend of the collectors, and where a slow task pays its workers."""
+"""Frames per second of each backend of the collectors, and workers with slow tasks."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from torchrl_recall.trainers.tasks.gym import make_env
 
 __all__ = ["collectors", "slow_tasks"]
 
-FRAMES = 256  # of a batch, of all environments together
+FRAMES = 256  # frames of a batch, of all environments together
 BACKENDS = ("vector", "parallel", "multi_sync", "distributed", "ray")
 
 
 class Slow(gymnasium.Wrapper):
-    """A task that takes its time: a simulator elsewhere, or a large one."""
+    """Task with slow steps, like those of a remote or a large simulator."""
 
     milliseconds = 0.0
 
@@ -72,7 +72,7 @@ def slow_tasks(rounds: int) -> Rows:
 
 
 def _beside_step(part: str, backend: str, num_envs: int, rounds: int, *words: str) -> Rows:
-    """Let one backend and ``step`` take turns; the workers of all at once would fill memory."""
+    """Measure one backend and ``step`` in turns; workers of all backends would fill the memory."""
     if backend == "ray" and importlib.util.find_spec("ray") is None:
         print("Ray is not installed and is left out; it is in the extra 'ray'")
         return []
@@ -92,7 +92,7 @@ def _beside_step(part: str, backend: str, num_envs: int, rounds: int, *words: st
 def _batches(
     backend: str, num_envs: int, *words: str
 ) -> tuple[Callable[[], object], Callable[[], None]]:
-    """Make what collects a batch by SAC's policy, and what ends it."""
+    """Make a function that collects a batch by SAC's policy, and one that closes the collector."""
     config = configure(
         "sac/sac_recall",
         f"env.name={TASK}",
@@ -111,7 +111,7 @@ def _batches(
 
 @contextmanager
 def _found_by_workers() -> Iterator[None]:
-    """Let Ray's workers, which are not given this process's path, import this module."""
+    """Let Ray's workers import this module, because they do not get the path of this process."""
     before = os.environ.get("PYTHONPATH")
     folder = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(

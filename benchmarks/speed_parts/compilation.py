@@ -1,4 +1,4 @@
-"""The price of compiling: from the start of a run to its 2,000th step, in a process of its own."""
+"""Time of compilation: from the start of a run to step 2,000, in a separate process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _run(words: list[str], cache: Path, mode: str) -> None:
 
 @contextmanager
 def cores(number: int) -> Iterator[None]:
-    """Let what is started run on some cores."""
+    """Context in which new processes run on a number of cores."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

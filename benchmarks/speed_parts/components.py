@@ -1,4 +1,4 @@
-"""Parts of a step against their bare limits, and costs against sizes."""
+"""Times of the parts of a step, compared with bare implementations, and growth with size."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def transitions(*shape: int, obs_dim: int = OBS_DIM, act_dim: int = ACT_DIM) -> 
 
 
 def make_model(obs_dim: int = OBS_DIM, act_dim: int = ACT_DIM) -> BacktrackingModel:
-    """Make a model that has seen random data."""
+    """Make a model with statistics of random data."""
     model = BacktrackingModel.from_specs(
         Unbounded((obs_dim,)), Bounded(-1, 1, (act_dim,)), action_scale="learned"
     )
@@ -154,7 +154,7 @@ def four_rooms(rounds: int, batch: int = 4096) -> Rows:
 
 
 def growth(rounds: int) -> Rows:
-    """Measure cost against lengths and numbers of traces, buffers, state dimensions, kept rows."""
+    """Measure growth of times with length and number of traces, buffers, dimensions, kept rows."""
     rows = []
     backtracking_model = make_model()
     for name, sizes in (
@@ -196,7 +196,7 @@ def growth(rounds: int) -> Rows:
 
 
 def write_and_sample(buffer: ReplayBuffer, frame: TensorDict) -> None:
-    """Do what a step of the loop does with its buffer."""
+    """Write and sample as a step of the loop does."""
     buffer.add(frame[0])
     buffer.sample()
 
@@ -204,7 +204,7 @@ def write_and_sample(buffer: ReplayBuffer, frame: TensorDict) -> None:
 def filled_filter(num_trajectories: int) -> tuple[int, Callable[[], None]]:
     """Make a full filter of trajectories of 1,000 steps, and a function that offers a better one.
 
-    It comes as recall offers it: 50 frames at a time.
+    The function offers 50 frames at a time, as recall does.
     """
     buffer = ReplayBuffer(storage=LazyTensorStorage(num_trajectories * 1_000), batch_size=256)
     buffer.append_transform(TopKTrajectories(num_trajectories, replay_buffer=buffer))

@@ -1,4 +1,4 @@
-"""Traces for the critic, at the sizes of ``figures/critic.py``: what equal time buys instead."""
+"""Time of traces for the critic, and of alternatives, at the sizes of ``figures/critic.py``."""
 
 from __future__ import annotations
 

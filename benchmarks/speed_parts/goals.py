@@ -1,4 +1,4 @@
-"""Goal environments, and the share of an iteration that the Goal GAN takes."""
+"""Speed of goal environments, and the Goal GAN's share of an iteration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["goals"]
 
 
 def goals(rounds: int, batch: int = 4096) -> Rows:
-    """Measure point masses and mazes, and how much of an iteration the Goal GAN takes."""
+    """Measure point masses and mazes, and the Goal GAN's share of an iteration."""
     name, steps = f"goals: point mass, {batch} at once", point_mass_steps(batch)
     rows = measure(name, steps, rounds, calls=20, per=batch)
     for maze in ("PointMaze_UMaze-v3", "AntMaze_UMaze-v5"):
@@ -70,10 +70,10 @@ def maze_steps(name: str, batch: int) -> Contestants:
 
 
 def shares(task: str, *words: str) -> Contestants:
-    """Make an iteration of ``recipes/goal_gan_recall.py``, and the Goal GAN's part of it alone."""
+    """Make an iteration of ``recipes/goal_gan_recall.py``, and the part of the Goal GAN alone."""
     loop = Loop("goal_gan/goal_gan_recall", f"env={task}", *words)
     curriculum = loop.parts.curriculum
-    for _ in range(2):  # there is something good to learn from, and updates are compiled
+    for _ in range(2):  # until there are good goals, and updates are compiled
         loop.run()
     rates, tried = torch.rand(loop.config.num_goals), curriculum.propose()
     labels = curriculum.label(rates)

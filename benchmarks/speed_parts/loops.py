@@ -56,9 +56,9 @@ class Loop:
     """The loop of a recipe without evaluation, log and checkpoints.
 
     Args:
-        name: of the recipe's configuration.
-        overrides: of it.
-        device: of the networks.
+        name: name of the recipe's configuration.
+        overrides: overrides of the configuration.
+        device: device of the networks.
     """
 
     def __init__(self, name: str, *overrides: str, device: torch.device = CPU) -> None:
@@ -93,7 +93,7 @@ def peer(module: str, device: torch.device) -> Any:
 
 
 def loop(rounds: int, steps: int, device: torch.device = CPU) -> Rows:
-    """Measure whole SAC steps; SBX takes the device that JAX finds."""
+    """Measure whole SAC steps; SBX uses the device that JAX finds."""
     ours = partial(Loop, "sac/sac_recall", f"env.name={TASK}", device=device)
     contestants: dict[str, Callable[[int], object]] = {
         "recall=none": ours("recall=none", "compile=true").run,

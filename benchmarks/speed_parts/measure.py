@@ -20,13 +20,13 @@ def measure(
     """Measure milliseconds of each contestant in each round, taking turns.
 
     Args:
-        part: names the rows.
-        contestants: what to time.
-        rounds: how often.
+        part: name of the part, for the rows.
+        contestants: functions to time, by name.
+        rounds: number of rounds.
 
     Keyword Args:
-        calls: calls of each contestant in a round.
-        per: units in a call, such as environment steps.
+        calls: number of calls of each contestant in a round.
+        per: number of units in a call, such as environment steps.
 
     Returns:
         One row for each round and contestant.

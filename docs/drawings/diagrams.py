@@ -1,6 +1,6 @@
 """Draw the diagrams of the concepts page: ``python docs/drawings/diagrams.py``.
 
-Each is an SVG with colours for light and for dark surroundings, on a card of its own.
+Each is an SVG with colours for light and dark surroundings, on its own background.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def reversed_environment() -> Drawing:
 
 
 def forward_time() -> Drawing:
-    """Draw that data at rest is in forward time, whatever way it was made."""
+    """Draw stored data in forward time, from a trajectory and from a trace."""
     d = Drawing("Data at rest is in forward time", 860, 250)
     d.text(24, 32, "While it is made: backwards, from the end state", "name")
     d.text(24, 132, "At rest: forwards, towards the end state", "name")

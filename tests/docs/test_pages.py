@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
-PLAIN = [ROOT / "README.md", ROOT / "docs" / "concepts.md", ROOT / "docs" / "when_to_use.md"]
+# All pages but those of results.
+PLAIN = sorted(p for folder in ("", "docs", "docs/pipelines") for p in (ROOT / folder).glob("*.md"))
+PLAIN.remove(ROOT / "CHANGELOG.md")
 
 
 @pytest.mark.slow

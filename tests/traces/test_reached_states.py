@@ -1,4 +1,4 @@
-"""Sources of states that know what reaching them gave."""
+"""Sources of next states of transitions, which carry their reward."""
 
 from __future__ import annotations
 

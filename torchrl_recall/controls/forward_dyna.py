@@ -28,7 +28,7 @@ __all__ = ["ForwardDyna"]
 
 
 class ForwardDyna(Stateful):
-    r"""Transitions that a forward model imagines, for a critic to learn from: Dyna.
+    r"""Transitions imagined by a forward model, from which a critic learns, as in Dyna.
 
     .. math:: s_{t+1} \sim p(s_{t+1} \mid a_t, s_t), \qquad r_t, d_t = r(s_t, a_t, s_{t+1})
 

@@ -1,4 +1,4 @@
-"""Imitation of what a forward model imagines: a control (App. G)."""
+"""Imitation of rollouts of a forward model, a control (App. G)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["ForwardModelImitation"]
 
 
 class ForwardModelImitation(Stateful):
-    r"""Imitation of the good continuations that a forward model imagines (App. G), as in Dyna.
+    r"""Imitation of good rollouts of a forward model (App. G), as in Dyna.
 
     .. math:: p(a_t, \Delta_t \mid s_t) = p(a_t \mid s_t) \, p(\Delta_t \mid a_t, s_t),
         \qquad \Delta_t = s_{t+1} - s_t

@@ -19,14 +19,26 @@ class NoRecall:
     """
 
     def extend(self, data: TensorDictBase) -> None:
-        """Do nothing with new experience."""
+        """Do nothing with new experience.
+
+        Args:
+            data: ignored.
+        """
 
     def step(self, replay_buffer: ReplayBuffer | None = None) -> dict[str, Tensor]:
-        """Return no metrics."""
+        """Return no metrics.
+
+        Args:
+            replay_buffer: ignored.
+        """
         return {}
 
     def transitions(self, num: int) -> None:
-        """Return None."""
+        """Return None.
+
+        Args:
+            num: ignored.
+        """
 
     def drop_unfinished(self) -> None:
         """Do nothing."""

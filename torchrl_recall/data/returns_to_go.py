@@ -44,7 +44,13 @@ class BoundedTD0(TD0Estimator):
     """
 
     def value_estimate(self, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the target, shape ``[*batch, 1]``; see the class."""
+        """Return the target, shape ``[*batch, 1]``; see the class.
+
+        Args:
+            tensordict: transitions with rewards, flags and, if known, returns, any batch shape.
+            args: further arguments of TorchRL's estimator.
+            kwargs: further arguments of TorchRL's estimator.
+        """
         target = super().value_estimate(tensordict, *args, **kwargs)
         bound = tensordict.get(RETURN_TO_GO, None)
         return target if bound is None else torch.maximum(target, bound)

@@ -135,7 +135,11 @@ class TopKTrajectories(Transform):
         return float(self._returns.max()) if len(self._returns) else -float("inf")
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the sample unchanged; only writes are changed."""
+        """Return the sample unchanged; only writes are changed.
+
+        Args:
+            tensordict: a sample of the buffer.
+        """
         return tensordict
 
     def _call(self, *args, **kwargs) -> Any:
@@ -147,7 +151,11 @@ class TopKTrajectories(Transform):
     _reset = _call
 
     def transform_input_spec(self, input_spec):
-        """Refuse environments."""
+        """Refuse environments.
+
+        Args:
+            input_spec: ignored.
+        """
         return self._call(input_spec)
 
     transform_output_spec = transform_input_spec

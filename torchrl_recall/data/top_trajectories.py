@@ -147,6 +147,10 @@ class TopTrajectories:
 
         Returns:
             The number of frames in ``data``, without padding.
+
+        Raises:
+            TypeError: ``data`` is None, as from a collector that writes to a replay buffer.
+            ValueError: ``data`` has no time dimension.
         """
         if data is None:
             raise TypeError(

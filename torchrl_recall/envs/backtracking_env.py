@@ -91,11 +91,19 @@ class BacktrackingEnv(ModelBasedEnvBase):
         )
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
-        """Return False: traces have a fixed length, and reading flags would wait for the GPU."""
+        """Return False: traces have a fixed length, and reading flags would wait for the GPU.
+
+        Args:
+            tensordict: ignored.
+        """
         return False
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Return the tensordict unchanged, because no trace is ever reset."""
+        """Return the tensordict unchanged, because no trace is ever reset.
+
+        Args:
+            tensordict: a step of a rollout.
+        """
         return tensordict
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:

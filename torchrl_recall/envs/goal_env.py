@@ -172,7 +172,11 @@ class GoalEnv(EnvBase):
         return torch.stack(path, 1)
 
     def coordinates(self, states: Tensor) -> Tensor:
-        """Return the part of states that distances are computed on: here the whole state."""
+        """Return the part of states that distances are computed on: here the whole state.
+
+        Args:
+            states: states of shape ``[*batch, state_dim]``, environment units.
+        """
         return states
 
     def sample_goals(self, num: int, *, generator: torch.Generator | None = None) -> Tensor:

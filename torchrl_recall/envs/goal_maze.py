@@ -100,7 +100,11 @@ class GoalMazeEnv(GoalEnv):
         )
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True where the body, in its pose at rest, is outside walls; False for NaN."""
+        """Return True where the body, in its pose at rest, is outside walls; False for NaN.
+
+        Args:
+            states: states of shape ``[*batch, state_dim]``, environment units.
+        """
         scale, (rows, columns) = self._maze.maze_size_scaling, self._walls.shape
         corners = self._clearance * torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]])
         x, y = (states[..., None, :2] + corners).nan_to_num(1e9).unbind(-1)
@@ -111,11 +115,19 @@ class GoalMazeEnv(GoalEnv):
         return (inside & ~wall).all(-1) & states.isfinite().all(-1)
 
     def goal_of_state(self, states: Tensor) -> Tensor:
-        """Return the body's position in the plane."""
+        """Return the body's position in the plane, shape ``[*batch, 2]``.
+
+        Args:
+            states: states of shape ``[*batch, state_dim]``, environment units.
+        """
         return states[..., :2]
 
     def state_of_goal(self, goals: Tensor) -> Tensor:
-        """Return a state of rest at the goal, with random joint angles of the ant."""
+        """Return a state of rest at the goal, with random joint angles of the ant.
+
+        Args:
+            goals: goals of shape ``[num_goals, goal_dim]``, environment units.
+        """
         states = torch.from_numpy(self._rest).float().expand(*goals.shape[:-1], -1).clone()
         if not self._is_point:  # gymnasium's Ant: uniform within 0.1 of its pose
             shape = (*goals.shape[:-1], self._model.nq - 7)

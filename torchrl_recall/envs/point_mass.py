@@ -98,16 +98,28 @@ class PointMassEnv(GoalEnv):
         self.start = torch.tensor(_U_START) if maze == "u" else torch.zeros(dim)
 
     def is_valid(self, states: Tensor) -> Tensor:
-        """Return True for positions in the box and outside the wall, shape ``[*batch]``."""
+        """Return True for positions in the box and outside the wall, shape ``[*batch]``.
+
+        Args:
+            states: states of shape ``[*batch, dim]``, environment units.
+        """
         valid = (states.abs() <= 1).all(-1)
         return valid & ~_in_wall(states) if self.maze == "u" else valid
 
     def goal_of_state(self, states: Tensor) -> Tensor:
-        """Return the position itself."""
+        """Return the position itself.
+
+        Args:
+            states: states of shape ``[*batch, dim]``, environment units.
+        """
         return states
 
     def state_of_goal(self, goals: Tensor) -> Tensor:
-        """Return the position itself."""
+        """Return the position itself.
+
+        Args:
+            goals: goals of shape ``[num_goals, dim]``, environment units.
+        """
         return goals
 
     def move(self, state: Tensor, action: Tensor) -> Tensor:

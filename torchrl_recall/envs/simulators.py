@@ -74,7 +74,11 @@ class Simulator(Protocol):
         """
 
     def coordinates(self, states: Tensor) -> Tensor:
-        """Return the part of states that distances are computed on, shape ``[*batch, dim]``."""
+        """Return the part of states that distances are computed on, shape ``[*batch, dim]``.
+
+        Args:
+            states: states of shape ``[*batch, *state_shape]``, environment units.
+        """
 
 
 def make_simulator(task: Any) -> Simulator:
@@ -249,7 +253,10 @@ class MuJoCoSimulator(_GymSimulator):
         super().__init__(task)
 
     def put(self, observation: np.ndarray) -> None:
-        """Put the simulator into an observed state, shape ``[observation_dim]``.
+        """Put the simulator into an observed state.
+
+        Args:
+            observation: the state, shape ``[observation_dim]``, environment units.
 
         Raises:
             ValueError: the observation has fewer entries than positions and velocities.
@@ -265,12 +272,16 @@ class MuJoCoSimulator(_GymSimulator):
         self._inner.set_state(qpos, observation[positions : positions + velocities])
 
     def draw(self) -> np.ndarray:
-        """Draw the present state as an image of shape ``[height, width, 3]``."""
+        """Return an image of the present state, uint8, shape ``[height, width, 3]``."""
         picture: Any = self._task.render()
         return picture
 
     def coordinates(self, states: Tensor) -> Tensor:
-        """Return positions and velocities."""
+        """Return positions and velocities, shape ``[*batch, dim]``.
+
+        Args:
+            states: states of shape ``[*batch, state_dim]``, environment units.
+        """
         return states[..., : sum(self._num)]
 
     def _can_be(self, observation: np.ndarray) -> bool:

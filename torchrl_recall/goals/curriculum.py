@@ -120,6 +120,9 @@ class GoalGANCurriculum(NoDeepCopy):
         Args:
             goals: goals of shape ``[num_goals, goal_dim]``, environment units. Goals out of bounds
                 are left out.
+
+        Raises:
+            ValueError: no goal is within the bounds.
         """
         self._check(goals)
         goals = goals[((goals >= self.gan.low) & (goals <= self.gan.high)).all(1)]

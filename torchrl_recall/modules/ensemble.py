@@ -98,7 +98,14 @@ class EnsembleDistribution(Distribution):
         super().__init__(torch.Size(batch), self.members.event_shape, validate_args=False)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
-        """Draw a sample from a random member, chosen for each row."""
+        """Draw a sample from a random member, chosen for each row.
+
+        Args:
+            sample_shape: leading dimensions of the result.
+
+        Returns:
+            Samples of the members' kind, without a dimension of members.
+        """
         shape = (*sample_shape, *self.batch_shape)
         device = next(iter(self.parameters.values())).device
         member = torch.randint(self.num_models, shape, device=device)
@@ -117,9 +124,23 @@ class EnsembleDistribution(Distribution):
         return self.members.mean.mean(len(self.batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Compute the log-density of the mixture, in nats, shape ``[*batch]``."""
+        """Compute the log-density of the mixture, in nats, shape ``[*batch]``.
+
+        Args:
+            value: values of the members' kind.
+
+        Returns:
+            Log-densities of shape ``[*batch]``.
+        """
         return self.member_log_prob(value).logsumexp(-1) - math.log(self.num_models)
 
     def member_log_prob(self, value: Tensor) -> Tensor:
-        """Compute the log-density of each member, in nats, shape ``[*batch, num_models]``."""
+        """Compute the log-density of each member, in nats, shape ``[*batch, num_models]``.
+
+        Args:
+            value: values of the members' kind.
+
+        Returns:
+            Log-densities of shape ``[*batch, num_models]``.
+        """
         return self.members.log_prob(value.unsqueeze(len(self.batch_shape)))

@@ -164,7 +164,7 @@ class _Logits(nn.Module):
 def _check_writes(
     network: TensorDictModuleBase, key: NestedKey, reader: str, argument: str
 ) -> None:
-    """Refuse a network that does not write what its distribution reads."""
+    """Refuse a network that does not write the entry that its distribution reads."""
     if key not in getattr(network, "out_keys", ()):
         raise ValueError(
             f"{reader} reads {key!r}, but the network writes "

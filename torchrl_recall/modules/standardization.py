@@ -47,23 +47,43 @@ class ContinuousCodec(RunningValueNorm):
         return torch.where(varies, variance, torch.ones_like(variance))
 
     def update(self, value: Tensor) -> None:
-        """Add a batch of values in environment units to the running statistics."""
+        """Add a batch of values in environment units to the running statistics.
+
+        Args:
+            value: values of shape ``[*batch, dim]``, environment units.
+        """
         super().update(value.to(self.mean.dtype))
 
     def features(self, value: Tensor) -> Tensor:
-        """Return standardised values ``[*batch, dim]``, the inputs of networks."""
+        """Return standardised values ``[*batch, dim]``, the inputs of networks.
+
+        Args:
+            value: values of shape ``[*batch, dim]``, environment units.
+        """
         return self.normalize(value.to(self.mean.dtype))
 
     def target(self, value: Tensor) -> Tensor:
-        """Return standardised values ``[*batch, dim]``, whose log-density is computed."""
+        """Return standardised values ``[*batch, dim]``, whose log-density is computed.
+
+        Args:
+            value: values of shape ``[*batch, dim]``, environment units.
+        """
         return self.features(value)
 
     def decode(self, sample: Tensor) -> Tensor:
-        """Return a standardised sample in environment units."""
+        """Return a standardised sample in environment units.
+
+        Args:
+            sample: standardised values of shape ``[*batch, dim]``.
+        """
         return self.denormalize(sample).to(self.dtype)
 
     def clamp(self, value: Tensor) -> Tensor:
-        """Return the value clamped to the bounds of the spec, if it has any."""
+        """Return the value clamped to the bounds of the spec, if it has any.
+
+        Args:
+            value: values of shape ``[*batch, dim]``, environment units.
+        """
         return value if self.low is None else value.clamp(self.low, self.high)
 
     def log_abs_det(self) -> Tensor:
@@ -96,10 +116,18 @@ class DiscreteCodec(nn.Module):
         self.num_features = int(spec.space.n)
 
     def update(self, value: Tensor) -> None:
-        """Do nothing: categories have no statistics."""
+        """Do nothing: categories have no statistics.
+
+        Args:
+            value: ignored.
+        """
 
     def features(self, value: Tensor) -> Tensor:
-        """Return one-hot floats, shape ``[*batch, n]``, or indices, shape ``[*batch]``."""
+        """Return one-hot floats, shape ``[*batch, n]``, or indices, shape ``[*batch]``.
+
+        Args:
+            value: values in the form of the spec, any batch shape.
+        """
         if self.as_index:
             return value.long().argmax(-1) if self.one_hot else value.long()
         if not self.one_hot:
@@ -107,15 +135,27 @@ class DiscreteCodec(nn.Module):
         return value.to(torch.get_default_dtype())
 
     def target(self, value: Tensor) -> Tensor:
-        """Return the value whose log-probability is computed, as an index or one-hot vector."""
+        """Return the value whose log-probability is computed, as an index or one-hot vector.
+
+        Args:
+            value: values in the form of the spec, any batch shape.
+        """
         return value.long()
 
     def decode(self, sample: Tensor) -> Tensor:
-        """Return a sample in the dtype of the spec."""
+        """Return a sample in the dtype of the spec.
+
+        Args:
+            sample: indices or one-hot vectors, any batch shape.
+        """
         return sample.to(self.dtype)
 
     def clamp(self, value: Tensor) -> Tensor:
-        """Return the value unchanged: a discrete value cannot be out of bounds."""
+        """Return the value unchanged: a discrete value cannot be out of bounds.
+
+        Args:
+            value: values in the form of the spec, any batch shape.
+        """
         return value
 
     def log_abs_det(self) -> float:

@@ -284,7 +284,7 @@ class StateValues(TensorDictModuleBase):
         )
 
 
-#: Former name of :class:`~torchrl_recall.StateValues`, from when it only supported losses of SAC.
+# Former name, from when only losses of SAC were supported.
 SACCritic = StateValues
 
 

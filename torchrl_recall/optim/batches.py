@@ -19,20 +19,56 @@ class BatchSource(Protocol):
     """Interface of a source of random batches, for one run or for many seeds in one process."""
 
     def candidates(self, buffer: Any, num: int) -> TensorDictBase | None:
-        """Draw at most ``num`` transitions, from which end states are chosen (l.10)."""
+        """Draw transitions from which end states are chosen (l.10).
+
+        Args:
+            buffer: the replay buffer.
+            num: largest number of transitions.
+
+        Returns:
+            Transitions of shape ``[num]`` or less; None if end states need no experience.
+        """
 
     def batches(
         self, data: Any, num: int, size: int, keys: Sequence[NestedKey]
     ) -> Iterator[TensorDictBase]:
-        """Draw ``num`` batches of ``size`` transitions (l.8-9)."""
+        """Draw batches of transitions (l.8-9).
+
+        Args:
+            data: good transitions, or a replay buffer.
+            num: number of batches.
+            size: transitions in each batch.
+            keys: entries of the batches.
+
+        Yields:
+            The batches.
+        """
 
     def pairs(
         self, traces: TensorDictBase, num: int, size: int, keys: Sequence[NestedKey]
     ) -> Iterator[TensorDictBase]:
-        """Draw ``num`` batches of ``size`` unmasked pairs of traces (l.12-13)."""
+        """Draw batches of unmasked pairs of traces (l.12-13).
+
+        Args:
+            traces: pairs of any batch shape, with or without a ``"mask"``.
+            num: number of batches.
+            size: pairs in each batch.
+            keys: entries of the batches.
+
+        Yields:
+            The batches.
+        """
 
     def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Reduce the losses of a batch to one number."""
+        """Reduce the losses of a batch to one number.
+
+        Args:
+            loss: losses of a batch.
+            weight: weights of its rows; None weights all equally.
+
+        Returns:
+            A scalar.
+        """
 
     def state_dict(self) -> dict:
         """Return the state of the source's own random numbers."""
@@ -117,7 +153,12 @@ class Draws:
         return self.batches(chosen, num, size, keys) if len(chosen) else iter(())
 
     def total(self, loss: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the loss unchanged, because its module has reduced it already."""
+        """Return the loss unchanged, because its module has reduced it already.
+
+        Args:
+            loss: loss of a batch, a scalar.
+            weight: ignored.
+        """
         return loss
 
     def state_dict(self) -> dict:

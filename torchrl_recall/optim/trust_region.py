@@ -42,7 +42,7 @@ class TrustRegion:
             scalars.
 
     Keyword Args:
-        loss_fn: function of a tensordict, the sum of whose ``loss_*`` outputs is minimised; the
+        loss_fn: function of a tensordict. The sum of its ``loss_*`` outputs is minimised. The
             module's ``forward`` by default.
         max_kl: :math:`\delta`, the radius, in nats.
         damping: number added to the diagonal of the Fisher matrix.

@@ -37,7 +37,13 @@ def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read what :func:`write_rows` wrote.
+    """Read rows that :func:`write_rows` wrote.
+
+    Args:
+        path: the CSV file.
+
+    Returns:
+        Each row as texts by the name of the column; a missing value is an empty text.
 
     Examples:
         >>> import tempfile, pathlib

@@ -34,6 +34,11 @@ _FEW = 3  # smallest number of seeds that is resampled
 class Interval:
     """Estimate with its 95 % interval.
 
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end of the interval.
+
     Examples:
         >>> from torchrl_recall.results.statistics import Interval
         >>> str(Interval(1.271, 1.22, 1.33))

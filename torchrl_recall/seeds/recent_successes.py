@@ -156,7 +156,7 @@ class RecentSuccesses:
         return self
 
     def pairs(self) -> TensorDict:
-        """Draw ``num_pairs`` successes of each seed, shape ``[num_seeds * num_pairs, length]``."""
+        """Return ``num_pairs`` drawn successes per seed, ``[num_seeds * num_pairs, length]``."""
         return self.sample(self.num_pairs).reshape(-1, self.length)
 
     def sample(self, num: int) -> TensorDict:

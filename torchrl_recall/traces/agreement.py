@@ -115,7 +115,14 @@ class QuantileFilter(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        """Narrow the mask of traces.
+
+        Args:
+            tensordict: traces of shape ``[num_traces, trace_length]`` in forward time.
+
+        Returns:
+            The same tensordict with its mask.
+        """
         check_traces(tensordict)
         sure = self.error(tensordict.select(*self.in_keys)) <= self.threshold
         return narrow(tensordict, self.mask_key, unbroken(sure))

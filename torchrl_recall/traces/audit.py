@@ -241,7 +241,14 @@ class ExactDynamics(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        """Narrow the mask of traces.
+
+        Args:
+            tensordict: traces of shape ``[num_traces, trace_length]`` in forward time.
+
+        Returns:
+            The same tensordict with its mask.
+        """
         check_traces(tensordict)
         states, actions, following = (
             require(tensordict, key, "ExactDynamics", _CURE).cpu().flatten(0, 1)

@@ -91,7 +91,14 @@ class LoopErasure(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        """Narrow the mask of traces.
+
+        Args:
+            tensordict: traces of shape ``[num_traces, trace_length]`` in forward time.
+
+        Returns:
+            The same tensordict with its mask.
+        """
         # Paths as vectors, shape [num_traces, trace_length + 1, state_dim], the end state last.
         path = _path(tensordict, self.in_keys)
         length = path.shape[1] - 1
@@ -182,7 +189,14 @@ class AdvantageGate(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of pairs of any batch shape; masked pairs are not evaluated."""
+        """Narrow the mask of pairs; the critic does not evaluate masked pairs.
+
+        Args:
+            tensordict: pairs of any batch shape.
+
+        Returns:
+            The same tensordict with its mask.
+        """
         mask = tensordict.get(self.mask_key, None)
         if mask is None:
             device = tensordict.get(self.in_keys[0]).device
@@ -248,7 +262,14 @@ class WithinSupport(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        """Narrow the mask of traces.
+
+        Args:
+            tensordict: traces of shape ``[num_traces, trace_length]`` in forward time.
+
+        Returns:
+            The same tensordict with its mask.
+        """
         check_traces(tensordict)
         states = require(tensordict, self.in_keys[0], "WithinSupport", _CURE)
         deviation = self.normalize(states).abs().amax(-1)
@@ -312,7 +333,14 @@ class NearVisited(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        """Narrow the mask of traces.
+
+        Args:
+            tensordict: traces of shape ``[num_traces, trace_length]`` in forward time.
+
+        Returns:
+            The same tensordict with its mask.
+        """
         path, visited = _path(tensordict, self.in_keys), self.visited()
         if self.project is not None:
             path, visited = self.project(path), self.project(visited)
@@ -372,7 +400,14 @@ class ConfidentSteps(TensorDictModuleBase):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Narrow the mask of traces of shape ``[num_traces, trace_length]``."""
+        """Narrow the mask of traces.
+
+        Args:
+            tensordict: traces of shape ``[num_traces, trace_length]`` in forward time.
+
+        Returns:
+            The same tensordict with its mask.
+        """
         check_traces(tensordict)
         sure = self.model.state_predictor_log_prob(tensordict) >= self.min_log_prob
         return narrow(tensordict, self.mask_key, unbroken(sure))

@@ -22,12 +22,12 @@ __all__ = ["RecallTraceGenerator"]
 
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Numbers of traces that are multiples of this get a compiled graph of their own, a tenth faster
-# than the one that the others share. Settings are round and recur; odd numbers vary from call to
-# call, and a graph for each would take seconds to compile.
+# Each number of traces that is a multiple of this gets its own compiled graph, which is a tenth
+# faster. All other numbers share one graph, because they vary from call to call, and each graph
+# takes seconds to compile.
 _ROUND = 32
 
-# Steps of a trace: more would take hours before anybody saw why.
+# Largest number of steps of a trace; longer traces would take hours without a message.
 _LONGEST = 10_000
 
 

@@ -148,7 +148,14 @@ class CriticStates(HighValueStates):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Choose among the given states; see the class."""
+        """Choose among the given states; see the class.
+
+        Args:
+            tensordict: transitions in forward time, any batch shape.
+
+        Returns:
+            End states of shape ``[num_states]`` or less.
+        """
         (states,) = self._flat(tensordict, self.observation_key)
         return self._end_states(states[self.rank(tensordict)])
 

@@ -45,7 +45,15 @@ class ReachedStates(HighValueStates):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Choose among the next states of the given transitions; see the class."""
+        """Choose among the next states of the given transitions; see the class.
+
+        Args:
+            tensordict: transitions in forward time, any batch shape.
+
+        Returns:
+            End states of shape ``[num_states]`` or less, with ``reward`` and, if known,
+            ``terminated``.
+        """
         keys = next_key(self.observation_key), next_key(self.reward_key)
         states, rewards = self._flat(tensordict, *keys)
         rewards = rewards.reshape(-1)
@@ -134,7 +142,16 @@ class RewardStates(ReachedStates):
         self.threshold, self.replacement = threshold, replacement
 
     def choose(self, states: Tensor, rewards: Tensor, terminated: Tensor | None) -> Tensor:
-        """Rank or draw by the reward; see the class."""
+        """Rank states or draw them by the reward; see the class.
+
+        Args:
+            states: next states, shape ``[n, *state_shape]``.
+            rewards: rewards of the transitions into them, shape ``[n]``.
+            terminated: terminal flags of these transitions, shape ``[n]``; None if unknown.
+
+        Returns:
+            Indices of the chosen states, shape ``[num_states]`` or less.
+        """
         if self.threshold is None:
             return best_indices(rewards, self.num_states, name="rewards")
         above = (rewards > self.threshold).nonzero().squeeze(-1)
@@ -215,7 +232,19 @@ class ReturnStates(ReachedStates):
         self.gamma, self.temperature = gamma, temperature
 
     def choose(self, states: Tensor, rewards: Tensor, terminated: Tensor | None) -> Tensor:
-        """Rank or draw by w; see the class."""
+        """Rank states or draw them by w; see the class.
+
+        Args:
+            states: next states, shape ``[n, *state_shape]``.
+            rewards: rewards of the transitions into them, shape ``[n]``.
+            terminated: terminal flags of these transitions, shape ``[n]``; None if unknown.
+
+        Returns:
+            Indices of the chosen states, shape ``[num_states]`` or less.
+
+        Raises:
+            KeyError: the terminal flags are unknown.
+        """
         if terminated is None:
             raise KeyError(
                 f"ReturnStates reads {next_key(self.terminated_key)!r}, without which a terminal "
@@ -257,5 +286,14 @@ class UniformStates(ReachedStates):
     """
 
     def choose(self, states: Tensor, rewards: Tensor, terminated: Tensor | None) -> Tensor:
-        """Draw uniformly; see the class."""
+        """Draw states uniformly; see the class.
+
+        Args:
+            states: next states, shape ``[n, *state_shape]``.
+            rewards: rewards of the transitions into them, shape ``[n]``.
+            terminated: terminal flags of these transitions, shape ``[n]``; None if unknown.
+
+        Returns:
+            Indices of the chosen states, shape ``[num_states]`` or less.
+        """
         return torch.randint(len(states), (self.num_states,), device=states.device)

@@ -93,7 +93,7 @@ def build_four_rooms_recall(
             schedule=schedule, trajectories=successes, imitate=imitate, draws=draws
         )
 
-    # The networks of both factors, from numbers of their own; exact dynamics need only the first.
+    # Networks of both factors, with separate random numbers; exact dynamics need only the first.
     num_seeds, cells, hidden = len(config.seeds), a2c.num_cells, backtracking.num_cells
     init = SeedStreams(config.seeds, stream="backtracking")
     backward_policy = StackedMLP(num_seeds, [cells], hidden, 4, rand=init.rand)

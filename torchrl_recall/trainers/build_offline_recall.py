@@ -39,6 +39,9 @@ def build_offline_recall(
         specs: specs of observation and action.
         critic: module of the host's V(s).
         device: device of the models.
+
+    Returns:
+        Recall or the control.
     """
     recall, backtracking = config.recall, config.backtracking
     if recall.method == "none":

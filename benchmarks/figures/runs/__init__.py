@@ -1,1 +1,1 @@
-"""Runs behind the figures, and what they show."""
+"""Runs behind the figures, and their results."""

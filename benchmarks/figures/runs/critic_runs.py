@@ -1,10 +1,9 @@
-"""Runs of the SAC recipe in small sparse tasks behind ``critic.py``, and what they show.
+"""Runs of the SAC recipe in small sparse tasks behind ``critic.py``, and their results.
 
 A method is a group of ``recall``, which may carry overrides: ``none+sac.n_step=3``. All seeds of a
-method in a task run in one process, one after the other, and share their compiled graphs; policy
-and traces run eagerly. But for the rounding that this changes, each is the run that
-``recipes/sac_recall.py`` makes of the same settings. Called again, a command goes on with the seeds
-that are missing.
+method in a task run in one process, one after the other, and share compiled graphs; policy and
+traces run eagerly. Up to the resulting rounding, each run is that of ``recipes/sac_recall.py`` with
+the same settings. A repeated command runs the missing seeds.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ DEFAULTS = {
     "methods": ["none+sac.n_step=3", "backtracking+sac.n_step=3"],
     "seeds": 20,
     "first_seed": 0,
-    "collect": False,  # only from the runs there are
+    "collect": False,  # use existing runs only
     **OPTIONS,  # a job is a method in a task
 }
 # The host of a prototype that was tuned in such tasks, small and fast: its targets follow quickly,
@@ -106,7 +105,7 @@ def run_seeds(task: str, method: str, run_dirs: dict[int, Path]) -> None:
 def experiment(
     defaults: Mapping[str, Any] = DEFAULTS, prepare: Callable[[DictConfig], None] | None = None
 ) -> None:
-    """Run what is missing, then write ``results.csv`` and ``figure.png`` and print the tables.
+    """Run missing jobs, then write ``results.csv`` and ``figure.png`` and print the tables.
 
     Args:
         defaults: the figure's options.
@@ -160,7 +159,7 @@ def rows(figure: str, results: Results) -> Iterable[Sequence]:
 
 
 def needed(run: dict[str, Any]) -> int:
-    """Return frames to the target; of a run that did not reach it, those that it had."""
+    """Return frames to the target, or all frames of a run that did not reach it."""
     return run["frames_to_target"] or run["frames"]
 
 

@@ -1,4 +1,4 @@
-"""Share options, commands and folders among all figures."""
+"""Options, commands and folders of all figures."""
 
 from __future__ import annotations
 
@@ -61,14 +61,15 @@ def run_missing(
     run: Callable[[str, str, int, DictConfig, Path], None],
     words: Callable[[str, str, int, DictConfig], Words | None] | None = None,
 ) -> dict[tuple[int, str, str], Path]:
-    """Run every seed, task and method in a folder of its own, some at a time, unless ``collect``.
+    """Run every seed, task and method in a separate folder, several at a time, unless ``collect``.
 
     Args:
-        config: what :func:`folders` and :func:`run_all` read, ``collect``, and ``sweeps`` with runs
-            that are taken as they are.
-        run: of task, method, seed, options and folder; leaves a finished folder as it is.
-        words: of task, method, seed and options: the recipe and its overrides, by which runs of
-            ``sweeps`` are known; None if no recipe is run.
+        config: options of :func:`folders` and :func:`run_all`, ``collect``, and ``sweeps``, folders
+            of runs that are used if their settings match.
+        run: function of task, method, seed, options and folder; it does not change a finished
+            folder.
+        words: function of task, method, seed and options that returns the recipe and its overrides,
+            by which runs of ``sweeps`` are found; None if no recipe is run.
 
     Returns:
         The folders by seed, task and method.

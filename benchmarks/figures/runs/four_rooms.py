@@ -1,4 +1,4 @@
-"""Runs of the four-room recipe behind figures 2, 3, 4, 14, 17 and 18, and what they show.
+"""Runs of the four-room recipe behind figures 2, 3, 4, 14, 17 and 18, and their results.
 
 A task is ``SIZE_START``, such as ``15_uniform``. A method is a group of ``recall``, which may carry
 overrides of the recipe's configuration: ``exact+recall.trace_length=10``.
@@ -33,7 +33,7 @@ DEFAULTS = {
     "first_seed": 0,
     "frames": 204_800,  # of each seed at most
     "stop_at_target": True,  # end a run once all its seeds are there
-    "collect": False,  # only from the runs there are
+    "collect": False,  # use existing runs only
     **OPTIONS,
 }
 
@@ -43,10 +43,10 @@ class Runs:
     """All seeds of a method in a task.
 
     Args:
-        run_dir: of the recipe.
-        seeds: in it.
-        frames_to_target: for each seed.
-        frames: of the evaluations.
+        run_dir: folder of the run.
+        seeds: seeds of the run.
+        frames_to_target: frames to the target of each seed.
+        frames: frames of the evaluations.
         returns: shares of the optimal return, shape ``[evaluations, seeds]``.
     """
 
@@ -67,7 +67,7 @@ def tasks_of(config: DictConfig) -> list[str]:
 
 
 def run(task: str, method: str, seeds: Sequence[int], config: DictConfig, out: Path) -> Path:
-    """Train the seeds in one process, or go on with them; returns the run's folder."""
+    """Train the seeds in one process, or resume them; return the folder of the run."""
     size, start = task.split("_", 1)
     recall, *overrides = method.split("+")
     name = f"{task}_{method}_{seeds[0]}-{seeds[-1]}"
@@ -102,7 +102,7 @@ def read(run_dir: Path) -> Runs:
 def experiment(
     defaults: Mapping, methods: Callable[[DictConfig], Sequence[str]] = lambda c: c.methods
 ) -> tuple[DictConfig, Results]:
-    """Run what a figure needs and has not yet, and write its ``results.csv``.
+    """Run the missing jobs of a figure, and write its ``results.csv``.
 
     Args:
         defaults: the figure's own options, over :data:`DEFAULTS`.

@@ -1,8 +1,8 @@
-"""Runs of the Goal GAN recipe behind figures 5, 11, 12 and 13, and what they show.
+"""Runs of the Goal GAN recipe behind figures 5, 11, 12 and 13, and their results.
 
 A task is a group of ``env``, such as ``point_free4``. A method is a group of ``recall``, which may
-carry overrides of the recipe's configuration: ``backtracking+recall.trace_length=10``. Called
-again, a command goes on where it stopped.
+carry overrides of the recipe's configuration: ``backtracking+recall.trace_length=10``. A repeated
+command resumes unfinished runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULTS = {
     "first_seed": 200,
     "frames": 1_800_000,
     "target": 0.63,  # coverage, Sec. 6.3
-    "collect": False,  # only from the runs there are
+    "collect": False,  # use existing runs only
     **OPTIONS,
 }
 Results = dict[tuple[str, str], Runs]
@@ -54,7 +54,7 @@ def words_of(task: str, method: str, seed: int, config: DictConfig) -> Words:
 
 
 def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
-    """Train one seed, or go on with it."""
+    """Train one seed, or resume it."""
     if (run_dir / "summary.json").exists():
         return
     recipe, words = words_of(task, method, seed, config)
@@ -80,7 +80,7 @@ def read(run_dirs: Mapping[int, Path]) -> Runs:
 
 
 def experiment(defaults: Mapping[str, Any]) -> tuple[DictConfig, Results]:
-    """Run what a figure needs and has not yet, and write its ``results.csv``.
+    """Run the missing jobs of a figure, and write its ``results.csv``.
 
     Args:
         defaults: the figure's own options, over :data:`DEFAULTS`.

@@ -1,7 +1,7 @@
 """Launchers of a figure's jobs: threads, joblib, submitit or Ray.
 
 ``launcher=submitit_slurm launcher_options.timeout_min=600 launcher_options.slurm_partition=gpu``
-hands options of submitit's executor on; the log of each job is in ``out/submitit``.
+passes options to submitit's executor; the log of each job is in ``out/submitit``.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ _running: set[subprocess.Popen] = set()
 
 
 def run_all(config: DictConfig, calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Make calls, some at a time, and return their results in the same order.
+    """Make calls, several at a time, and return their results in the same order.
 
     Args:
-        config: a figure's options: :data:`OPTIONS` and ``out``.
-        calls: what to run; of functions of modules, so that other processes can import them.
+        config: options of a figure, with :data:`OPTIONS` and ``out``.
+        calls: the calls. Their functions must belong to modules that other processes can import.
+
+    Returns:
+        The results of the calls.
 
     Raises:
         SystemExit: the launcher is unknown or not installed.
@@ -76,16 +79,16 @@ def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def in_new_process(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a process of its own; torch's threads do not survive a fork."""
+    """Call a function in a new process, because torch's threads do not survive a fork."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 class _Requeued:
-    """A call that submitit starts again after a preemption; its script saves first.
+    """Call that submitit starts again after a preemption, after its script has saved.
 
     Args:
-        call: what to run.
+        call: the call.
     """
 
     def __init__(self, call: Callable[[], Any]) -> None:

@@ -1,12 +1,11 @@
 """Runs of the MuJoCo recipes behind figures 6, 7, 8, 15, 16 and 19, and of delayed reward.
 
 A method is a group of ``recall``, which may carry overrides of the recipe's configuration, as
-``none+compile=false`` does. Where a recipe's name stands before a colon, as in ``ppo:none``, that
-recipe is run instead of the figure's own. ``sb3`` and ``sbx`` are the same algorithm of
-Stable-Baselines3 and of its twin in JAX (extra ``peers``), with the same hyper-parameters; their
-host follows a plus, as in ``sbx+crossq``. A task may carry overrides too:
-``Hopper-v5+env.delay=20``. Every run writes its rows as it goes; called again, a
-command goes on where it stopped.
+``none+compile=false`` does. A name before a colon, as in ``ppo:none``, selects another recipe than
+the figure's own. ``sb3`` and ``sbx`` are the same algorithm of Stable-Baselines3 and of its version
+in JAX (extra ``peers``), with the same hyper-parameters. Their host follows a plus, as in
+``sbx+crossq``. A task may carry overrides too: ``Hopper-v5+env.delay=20``. Every run writes its
+rows while it runs. A repeated command resumes unfinished runs.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ MUJOCO = {
     "first_seed": 0,
     "frames": 200_704,
     "eval_interval": 10_000,
-    "collect": False,  # only from the runs there are
+    "collect": False,  # use existing runs only
     **OPTIONS,
 }
 CAPTION = "Return of the deterministic policy: mean and 95 % interval of up to {} seeds."
@@ -51,7 +50,7 @@ Curves = dict[tuple[str, str], dict[int, Curve]]
 
 
 def words_of(recipe: str, task: str, method: str, seed: int, config: DictConfig) -> Words | None:
-    """Return the recipe of a job and its overrides; None of a peer."""
+    """Return the recipe of a job and its overrides; None for a peer."""
     host, recall, overrides = split_method(method)
     if recall in PEERS:
         return None
@@ -64,7 +63,7 @@ def words_of(recipe: str, task: str, method: str, seed: int, config: DictConfig)
 
 
 def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
-    """Train one seed, or go on with it."""
+    """Train one seed, or resume it."""
     job = words_of(recipe, task, method, seed, config)
     if (run_dir / "summary.json").exists() or (job is None and (run_dir / "metrics.csv").exists()):
         return
@@ -114,11 +113,11 @@ def draw(recipe: str, curves: Curves) -> Figure:
 
 
 def collect(recipe: str, config: DictConfig) -> Curves:
-    """Run what is missing, unless only what there is counts, and read all evaluations.
+    """Run missing jobs, unless ``collect`` is set, and read all evaluations.
 
     Args:
-        recipe: ``sac``, ``trpo`` or ``ppo``, of methods that name none.
-        config: options over :data:`MUJOCO`.
+        recipe: ``sac``, ``trpo`` or ``ppo``, for methods that name no recipe.
+        config: options, which override :data:`MUJOCO`.
     """
     curves: Curves = defaultdict(dict)
     for (seed, task, method), run_dir in run_missing(
@@ -133,13 +132,13 @@ def show(recipe: str, config: DictConfig, curves: Curves, note: str = "") -> Non
     """Write ``results.csv``, ``table.md`` and ``figure.png``, and print the table.
 
     Args:
-        recipe: of methods that name none.
-        config: ``figure``, ``out`` and ``seeds``.
+        recipe: recipe of methods that name none.
+        config: options with ``figure``, ``out`` and ``seeds``.
         curves: evaluations of every run.
-        note: said below table and picture.
+        note: text below table and picture.
 
     Raises:
-        SystemExit: there are none.
+        SystemExit: there are no evaluations.
     """
     if not curves:
         sys.exit("no run has been evaluated yet, so there is nothing to show")
@@ -162,7 +161,7 @@ def show(recipe: str, config: DictConfig, curves: Curves, note: str = "") -> Non
 
 
 def experiment(recipe: str, defaults: Mapping[str, Any]) -> None:
-    """Run what is missing of a figure, and show it.
+    """Run the missing jobs of a figure, and show the results.
 
     Args:
         recipe: ``sac``, ``trpo`` or ``ppo``.

@@ -1,4 +1,4 @@
-"""Runs that a sweep has made already, as a figure would make them."""
+"""Search for runs of a sweep that a figure can use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECIPES: dict[str, tuple[str, type[BaseModel]]] = {
 
 
 def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path | None:
-    """Find the finished run of a recipe with the settings that some words ask for.
+    """Find the finished run of a recipe with given settings.
 
     Args:
         sweeps: folders of runs.
@@ -48,7 +48,7 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
             continue
         try:
             summary = finished(config, folder)
-        except schema.ConfigError:  # it differs in something else
+        except schema.ConfigError:  # another setting differs
             continue
         if summary and _is_straight(summary):
             return folder
@@ -56,9 +56,9 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
 
 
 def _is_straight(summary: dict) -> bool:
-    """Return whether a run was made in one go, or resumed unchanged, by this machine's versions.
+    """Return whether a run was not prolonged, and was made by the installed versions.
 
-    A prolonged run annealed over another span before, which its configuration does not tell.
+    A prolonged run annealed over another span before, which its configuration does not show.
     """
     is_ours = summary.get("versions", process.versions()) == process.versions()
     return is_ours and len(summary.get("total_frames", [0])) == 1
@@ -81,6 +81,6 @@ def _told(sweeps: tuple[str, ...]) -> list[tuple[Path, dict]]:
 
 
 def _telling(config: dict) -> dict:
-    """Choose what tells runs of a figure apart, and what a resumed run may change but no row."""
+    """Select the settings that can change the rows of a figure."""
     told = ("env.", "seed", "recall.name", "collector.total_frames", "eval.")
     return {key: value for key, value in flat(config).items() if key.startswith(told)}

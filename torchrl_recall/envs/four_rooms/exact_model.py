@@ -146,7 +146,14 @@ class PredecessorDistribution(torch.distributions.Distribution):
         super().__init__(cells.shape[:-1], validate_args=False)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw cells of shape ``[*sample_shape, *batch]``."""
+        """Draw cells of shape ``[*sample_shape, *batch]``.
+
+        Args:
+            sample_shape: leading dimensions of the result.
+
+        Returns:
+            Cells of shape ``[*sample_shape, *batch]``.
+        """
         index = self.choice.sample(sample_shape)
         return (
             self.cells.expand(*sample_shape, *self.cells.shape)
@@ -165,7 +172,14 @@ class PredecessorDistribution(torch.distributions.Distribution):
         return self.mode
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Compute log-probabilities of cells; they are minus infinity for cells not in the list."""
+        """Compute log-probabilities of cells; they are minus infinity for cells not in the list.
+
+        Args:
+            value: cells of shape ``[*batch]``.
+
+        Returns:
+            Log-probabilities in nats, shape ``[*batch]``.
+        """
         here = torch.where(self.cells == value.unsqueeze(-1), self.logits, -torch.inf)
         return here.logsumexp(-1)
 
@@ -201,7 +215,11 @@ class PossibleActions(nn.Module):
         self.register_buffer("possible", possible, persistent=False)
 
     def forward(self, next_observation: Tensor) -> Tensor:
-        """Return masked logits of shape ``[*batch, 4]``."""
+        """Return masked logits of shape ``[*batch, 4]``.
+
+        Args:
+            next_observation: next cells, shape ``[*batch]``.
+        """
         # Each seed has its own table.
         table = self.possible.reshape(-1, self.possible.shape[-2], 4)
         rows = next_observation.reshape(len(table), -1)

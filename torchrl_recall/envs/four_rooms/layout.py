@@ -79,7 +79,11 @@ class FourRoomsLayout:
         self._check_reachable()
 
     def index(self, cell: Cell) -> int:
-        """Return the index of a cell (row, column)."""
+        """Return the index of a cell.
+
+        Args:
+            cell: row and column.
+        """
         return cell[0] * self.size + cell[1]
 
     def transitions(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

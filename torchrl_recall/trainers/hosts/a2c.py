@@ -76,12 +76,19 @@ class A2C(Stateful):
 
     @torch.no_grad()
     def evaluate(self, data: TensorDictBase) -> None:
-        """Write the values of states and next states."""
+        """Write the values of states and next states.
+
+        Args:
+            data: transitions of shape ``[num_seeds, num_envs, time]``.
+        """
         self.critic(data)
         self.critic(data["next"])
 
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
         """Take one step on new experience ``[num_seeds, num_envs, time]`` (Alg. 1, lines 6 and 7).
+
+        Args:
+            data: transitions of shape ``[num_seeds, num_envs, time]``.
 
         Returns:
             No metrics: the exact evaluation says more.

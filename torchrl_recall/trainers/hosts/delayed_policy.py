@@ -107,6 +107,9 @@ class DelayedPolicy(Stateful):
         Args:
             batch: real transitions.
             traces: transitions of traces, from which the critics alone learn.
+
+        Returns:
+            Detached losses.
         """
         losses = self.step_critics(batch) if traces is None else self.step_critics(batch, traces)
         if self.steps.every(self.policy_delay):

@@ -75,7 +75,11 @@ class DQN(Stateful):
         self.steps = Steps()
 
     def explored(self, frames: int) -> None:
-        """Set the probability of random actions after a number of frames."""
+        """Set the probability of random actions after a number of frames.
+
+        Args:
+            frames: number of frames so far.
+        """
         self.exploration.step(frames)
 
     def update(self, batch: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
@@ -84,6 +88,9 @@ class DQN(Stateful):
         Args:
             batch: real transitions.
             traces: transitions of traces.
+
+        Returns:
+            Detached losses.
         """
         losses = self._step(batch) if traces is None else self._step(batch, traces)
         if self.steps.every(self._interval):

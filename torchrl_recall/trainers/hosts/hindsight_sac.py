@@ -62,6 +62,9 @@ class HindsightSAC(Stateful):
     def update(self, data: TensorDictBase) -> dict[str, Tensor]:
         """Store a batch of shape ``[num_envs, time]``, then take some steps of SAC.
 
+        Args:
+            data: episodes of shape ``[num_envs, time]``.
+
         Returns:
             Losses of the last step.
         """

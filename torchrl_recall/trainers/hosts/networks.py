@@ -57,7 +57,14 @@ class ConcatInputs(nn.Sequential):
     """Sequence of layers that concatenates its inputs first, as TorchRL's MLP does."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate the layers on inputs of shapes ``[*batch, dim]``."""
+        """Evaluate the layers on inputs of shapes ``[*batch, dim]``.
+
+        Args:
+            inputs: tensors of shape ``[*batch, dim]``.
+
+        Returns:
+            Output of the last layer.
+        """
         return super().forward(torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0])
 
 
@@ -84,7 +91,14 @@ class GaussianParameters(nn.Module):
     """
 
     def forward(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn shape ``[*batch, 2 * dim]`` into two of ``[*batch, dim]``."""
+        """Split parameters into mean and standard deviation.
+
+        Args:
+            parameters: output of the network, shape ``[*batch, 2 * dim]``.
+
+        Returns:
+            Mean and standard deviation, shape ``[*batch, dim]`` each.
+        """
         loc, log_scale = parameters.chunk(2, -1)
         return loc, log_scale.clamp(-20.0, 2.0).exp()
 
@@ -92,7 +106,17 @@ class GaussianParameters(nn.Module):
 def mlp(
     in_features: int, out_features: int, num_cells: Sequence[int], device: torch.device
 ) -> nn.Module:
-    """Build a perceptron with rectified linear units."""
+    """Build a perceptron with rectified linear units.
+
+    Args:
+        in_features: number of inputs.
+        out_features: number of outputs.
+        num_cells: hidden units of each layer.
+        device: the device.
+
+    Returns:
+        The network.
+    """
     return MLP(
         in_features=in_features,
         out_features=out_features,
@@ -117,6 +141,9 @@ def tanh_mlp(
         out_features: number of outputs.
         gain: gain of the last layer's orthogonal weights.
         device: the device.
+
+    Returns:
+        The network.
     """
     network = MLP(
         in_features=in_features,
@@ -150,6 +177,9 @@ def squashed_actor(
 
     Keyword Args:
         make: function that builds the network.
+
+    Returns:
+        The policy.
     """
     in_keys, in_features = policy_inputs(env)
     out_features = 2 * spec.shape[-1]
@@ -174,6 +204,9 @@ def gaussian_actor(
         spec: spec of the action.
         num_cells: hidden units of each layer.
         device: the device.
+
+    Returns:
+        The policy.
     """
     in_keys, in_features = policy_inputs(env)
     action_dim = spec.shape[-1]
@@ -209,6 +242,9 @@ def bounded_gaussian_actor(
         spec: spec of the action.
         num_cells: hidden units of each layer.
         device: the device.
+
+    Returns:
+        The policy.
     """
     in_keys, in_features = policy_inputs(env)
     action_dim = spec.shape[-1]
@@ -283,6 +319,9 @@ def deterministic_actor(
 
     Keyword Args:
         make: function that builds the network.
+
+    Returns:
+        The policy.
     """
     in_keys, in_features = policy_inputs(env)
     network = make(in_features, spec.shape[-1], num_cells, device)
@@ -300,6 +339,9 @@ def greedy_actor(
         spec: spec of the action.
         num_cells: hidden units of each layer.
         device: the device.
+
+    Returns:
+        The policy.
     """
     in_keys, in_features = policy_inputs(env)
     network = mlp(in_features, spec.shape[-1], num_cells, device)
@@ -326,6 +368,9 @@ def make_qvalues(
     Keyword Args:
         num: number of critics.
         make: function that builds the network of one critic.
+
+    Returns:
+        The critics.
     """
     in_keys, in_features = policy_inputs(env)
     in_features += spec.shape[-1]

@@ -105,7 +105,13 @@ class OnPolicy(Stateful):
 
 
 class TRPO(OnPolicy):
-    """TRPO: a step in the trust region, then some epochs of the critic (Schulman et al., 2015)."""
+    """TRPO: a step in the trust region, then some epochs of the critic (Schulman et al., 2015).
+
+    Args:
+        env: environment that gives the specs.
+        config: configuration with ``policy``, ``gae``, ``optim`` and ``trpo``.
+        device: device of the networks.
+    """
 
     def __init__(
         self, env: EnvBase, config: TRPORecallConfig | GoalGANRecallConfig, device: torch.device
@@ -148,7 +154,13 @@ class TRPO(OnPolicy):
 
 
 class PPO(OnPolicy):
-    """PPO: some epochs of the clipped objective and the critic together (Schulman et al., 2017)."""
+    """PPO: some epochs of the clipped objective and the critic together (Schulman et al., 2017).
+
+    Args:
+        env: environment that gives the specs.
+        config: configuration with ``policy``, ``gae``, ``optim`` and ``ppo``.
+        device: device of the networks.
+    """
 
     def __init__(self, env: EnvBase, config: PPORecallConfig, device: torch.device) -> None:
         super().__init__(env, config, device)
@@ -182,6 +194,15 @@ class PPO(OnPolicy):
 
 
 def minibatches(data: TensorDictBase, num_epochs: int, batch_size: int) -> Iterator[TensorDictBase]:
-    """Split all rows into batches, in a new order in each epoch."""
+    """Split all rows into batches, in a new order in each epoch.
+
+    Args:
+        data: transitions of shape ``[num_frames]``.
+        num_epochs: number of passes over the data.
+        batch_size: transitions in each batch.
+
+    Yields:
+        Batches of shape ``[batch_size]``; the last one of an epoch may be smaller.
+    """
     for _ in range(num_epochs):
         yield from data[torch.randperm(len(data))].split(batch_size)

@@ -75,6 +75,9 @@ class SAC(Stateful):
         Args:
             batch: real transitions. With a ``priority_weight``, ``td_error`` is written for them.
             traces: transitions of traces, from which the critics alone learn.
+
+        Returns:
+            Detached losses.
         """
         if batch.get("priority_weight", None) is None:
             return self._step(batch) if traces is None else self._step(batch, traces)

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _FORMAT = "torchrl_recall checkpoint 6"
-# Errors of reading a file that does not hold what it should.
+# Errors of reading a damaged or foreign file.
 _DAMAGE = (
     SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
     RecursionError, StopIteration,
@@ -208,7 +208,15 @@ def _checkpoints(directory: Path) -> list[Path]:
 
 
 def strange_files(folder: Path, known: set[str]) -> list[str]:
-    """List missing files and unknown entries of a folder: files, folders, links, devices."""
+    """List missing files and unknown entries of a folder: files, folders, links, devices.
+
+    Args:
+        folder: the folder.
+        known: names of the expected files.
+
+    Returns:
+        The names.
+    """
     files = {p.name for p in folder.iterdir() if p.is_file() and not p.is_symlink()}
     odd = {path.name for path in folder.iterdir()} - files
     return sorted(odd | (files ^ known))

@@ -91,7 +91,12 @@ class RunLog:
         self._bar.update(num_frames)
 
     def write(self, frames: int, metrics: dict[str, float]) -> None:
-        """Add a row and show it."""
+        """Add a row and show it.
+
+        Args:
+            frames: number of frames so far.
+            metrics: values of the row by name.
+        """
         row = {"frames": frames, "wall_seconds": round(self.wall_seconds, 2), **metrics}
         self.rows.append({key: str(value) for key, value in row.items()})
         if not self.run_dir.exists():

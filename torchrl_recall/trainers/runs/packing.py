@@ -63,7 +63,15 @@ def pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
 
 
 def unpack(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Convert the result of :func:`pack` back to a state."""
+    """Convert the result of :func:`pack` back to a state.
+
+    Args:
+        node: result of :func:`pack`.
+        tensors: tensors to which ``node`` refers.
+
+    Returns:
+        The state.
+    """
     if not isinstance(node, dict):
         return node
     if "tensor" in node:

@@ -160,7 +160,7 @@ class Parts(Generic[HostT]):
                 transform.drop_unfinished()
 
     def add_frames(self, data: TensorDictBase) -> None:
-        """Write a batch of frames into the replay buffer, a single frame by the faster ``add``."""
+        """Write a batch of frames into the replay buffer; a single frame by the faster ``add``."""
         frames = data.reshape(-1)
         if self.returns is not None:
             self.returns.extend(frames)

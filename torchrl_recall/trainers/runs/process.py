@@ -39,7 +39,14 @@ __all__ = [
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is CUDA if available, and the CPU otherwise."""
+    """Return the device of a name; ``auto`` is CUDA if available, and the CPU otherwise.
+
+    Args:
+        name: ``device`` of the configuration.
+
+    Raises:
+        ConfigError: the device does not exist.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -70,7 +77,12 @@ def say(text: str = "") -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all; a missing folder is made again."""
+    """Write a file completely or not at all; a missing folder is made again.
+
+    Args:
+        path: the file.
+        text: its content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, newline="")
@@ -168,7 +180,7 @@ class StopSignal:
                 if name == "SIGHUP" and handler is signal.SIG_IGN:
                     continue  # under nohup a run outlives its terminal
                 if name == "SIGTERM" and _is_of_submitit(handler):
-                    continue  # it comes with the signal that asks to save, or just before the end
+                    continue  # SLURM sends it with the signal to save, or just before the end
                 self._previous[number] = signal.signal(number, self._remember)
 
     def restore(self) -> None:

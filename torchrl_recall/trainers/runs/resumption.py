@@ -93,7 +93,7 @@ def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
     assert isinstance(saved, dict)
     if any(flat(asked).get(key) != flat(saved).get(key) for key in _ENDS_OTHERWISE):
         return None
-    if asked.get("compile", False) is None:  # the run decides it as it was
+    if asked.get("compile", False) is None:  # the resumed run keeps its earlier value
         asked["compile"] = saved.get("compile")
     check_config(asked, saved, run_dir)
     return summary
@@ -140,7 +140,12 @@ def _python() -> str:
 
 
 def flat(node: dict, prefix: str = "") -> dict:
-    """Return a nested configuration with dotted keys."""
+    """Return a nested configuration with dotted keys.
+
+    Args:
+        node: the configuration.
+        prefix: prefix of all keys.
+    """
     out: dict = {}
     for key, value in node.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

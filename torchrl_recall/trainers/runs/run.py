@@ -153,6 +153,9 @@ class Run:
 
         Args:
             collector: source of frames.
+
+        Yields:
+            Batches of frames.
         """
         if self._resumed:
             self._make_up_for_evaluation()

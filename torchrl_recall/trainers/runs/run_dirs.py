@@ -71,6 +71,9 @@ def unnamed_settings(settings: dict[str, Any]) -> str:
     Args:
         settings: values by key.
 
+    Returns:
+        The text.
+
     Examples:
         >>> unnamed_settings({"sac.gamma": 0.98, "optim.lr": 1e-3, "sac.num_cells": [64, 64]})
         '_optim.lr-0.001_sac.gamma-0.98_sac.num_cells-64+64'

@@ -1,4 +1,4 @@
-"""The typed configuration of the recipes, a file for each, and what makes one valid."""
+"""Typed configurations of the recipes, with a file for each, and their validation."""
 
 from torchrl_recall.trainers.schema.dqn import DQNRecallConfig
 from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig

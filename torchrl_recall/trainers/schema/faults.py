@@ -1,4 +1,4 @@
-"""Say what pydantic found, in a sentence for each key."""
+"""Conversion of pydantic's errors to one sentence for each key."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _LIMITS = {
 
 
 def faults_of(error: ValidationError, values: Any, schema: type[BaseModel]) -> dict[str, str]:
-    """Describe each fault: its key, what came and what was expected.
+    """Describe each fault by its key, the given value and the expected one.
 
     Args:
-        error: of ``schema`` on ``values``.
-        values: plain containers.
-        schema: whose keys are suggested for unknown ones.
+        error: error of ``schema`` for ``values``.
+        values: the values, in plain containers.
+        schema: class of the configuration, whose keys are suggested for unknown ones.
 
     Returns:
-        A sentence by key. What must hold between values has the sentence itself as key.
+        A sentence for each key. For a condition between values, the key is the sentence itself.
     """
     faults: dict[str, str] = {}
     for detail in error.errors(include_url=False):

@@ -109,7 +109,7 @@ class FourRoomsRecallConfig(Group):
     demonstrations: Text | None
 
     def faults(self) -> Iterator[str]:
-        """Refuse demonstrations that would do nothing."""
+        """Refuse demonstrations that would have no effect."""
         yield from demonstrations_fit(self, ("recall", "self_imitation"))
 
 

@@ -68,7 +68,7 @@ class GoalGANConfig(Group):
     generator_lr: Positive
 
     def faults(self) -> Iterator[str]:
-        """Refuse bounds between which no goal is of intermediate difficulty."""
+        """Refuse bounds that no success rate can lie between."""
         if self.min_success >= self.max_success:
             yield (
                 f"goal_gan.min_success={self.min_success} must be below "
@@ -94,13 +94,13 @@ class CoverageConfig(Group):
 
 
 class GoalTracesConfig(RecallConfig):
-    """Traces with a limit on where they may lead."""
+    """Traces to goals, with a filter of states far from visited ones."""
 
     method: Literal["recall", "none", "self_imitation"]
     support_radius: Positive | None
 
     def faults(self) -> Iterator[str]:
-        """Refuse demonstrations: where traces end is decided by goals, and not by trajectories."""
+        """Refuse demonstrations, because goals determine the end states."""
         if self.demonstrations is not None:
             yield (
                 f"recall.demonstrations={self.demonstrations}: traces of this recipe end in goals "
@@ -134,12 +134,12 @@ class GoalGANRecallConfig(RunConfig):
 
     @property
     def num_goals(self) -> int:
-        """Return the number of goals that are tried at a time."""
+        """The number of goals in one iteration."""
         return self.goal_gan.num_new + self.goal_gan.num_old
 
     @property
     def frames_per_batch(self) -> int:
-        """Return the frames between two updates of the policy."""
+        """The number of frames between two updates of the policy."""
         return self.num_goals * self.collector.num_rollouts * self.env.max_steps
 
     def faults(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A group of configuration keys, and what is wrong with one that cannot be run."""
+"""Base of groups of configuration keys, and the error of a wrong configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ConfigError", "Group"]
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; its message names the key and the cure.
+    """Error of a configuration that cannot be run; its message names the key and the cure.
 
     Examples:
         >>> from omegaconf import OmegaConf
@@ -27,9 +27,9 @@ class ConfigError(ValueError):
 
 
 class Group(BaseModel):
-    """Keys that are all known, and each in its range.
+    """Base of groups of keys, which refuses unknown keys and values out of range.
 
-    Subclasses override :meth:`faults` for what must hold between their values.
+    Subclasses override :meth:`faults` for conditions between values.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)

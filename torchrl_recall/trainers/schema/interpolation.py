@@ -1,4 +1,4 @@
-"""The values that Hydra's interpolations stand for."""
+"""Resolution of Hydra's interpolations."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def resolve(cfg: DictConfig | ListConfig) -> tuple[Any, dict[str, str], dict[str
     """Replace interpolations by their values.
 
     Args:
-        cfg: what Hydra composed.
+        cfg: configuration that Hydra composed.
 
     Returns:
-        Plain containers without the keys that have no value, a sentence for each of these keys,
-        and the text of every interpolation by its key.
+        Plain containers without keys whose value cannot be resolved, a sentence for each of these
+        keys, and the text of every interpolation by its key.
     """
     faults: dict[str, str] = {}
     texts = dict(_interpolations(OmegaConf.to_container(cfg, resolve=False), ""))
@@ -28,7 +28,7 @@ def resolve(cfg: DictConfig | ListConfig) -> tuple[Any, dict[str, str], dict[str
 
 
 def drop_echoes(faults: dict[str, str], texts: dict[str, str]) -> list[str]:
-    """Return the sentences, without those on values interpolated from another faulty key.
+    """Return the sentences without those about values that are interpolated from a faulty key.
 
     ``optim.lr=nan`` is one mistake, although ``recall.lr`` is ``${optim.lr}``.
 
@@ -41,7 +41,7 @@ def drop_echoes(faults: dict[str, str], texts: dict[str, str]) -> list[str]:
         for key, sentence in faults.items()
         if not any(_refers(texts.get(key, ""), other) for other in faults if other != key)
     ]
-    return own or list(faults.values())  # interpolations in a circle are echoes of each other
+    return own or list(faults.values())  # if interpolations form a circle, keep all
 
 
 def _plain(node: Any, key: str, faults: dict[str, str]) -> Any:
@@ -58,7 +58,7 @@ def _plain(node: Any, key: str, faults: dict[str, str]) -> Any:
 
 
 def _value(node: Any, name: Any, key: str, faults: dict[str, str]) -> tuple[Any] | None:
-    """Return the value alone in a tuple, or note why there is none."""
+    """Return the value in a tuple of one; add a fault and return None if there is no value."""
     try:
         return (_plain(node[name], key, faults),)
     except MissingMandatoryValue:
@@ -80,7 +80,7 @@ def _interpolations(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _refers(text: str, key: str) -> bool:
-    # A name that ends in a dot goes on with an inner interpolation: ${table_1.${env.name}}.
+    # A name that ends in a dot is completed by an inner interpolation: ${table_1.${env.name}}.
     names = re.findall(r"[\w.-]+", text)
     return any(
         f"{name}.".startswith(f"{key}.") or (name[-1] == "." and key.startswith(name))

@@ -126,16 +126,16 @@ class OfflineRecallConfig(RunConfig):
 
     @property
     def of_host(self) -> IQLConfig | CQLConfig | TD3BCConfig:
-        """Return the block of the host."""
+        """The group of keys of the host."""
         return getattr(self, self.host)
 
     @property
     def num_transitions(self) -> int:
-        """Return how many rows of a batch are of traces."""
+        """The number of transitions of traces in each batch."""
         return max(1, round(self.recall.share * self.replay_buffer.batch_size))
 
     def faults(self) -> Iterator[str]:
-        """Refuse batches without a real row, and agreement with a model that is untrained."""
+        """Refuse batches without real transitions, and agreement with an untrained model."""
         if self.recall.method == "none":
             return
         if self.num_transitions >= self.replay_buffer.batch_size:

@@ -88,7 +88,7 @@ class OnPolicyRecallConfig(RunConfig):
 
     @abstractmethod
     def _minibatch(self) -> tuple[str, int]:
-        """Return the key and the value of the host's batch size."""
+        """The key and the value of the host's batch size."""
 
     def faults(self) -> Iterator[str]:
         """Refuse sizes that do not fit the batch between two updates."""

@@ -127,7 +127,7 @@ class EnvConfig(TaskConfig):
         return super().making | {"backend": self.backend, "delay": self.delay}
 
     def faults(self) -> Iterator[str]:
-        """Refuse two ways of making one task."""
+        """Refuse two settings that both determine the task."""
         if self.entry_point is not None and self.backend != "gymnasium":
             yield (
                 f"env.entry_point={self.entry_point} makes the task itself; leave out "
@@ -145,7 +145,7 @@ class SharedBatchConfig(Group):
 
     @property
     def chosen_backend(self) -> CollectorBackend:
-        """Return the backend; without one it follows from the number of environments."""
+        """The backend; by default it follows from the number of environments."""
         if self.backend is not None:
             return self.backend
         return "step" if self.num_envs == 1 else "parallel"
@@ -224,7 +224,7 @@ class REDQConfig(Group):
     num_updates: Count
 
     def faults(self) -> Iterator[str]:
-        """Refuse a target of as many critics as there are, which TorchRL would cut silently."""
+        """Refuse targets of all critics or more; TorchRL would cut the number silently."""
         if self.sub_sample_len >= self.num_qvalue_nets:
             yield (
                 f"redq.sub_sample_len={self.sub_sample_len} must be below "
@@ -233,11 +233,14 @@ class REDQConfig(Group):
 
 
 def demonstrations_fit(recall: Any, methods: Sequence[str]) -> Iterator[str]:
-    """Refuse demonstrations that would do nothing, and cloning without any.
+    """Refuse demonstrations that would have no effect, and cloning without demonstrations.
 
     Args:
-        recall: ``method`` and ``demonstrations``.
-        methods: those that keep a store of trajectories.
+        recall: configuration with ``method`` and ``demonstrations``.
+        methods: methods that have a store of trajectories.
+
+    Yields:
+        A sentence for each fault.
     """
     if recall.demonstrations is not None and recall.method not in methods:
         yield (
@@ -271,7 +274,7 @@ class RecallConfig(Group):
     demonstrations: Text | None
 
     def faults(self) -> Iterator[str]:
-        """Refuse demonstrations that would do nothing, and cloning without any."""
+        """Refuse demonstrations that would have no effect, and cloning without demonstrations."""
         yield from demonstrations_fit(self, ("recall", "self_imitation", "cloning"))
 
 
@@ -295,7 +298,7 @@ class BacktrackingConfig(Group):
 
 
 class ExperienceConfig(Group):
-    """Room for experience."""
+    """Buffer of experience."""
 
     size: Count
 

@@ -1,4 +1,4 @@
-"""The ranges of configuration values, as types for the fields."""
+"""Ranges of configuration values, as types of fields."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def multiples(value: int, of: int) -> str:
 def _refuse_booleans_and_text(value: Any) -> Any:
     if isinstance(value, bool | str):
         raise PydanticKnownError("int_type")
-    return value  # 1e4 is a float to Hydra; pydantic takes it for an integer, and refuses 1.5
+    return value  # Hydra reads 1e4 as a float; pydantic accepts it as an integer, but not 1.5
 
 
 def _refuse_booleans(value: Any) -> Any:

@@ -58,14 +58,14 @@ class CollectorConfig(SharedBatchConfig):
 
 
 class ReplayBufferConfig(Group):
-    """All experience."""
+    """Buffer of all experience."""
 
     size: Count
     batch_size: Count
 
 
 class SACReplayBufferConfig(ReplayBufferConfig):
-    """All experience, which may be drawn by priority."""
+    """Buffer of all experience, with or without prioritised sampling."""
 
     prioritized: bool
     alpha: AtLeastZero
@@ -92,7 +92,7 @@ def batches_fit(config: SACRecallConfig | DQNRecallConfig) -> Iterator[str]:
 
 
 class SACTracesConfig(RecallConfig):
-    """Traces and who learns from them, with a critic of state-action values."""
+    """Traces and their use, for hosts with a critic of state-action values."""
 
     method: Literal["recall", "none", "self_imitation", "cloning", "forward_dyna"]
     use: Literal["policy", "critic", "both"]
@@ -106,12 +106,12 @@ class SACTracesConfig(RecallConfig):
 
     @property
     def learns_dynamics(self) -> bool:
-        """Return whether a model learns from single steps."""
+        """Whether a model learns from single steps."""
         return self.method in ("recall", "forward_dyna")
 
     @property
     def feeds_critic(self) -> bool:
-        """Return whether a critic learns from what a model imagined."""
+        """Whether a critic learns from imagined transitions."""
         return self.method == "forward_dyna" or (self.method == "recall" and self.use != "policy")
 
     def faults(self) -> Iterator[str]:
@@ -176,7 +176,7 @@ class SACRecallConfig(RunConfig):
 
     @property
     def of_host(self) -> SACHostConfig | CrossQConfig | REDQConfig | TD3Config:
-        """Return the block of the host."""
+        """The group of keys of the host."""
         return getattr(self, self.host)
 
     def faults(self) -> Iterator[str]:

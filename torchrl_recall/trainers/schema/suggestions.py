@@ -1,4 +1,4 @@
-"""Known keys that an unknown one resembles."""
+"""Suggestions of known keys for an unknown key."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from pydantic import BaseModel
 
 __all__ = ["closest"]
 
-_LEAST_RATIO = 0.75  # of characters that agree; "gama" and "gamma" have 0.89
+_LEAST_RATIO = 0.75  # smallest share of equal characters; "gama" and "gamma" have 0.89
 
 
 def closest(key: str, schema: type[BaseModel], *, is_group: bool) -> list[str]:
-    """Return the known keys most like an unknown one.
+    """Return the known keys that are most like an unknown one.
 
-    Keys of the same group come first, of which a word may do, then all others; several only if they
-    are equally close.
+    Keys of the same group are tried first; for these, one equal word is enough. Several keys are
+    returned only if they are equally close.
 
     Args:
-        key: the unknown one, dotted.
-        schema: its fields are the known keys.
+        key: the unknown key, with dots.
+        schema: class of the configuration, whose fields are the known keys.
 
     Keyword Args:
-        is_group: whether it holds keys itself, so that only groups can be meant.
+        is_group: whether the unknown key holds keys itself, so that only groups are suggested.
+
+    Returns:
+        The known keys; empty if none is close.
     """
     parent, _, name = key.rpartition(".")
     known = dict(_keys(schema))

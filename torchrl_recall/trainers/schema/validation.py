@@ -1,4 +1,4 @@
-"""From what Hydra composed to a typed configuration, or to all that is wrong with it."""
+"""Validation of a configuration that Hydra composed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def validate(cfg: DictConfig | ListConfig, schema: type[T]) -> T:
     """Check keys, types and ranges, and return the typed configuration.
 
     Args:
-        cfg: what Hydra composed.
-        schema: the recipe's configuration.
+        cfg: configuration that Hydra composed.
+        schema: class of the recipe's configuration.
 
     Returns:
         The same values as an instance of ``schema``.
 
     Raises:
-        ConfigError: keys are unknown or missing, or values are of the wrong type, not finite, out
-            of their range, not among the choices or at odds with each other. It names them all.
+        ConfigError: keys are unknown or missing, or values are of a wrong type, not finite, out of
+            range, not among the choices, or in conflict. The message names all of them.
     """
     values, faults, texts = resolve(cfg)
     try:

@@ -1,4 +1,4 @@
-"""Policies as they act: observation in, action out."""
+"""Policies as functions from observations to actions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Policy = Callable[[Tensor], Tensor]
 def make_policy(
     actor: TensorDictModuleBase, exploration: ExplorationType, *, compile: bool
 ) -> Policy:
-    """Return the actor as it acts: observation in, action out, without gradients.
+    """Return the actor as a function from observations to actions, without gradients.
 
     Args:
-        actor: reads ``observation`` and writes ``action``.
-        exploration: random for collection, deterministic for evaluation.
+        actor: module that reads ``observation`` and writes ``action``.
+        exploration: exploration type, random for collection and deterministic for evaluation.
 
     Keyword Args:
-        compile: whether to compile it, which a few thousand steps pay back.
+        compile: whether to compile the function, which pays off after a few thousand steps.
 
     Returns:
         A function from shape ``[*batch, observation_dim]`` to ``[*batch, action_dim]``.

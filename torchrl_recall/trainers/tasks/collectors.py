@@ -1,4 +1,4 @@
-"""The collector that a configuration asks for."""
+"""Collectors of the recipes, chosen by the configuration."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ def make_collector(
     random_until_reward: bool = False,
     clip_actions: bool = False,
 ) -> StepCollector | NewEpisodes:
-    """Collect from ``env`` itself, or from ``collector.num_envs`` copies, by a backend.
+    """Make the collector of a backend, for ``env`` itself or ``collector.num_envs`` copies.
 
     Args:
         env: the environment.
         actor: the policy.
-        config: ``env``, ``collector`` and ``compile``.
-        device: where the tensors of the copies are put.
+        config: configuration with ``env``, ``collector`` and ``compile``.
+        device: device of the tensors of the copies.
 
     Keyword Args:
-        init_random_frames: frames with random actions in the beginning.
+        init_random_frames: number of frames with random actions at the beginning.
         random_until_reward: see
             :class:`~torchrl_recall.trainers.tasks.step_collector.StepCollector`.
-        clip_actions: see :func:`~torchrl_recall.trainers.tasks.gym.make_env`; of the copies.
+        clip_actions: whether the copies clip actions, see
+            :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
 
     Returns:
         An iterable of batches of shape ``[time]`` or ``[num_envs, time]``.

@@ -1,4 +1,4 @@
-"""Coverage: which goals a policy reaches (Fig. 5 and 11)."""
+"""Coverage, the share of goals that a policy reaches (Fig. 5 and 11)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Coverage(Evaluation):
     """Mean success of the deterministic policy over fixed goals, from the usual start.
 
     Args:
-        env: as many environments as goals.
+        env: a batch of environments, one for each goal.
         actor: the policy.
-        goals: shape ``[num_goals, goal_dim]``.
-        config: ``eval``.
+        goals: goals of shape ``[num_goals, goal_dim]``, environment units.
+        config: configuration with ``eval``.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Coverage(Evaluation):
 
     @torch.no_grad()
     def evaluate(self) -> Tensor:
-        """Say which goals are reached, booleans ``[num_goals]``."""
+        """Return booleans of shape ``[num_goals]``, True for goals that are reached."""
         state = self.env.reset()
         reached = torch.zeros(len(self.goals), dtype=torch.bool)
         with set_exploration_type(ExplorationType.DETERMINISTIC):
@@ -55,16 +55,16 @@ class Coverage(Evaluation):
         return reached
 
     def __call__(self, frames: int) -> Tensor:
-        """Evaluate after some frames; return the coverage, ``[1]``."""
+        """Evaluate after a number of frames; return the coverage, shape ``[1]``."""
         return super().__call__(frames).float().mean(0, keepdim=True)
 
     @property
     def values(self) -> list[float]:
-        """Return coverage at each evaluation."""
+        """Coverage at each evaluation."""
         return [float(reached.float().mean()) for reached in self.results]
 
     def frames_to_target(self) -> int | None:
-        """Return frames at the first evaluation that reached the target."""
+        """Number of frames at the first evaluation that reached the target."""
         return next(
             (n for n, value in zip(self.frames, self.values, strict=True) if value >= self.target),
             None,
@@ -72,7 +72,7 @@ class Coverage(Evaluation):
 
     @property
     def reached_target(self) -> bool:
-        """Return whether the target has been reached and the run is to end there."""
+        """Return whether the target was reached and ends the run."""
         return self.stop_at_target and self.frames_to_target() is not None
 
     def finish(self, run_dir: Path) -> dict[str, int | None]:
@@ -94,12 +94,20 @@ class Coverage(Evaluation):
 
 
 def coverage_goals(env: GoalEnv, num_goals: int) -> Tensor:
-    """Choose goals to evaluate on: in two dimensions a grid, in more a fixed uniform draw."""
+    """Choose goals for evaluation: a grid in two dimensions, a fixed uniform draw in more.
+
+    Args:
+        env: environment of the goals.
+        num_goals: number of goals.
+
+    Returns:
+        Goals of shape ``[num_goals, goal_dim]``, environment units.
+    """
     low, high = env.goal_spec.space.low, env.goal_spec.space.high
     if (dim := len(low)) > 2:
         return env.sample_goals(num_goals, generator=torch.Generator().manual_seed(0))
     side = round(num_goals ** (1 / dim))
-    share = (torch.arange(side) + 0.5) / side  # centres of as many equal cells
+    share = (torch.arange(side) + 0.5) / side  # centres of equal cells
     grid = torch.stack(torch.meshgrid(*[share] * dim, indexing="ij"), -1).reshape(-1, dim)
     grid = low + (high - low) * grid
     return grid[env.is_valid(env.state_of_goal(grid))]

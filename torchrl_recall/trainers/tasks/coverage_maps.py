@@ -1,4 +1,4 @@
-"""Pictures of coverage: goals that a policy reaches are red, the others blue (Fig. 5)."""
+"""Pictures of coverage, with reached goals in red and others in blue (Fig. 5)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["draw_map", "draw_maps"]
 def draw_maps(
     goals: Tensor, frames: Sequence[int], successes: Sequence[Tensor], run_dir: Path
 ) -> None:
-    """Write ``coverage.png``, up to six maps through training, and ``coverage.gif``, all of them.
+    """Write ``coverage.png`` with up to six maps, and ``coverage.gif`` with all maps.
 
-    Goals of more than two dimensions are shown by their first two.
+    Of goals with more than two dimensions, the first two are shown.
 
     Args:
-        goals: shape ``[num_goals, goal_dim]``.
+        goals: goals of shape ``[num_goals, goal_dim]``.
         frames: environment steps at each evaluation.
-        successes: for each evaluation which goals were reached, shape ``[num_goals]``.
-        run_dir: where the pictures go.
+        successes: for each evaluation, True for reached goals, shape ``[num_goals]``.
+        run_dir: folder of the pictures.
     """
     if not frames:
         return
@@ -48,7 +48,14 @@ def draw_maps(
 
 
 def draw_map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:
-    """Draw one map: the goals that were reached after some frames."""
+    """Draw one map of the goals that were reached after a number of frames.
+
+    Args:
+        axes: axes of the picture.
+        goals: goals of shape ``[num_goals, goal_dim]``.
+        frames: number of frames, for the title.
+        reached: True for reached goals, shape ``[num_goals]``.
+    """
     x, y = goals[:, 0], goals[:, min(1, goals.shape[1] - 1)]
     size = 2_000 / len(goals)
     axes.scatter(x, y, c=reached.float(), cmap="coolwarm", vmin=0, vmax=1, s=size, marker="s")

@@ -1,4 +1,4 @@
-"""Parts of the offline recipe: a data set as experience, and gradient steps in place of frames."""
+"""Parts of the offline recipe: a data set as experience, and gradient steps instead of frames."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ def load_data_set(
 ) -> ReplayBuffer:
     """Read the data set that ``data_set`` names into a replay buffer.
 
-    Where it names none, as where only networks are to be restored, the buffer has one row of zeros.
+    If ``data_set`` is empty, the buffer has one row of zeros. This is enough to restore networks.
 
     Args:
-        config: ``data_set`` and ``env``.
+        config: configuration with ``data_set`` and ``env``.
         env: environment that gives the specs.
-        device: where its rows are put.
+        device: device of the stored transitions.
+
+    Returns:
+        The buffer.
 
     Raises:
-        ConfigError: there is none, or it is of another task.
+        ConfigError: there is no data set, or it is of another task.
     """
     specs = env.observation_spec_unbatched["observation"], env.action_spec_unbatched
     if not config.data_set:
@@ -63,7 +66,7 @@ def _buffer(rows: TensorDictBase, device: torch.device) -> ReplayBuffer:
 
 
 class _Fingerprint:
-    """A data set as a part of a run's state: its checksum, since it stays where it is."""
+    """Checksum of a data set, which a run saves instead of the data."""
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self.buffer = buffer
@@ -77,7 +80,7 @@ class _Fingerprint:
         return {"sha256": digest.hexdigest()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Refuse to go on with other data.
+        """Refuse to resume with other data.
 
         Raises:
             ConfigError: the data set has changed.
@@ -91,23 +94,23 @@ class _Fingerprint:
 
 @dataclass
 class OfflineParts(Parts[OfflineHost]):
-    """Parts of a recipe whose experience is a data set."""
+    """Parts of a recipe whose experience is a data set; see :class:`Parts`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._fingerprint = _Fingerprint(self.replay_buffer)
 
     def stateful(self) -> dict[str, Part]:
-        """Name the parts whose state a resumed run needs; of the data set a checksum."""
+        """Name the parts whose state a resumed run needs, with a checksum of the data set."""
         return super().stateful() | {"replay_buffer": self._fingerprint}
 
 
 class GradientSteps:
-    """Gradient steps in place of frames: the source of a run that collects nothing.
+    """Source of a run that collects nothing, with gradient steps instead of frames.
 
     Args:
-        env: is evaluated in, and closed at the end.
-        config: ``collector``.
+        env: environment for evaluation, which is closed at the end.
+        config: configuration with ``collector``.
     """
 
     def __init__(self, env: TransformedEnv, config: OfflineRecallConfig) -> None:
@@ -134,24 +137,24 @@ class GradientSteps:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Return nothing: no episode is open."""
+        """Return an empty state, because there are no episodes."""
         return {}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Count the steps already taken; return True, since no episode was cut."""
+        """Set the number of steps; return True, because no episode was cut."""
         self.frames = frames
         return True
 
 
 def check_losses(losses: Mapping[str, torch.Tensor], steps: int) -> None:
-    """Stop where a loss is no number any more.
+    """Stop the run if a loss is NaN or infinite.
 
     Args:
-        losses: of the newest gradient step, or of recall's models.
-        steps: taken so far.
+        losses: losses of the newest gradient step, or of recall's models.
+        steps: number of gradient steps so far.
 
     Raises:
-        DivergenceError: naming the loss.
+        DivergenceError: a loss is not finite; the message names it.
     """
     for name, loss in losses.items():
         if not math.isfinite(float(loss.float().mean())):

@@ -1,4 +1,4 @@
-"""Rewards that are paid late."""
+"""Tasks with delayed rewards."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["DelayedReward"]
 
 
 class DelayedReward(gymnasium.Wrapper):
-    """A task that pays its rewards every n steps, or at the end, in one sum.
+    """Wrapper that pays the sum of rewards every n steps, or at the end of the episode.
 
-    The return of an episode stays what it was. That good experience is imitated helps most in such
-    tasks, as Oh et al. (*Self-Imitation Learning*, 2018) found: n was 20 there.
+    The return of an episode does not change. Imitation of good experience helps most in such tasks:
+    Oh et al. (*Self-Imitation Learning*, 2018) used n = 20.
 
     Args:
         env: the task.
-        delay: n, or ``"end"``.
+        delay: n, the number of steps, or ``"end"``.
 
     Examples:
         >>> import gymnasium
@@ -33,12 +33,12 @@ class DelayedReward(gymnasium.Wrapper):
         self.delay, self.owed, self.count = delay, 0.0, 0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict]:
-        """Begin an episode, with nothing owed."""
+        """Begin an episode, without unpaid rewards."""
         self.owed, self.count = 0.0, 0
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        """Take a step, and pay if it is time."""
+        """Take a step, and pay the sum of rewards if it is due."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.owed, self.count = self.owed + float(reward), self.count + 1
         is_time = terminated or truncated

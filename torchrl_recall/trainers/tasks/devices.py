@@ -1,4 +1,4 @@
-"""Environments on one device beside networks on another."""
+"""Environments and networks on different devices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ __all__ = ["PolicyFor", "any_device"]
 
 
 def any_device(env: GoalEnv, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let a function of an environment take tensors of any device, and return its result there.
+    """Wrap a function of an environment, so that it accepts tensors on any device.
 
     Args:
-        env: computes on its own device.
-        function: of tensors, such as ``env.goal_of_state``.
+        env: the environment, which computes on its own device.
+        function: function of tensors, such as ``env.goal_of_state``.
+
+    Returns:
+        A function whose result is on the device of its arguments.
     """
     here = env.goal_spec.device
 
@@ -29,14 +32,14 @@ def any_device(env: GoalEnv, function: Callable[..., Tensor]) -> Callable[..., T
 
 
 class PolicyFor(TensorDictModuleBase):
-    """A policy for states of an environment on another device.
+    """Policy that acts in an environment on another device.
 
     Args:
-        env: gives states and takes actions on its device.
-        policy: on any device.
+        env: the environment; states and actions are on its device.
+        policy: policy on any device.
 
     Attributes:
-        device: of the policy.
+        device: device of the policy.
     """
 
     def __init__(self, env: GoalEnv, policy: TensorDictModuleBase) -> None:

@@ -17,10 +17,10 @@ NAMES = tuple(f"{domain}-{task}" for domain, task in suite.ALL_TASKS)
 
 
 class DMControlTask(DmControlCompatibilityV0):
-    """A task of dm_control's suite, whose episode can be saved and gone on with.
+    """Task of dm_control's suite, whose episodes can be saved and continued.
 
     Args:
-        name: domain and task, such as ``cartpole-swingup_sparse``.
+        name: names of domain and task, such as ``cartpole-swingup_sparse``.
     """
 
     def __init__(self, name: str) -> None:
@@ -48,9 +48,9 @@ class DMControlTask(DmControlCompatibilityV0):
         }
 
     def get_state(self) -> dict[str, Any]:
-        """Return what MuJoCo's own state lacks: steps taken, random numbers, and more.
+        """Return state that is not MuJoCo's, such as the step count and random numbers.
 
-        Some tasks move a target in the model at each reset, or remember it in the task.
+        At each reset, some tasks move a target in the model or store it in the task.
         """
         changed = {
             key: value
@@ -69,7 +69,7 @@ class DMControlTask(DmControlCompatibilityV0):
         """Restore :meth:`get_state`, after MuJoCo's own state."""
         for key, value in self._model_arrays().items():
             value[...] = state["model"].get(key, self._as_made[key])
-        mujoco.mj_step1(self.model, self.data)  # with which dm_control ends each of its steps
+        mujoco.mj_step1(self.model, self.data)  # as dm_control does at the end of each step
         vars(self._env.task).update(state["task"])
         self._env.task.random.set_state(state["random"])
         self._env._step_count = state["step_count"]

@@ -27,13 +27,13 @@ __all__ = ["ExactReturns", "RolloutCollector", "make_four_rooms"]
 
 
 class RolloutCollector:
-    """Rollouts of batched environments, which go on where they stopped.
+    """Collector of rollouts of batched environments; each rollout continues the last one.
 
     Args:
-        env: of shape ``[num_seeds, num_envs]``.
-        a2c: acts.
-        config: ``collector``.
-        streams: the environments' random numbers.
+        env: environment of batch shape ``[num_seeds, num_envs]``.
+        a2c: the host, whose policy acts.
+        config: configuration with ``collector``.
+        streams: random numbers of the environments.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RolloutCollector:
                 tensordict=self._now,
             )
         self._now = self.env.maybe_reset(self.env.step_mdp(data[..., -1]))
-        self.frames += data.shape[1:].numel()  # of each seed
+        self.frames += data.shape[1:].numel()  # frames of each seed
         return data
 
     def shutdown(self) -> None:
@@ -70,11 +70,11 @@ class RolloutCollector:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Return where each episode is, and the environments' random numbers."""
+        """Return the state of each episode, and the environments' random numbers."""
         return {"now": self._now.clone(), "streams": self.streams.state_dict()}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Restore :meth:`state_dict`; return whether episodes go on."""
+        """Restore :meth:`state_dict`; return whether episodes continue."""
         self.frames = frames
         if state is None:  # after an error new episodes begin
             return False
@@ -88,9 +88,9 @@ class ExactReturns(Evaluation):
 
     Args:
         a2c: the host.
-        oracle: of its task.
-        config: ``eval`` and ``seeds``.
-        recall: whose backward policy the log compares with the exact posterior.
+        oracle: oracle of the task.
+        config: configuration with ``eval`` and ``seeds``.
+        recall: recall, whose backward policy is compared with the exact posterior in the log.
     """
 
     def __init__(
@@ -101,16 +101,16 @@ class ExactReturns(Evaluation):
         self.recall, self.optimum = recall, oracle.optimum
 
     def evaluate(self) -> Tensor:
-        """Return each seed's share of the optimal return, ``[num_seeds]``."""
+        """Return each seed's expected return as a share of the optimum, shape ``[num_seeds]``."""
         return self.oracle.expected_return(self.a2c.policy_table()) / self.optimum
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor]:
-        """Compare the backward policy with the exact posterior of the policy as it is.
+        """Compare the backward policy with the exact posterior of the current policy.
 
         Returns:
-            The mean over seeds with a success of :meth:`Oracle.backward_policy_kl`; empty without a
-            model or a success.
+            The mean of :meth:`Oracle.backward_policy_kl` over seeds with a success, in nats. Empty
+            without a model or without a success.
         """
         if not isinstance(self.recall, Recall) or not (seen := self.recall.trajectories.seen).any():
             return {}
@@ -122,7 +122,7 @@ class ExactReturns(Evaluation):
         return {"backward_policy_kl": kl[seen].mean()}
 
     def frames_to_target(self) -> list[int | None]:
-        """Return for each seed the first frames at which the target was reached and held."""
+        """For each seed, the number of frames after which the target was reached and held."""
         if len(self.results) < self.config.patience:
             return [None] * len(self.seeds)
         there = torch.stack(self.results) >= self.config.target
@@ -133,7 +133,7 @@ class ExactReturns(Evaluation):
 
     @property
     def reached_target(self) -> bool:
-        """Return whether every seed has reached the target and the run is to end there."""
+        """Return whether all seeds reached the target, if that ends the run."""
         return self.config.stop_at_target and None not in self.frames_to_target()
 
     def finish(self, run_dir: Path) -> dict[str, list[int | None]]:
@@ -149,6 +149,13 @@ class ExactReturns(Evaluation):
 
 def make_four_rooms(config: A2CRecallConfig, streams: SeedStreams) -> FourRoomsEnv:
     """Make the environments of all seeds.
+
+    Args:
+        config: configuration with ``env``, ``collector`` and ``seeds``.
+        streams: random numbers of the environments.
+
+    Returns:
+        An environment of batch shape ``[num_seeds, num_envs]``.
 
     Raises:
         ConfigError: the task cannot be built.

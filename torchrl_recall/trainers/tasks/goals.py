@@ -42,6 +42,13 @@ _KEYS = (
 def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
     """Make a batch of environments of the task.
 
+    Args:
+        config: configuration with ``env``.
+        num_envs: number of environments.
+
+    Returns:
+        An environment of batch shape ``[num_envs]``.
+
     Raises:
         ConfigError: the task cannot be built.
     """
@@ -62,7 +69,16 @@ def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
 def make_curriculum(
     env: GoalEnv, config: GoalGANRecallConfig, device: torch.device
 ) -> GoalGANCurriculum:
-    """Make a Goal GAN over the task's goals."""
+    """Make the curriculum of a Goal GAN over the goals of the task.
+
+    Args:
+        env: environment of the goals.
+        config: configuration with ``goal_gan`` and ``compile``.
+        device: device of the networks.
+
+    Returns:
+        The curriculum.
+    """
     goals = config.goal_gan
     return GoalGANCurriculum(
         GoalGAN(env.goal_spec).to(device),
@@ -79,17 +95,17 @@ def make_curriculum(
 
 
 class GoalCollector:
-    """Episodes towards goals of a curriculum, each tried by several environments.
+    """Collector of episodes towards goals of a curriculum, with several environments per goal.
 
     Args:
-        env: as many environments as goals and tries.
-        policy: acts.
-        curriculum: proposes goals (Alg. 2, line 2).
-        config: ``collector`` and ``env``.
+        env: a batch of environments, ``num_rollouts`` for each goal.
+        policy: policy that acts.
+        curriculum: curriculum that proposes goals (Alg. 2, line 2).
+        config: configuration with ``collector`` and ``env``.
 
     Attributes:
-        goals: of the current batch, shape ``[num_goals, goal_dim]``.
-        batches_left: towards these goals, after the current one.
+        goals: goals of the current batch, shape ``[num_goals, goal_dim]``.
+        batches_left: number of further batches towards these goals.
     """
 
     def __init__(
@@ -113,10 +129,14 @@ class GoalCollector:
 
     @torch.no_grad()
     def collect(self, goals: Tensor) -> TensorDictBase:
-        """Collect episodes, ``[num_goals * num_rollouts, num_steps]``; a goal's are contiguous.
+        """Collect episodes towards some goals.
 
         Args:
-            goals: shape ``[num_goals, goal_dim]``.
+            goals: goals of shape ``[num_goals, goal_dim]``, environment units.
+
+        Returns:
+            Transitions of shape ``[num_goals * num_rollouts, num_steps]``; rows of the same goal
+            are adjacent.
         """
         goals = goals.to(self.env.goal_spec.device)
         self.env.assign_goals(goals.repeat_interleave(self.config.num_rollouts, 0))
@@ -126,13 +146,16 @@ class GoalCollector:
         return data.select(*_KEYS).to(self.policy.device)
 
     def success_rates(self, data: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Return the goals of a batch and the share of their first episodes that reached them.
+        """Return the goals of a batch, and the share of first episodes that reached each goal.
 
-        Later episodes do not count: in a fixed number of steps a short one finishes more often than
-        a long one, so that successes would outnumber failures.
+        Later episodes do not count. Successes are shorter than failures, so more of them end within
+        a fixed number of steps, and the rate would be too high.
 
         Args:
-            data: from :meth:`collect`.
+            data: result of :meth:`collect`.
+
+        Returns:
+            Goals of shape ``[num_goals, goal_dim]``, and rates of shape ``[num_goals]``.
         """
         reached, done = (data["next", key].squeeze(-1) for key in ("terminated", "done"))
         first_end = done.int().argmax(1, keepdim=True)  # each environment finishes an episode
@@ -145,7 +168,7 @@ class GoalCollector:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Return the goals that are tried; each batch begins with new episodes."""
+        """Return the current goals; each batch begins with new episodes."""
         return {
             "goals": self.goals.clone(),
             "batches_left": self.batches_left,
@@ -156,7 +179,7 @@ class GoalCollector:
         """Restore :meth:`state_dict`.
 
         Returns:
-            True: no episode was cut.
+            True, because no episode was cut.
         """
         self.frames = frames
         if state is not None:
@@ -168,20 +191,20 @@ class GoalCollector:
 
 @dataclass
 class GoalParts(Parts[OnPolicy | HindsightSAC]):
-    """Parts of a recipe whose goals come from a curriculum."""
+    """Parts of a recipe whose goals come from a curriculum; see :class:`Parts`."""
 
     collector: GoalCollector
 
     @property
     def curriculum(self) -> GoalGANCurriculum:
-        """Return the collector's curriculum."""
+        """The collector's curriculum."""
         return self.collector.curriculum
 
     def pretrain(self, num_goals: int) -> int:
-        """Fit the Goal GAN to the states of the first policy, which are goals that it can reach.
+        """Fit the Goal GAN to states that the first policy reaches.
 
         Args:
-            num_goals: uniform goals that the policy tries meanwhile.
+            num_goals: number of uniform goals, towards which the policy acts.
 
         Returns:
             The number of frames that this took.

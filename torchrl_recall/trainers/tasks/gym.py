@@ -1,4 +1,4 @@
-"""Gymnasium tasks for the recipes: making them, and checking what they return."""
+"""Gymnasium tasks for the recipes: construction, and checks of their data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["DivergenceError", "check_finite", "make_env", "model_specs", "to_tas
 
 
 class DivergenceError(FloatingPointError):
-    """The policy's weights are no longer numbers."""
+    """Error of a policy or a model whose weights or outputs are NaN or infinite."""
 
 
 def make_env(
@@ -38,28 +38,27 @@ def make_env(
     delay: int | Literal["end"] | None = None,
     render_mode: str | None = None,
 ) -> TransformedEnv:
-    """Make a task whose observation is a vector, and whose action a bounded vector or discrete.
+    """Make a task whose observation is a vector, and whose action is a bounded vector or discrete.
 
     Args:
         name: a Gymnasium id such as ``Hopper-v5``; see
             :func:`~torchrl_recall.trainers.tasks.gym_task.make_task`.
-        device: where its tensors are put; the CPU, where the physics is, by default.
+        device: device of the environment's tensors; by default the CPU, on which the physics runs.
 
     Keyword Args:
-        clip_actions: whether the task clips actions beyond its bounds, as a Gaussian policy chooses
-            them.
-        seed: of the environment.
-        actions: which kind the recipe takes; discrete ones are one-hot.
-        observation_keys: entries of a Dict observation, joined in this order.
-        entry_point: ``module:function`` that returns the task, where it has no id.
-        backend: where the name is looked up: ``gymnasium`` or ``dm_control``.
-        delay: pay rewards every so many steps, or at the ``"end"``; see
+        clip_actions: whether actions are clipped to their bounds, as a Gaussian policy needs it.
+        seed: seed of the environment.
+        actions: kind of actions that the recipe supports; discrete ones are one-hot.
+        observation_keys: entries of a Dict observation, concatenated in this order.
+        entry_point: ``module:function`` that returns the task, if it has no id.
+        backend: library that has the task, ``gymnasium`` or ``dm_control``.
+        delay: number of steps between payments of rewards, or ``"end"``; see
             :class:`~torchrl_recall.trainers.tasks.delayed_reward.DelayedReward`.
         render_mode: how the task is drawn; see
             :func:`~torchrl_recall.trainers.tasks.gym_task.make_task`.
 
     Returns:
-        The environment, its observations as float32.
+        The environment, whose observations are float32.
 
     Raises:
         ConfigError: there is no such task, or its spaces are of another kind.
@@ -74,7 +73,7 @@ def make_env(
     )
     if delay is not None:
         task = DelayedReward(task, delay)
-    on_cpu = device is None or device.type == "cpu"  # no device then means no casts
+    on_cpu = device is None or device.type == "cpu"  # without a device nothing is cast
     env = TransformedEnv(GymWrapper(task, device=None if on_cpu else device), DoubleToFloat())
     if clip_actions:
         space = cast(Box, task.action_space)
@@ -88,10 +87,13 @@ def make_env(
 def model_specs(env: TransformedEnv) -> tuple[TensorSpec, TensorSpec]:
     """Return the specs of observation and action as a backtracking model needs them.
 
-    The one-hot vectors of a task with discrete observations are categories to it.
+    One-hot vectors of a task with discrete observations get a one-hot spec.
 
     Args:
-        env: made by :func:`make_env`.
+        env: environment of :func:`make_env`.
+
+    Returns:
+        The specs of observation and action.
     """
     observation, action = env.observation_spec_unbatched, env.action_spec_unbatched
     if is_one_hot(env.base_env._env):
@@ -101,25 +103,26 @@ def model_specs(env: TransformedEnv) -> tuple[TensorSpec, TensorSpec]:
 
 
 def to_task(env: EnvBase) -> Callable[[Tensor], Any]:
-    """Return what turns an action of the policy into one of the Gymnasium task."""
+    """Return the function that converts actions of the policy to actions of the Gymnasium task."""
     if isinstance(env.action_spec_unbatched, OneHot):
         return lambda action: int(action.argmax(-1))
     return lambda action: action.cpu().numpy()
 
 
 def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
-    """Stop at the first NaN or infinity, and say whose it is.
+    """Stop the run at the first NaN or infinity in collected data, and name its cause.
 
     Args:
-        data: what was just collected, with time as its last dimension.
+        data: newly collected data, with time as the last dimension.
 
     Keyword Args:
-        env_name: for the error.
-        frames: environment steps taken, for the error.
+        env_name: name of the environment, for the error.
+        frames: number of environment steps, for the error.
 
     Raises:
-        DivergenceError: it was the policy that chose NaN.
-        FloatingPointError: naming environment, step and key.
+        DivergenceError: the policy chose NaN.
+        FloatingPointError: the environment returned NaN or infinity; the message names step and
+            key.
     """
     keys = [key for key in _IN_ORDER if data.get(key, None) is not None]
     if all(_is_finite(data.get(key)) for key in keys):
@@ -137,7 +140,7 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
 
 
 def _check_chosen(data: TensorDictBase, frames: int) -> None:
-    """Refuse one-hot actions that choose nothing: TorchRL's argmax of values that are NaN."""
+    """Refuse one-hot actions without a one, which TorchRL's argmax makes of NaN values."""
     action = data.get("action", None)
     if action is not None and not action.is_floating_point() and not action.any(-1).all():
         raise _diverged("no action, for all values are NaN,", data, frames)
@@ -151,7 +154,7 @@ def _diverged(chosen: str, data: TensorDictBase, frames: int) -> DivergenceError
     )
 
 
-# The entries of a step in the order in which they come about.
+# The entries of a step in the order in which they are computed.
 _IN_ORDER: tuple[NestedKey, ...] = (
     "observation",
     "action",
@@ -161,7 +164,7 @@ _IN_ORDER: tuple[NestedKey, ...] = (
 
 
 def _first_bad(tensor: Tensor, shape: torch.Size) -> int:
-    """Return the first time step that is not finite; one beyond the last if all are."""
+    """Return the first time step that is not finite, or one after the last if all are finite."""
     bad = ~tensor.isfinite().reshape(*shape, -1).all(-1)
     steps = bad.reshape(-1, shape[-1]).any(0).nonzero()
     return int(steps[0]) if len(steps) else shape[-1]

@@ -1,4 +1,4 @@
-"""Gymnasium tasks as the recipes step them: checked, with one vector of floats as observation."""
+"""Gymnasium tasks of the recipes, which are checked and observe one vector of floats."""
 
 from __future__ import annotations
 
@@ -38,26 +38,29 @@ def make_task(
 ) -> gymnasium.Env:
     """Make a Gymnasium task whose observation is one vector of floats.
 
-    Integers, lists and the named entries of a Dict become such a vector. A discrete observation
-    becomes a one-hot vector, and a small array, as MiniGrid's symbols, is flattened.
+    Integers, lists and the named entries of a Dict are converted to such a vector. A discrete
+    observation becomes a one-hot vector. A small array, such as MiniGrid's symbols, is flattened.
 
     Args:
-        name: a Gymnasium id such as ``Hopper-v5``, or ``module:Task-v0``; or domain and task of
+        name: a Gymnasium id such as ``Hopper-v5`` or ``module:Task-v0``, or domain and task of
             dm_control's suite, such as ``cartpole-swingup_sparse``.
 
     Keyword Args:
-        actions: which kind the recipe takes.
-        observation_keys: entries of a Dict observation, joined in this order.
-        entry_point: ``module:function`` that returns the task, where it has no id; the name is then
-            only a name.
-        backend: where the name is looked up. By default all of dm_control's observations are
-            joined, in the order of their names.
-        render_mode: how the task is to be drawn, such as ``rgb_array``. A task that a function
-            made is drawn as that function says.
+        actions: kind of actions that the recipe supports.
+        observation_keys: entries of a Dict observation, concatenated in this order. By default all
+            observations of a dm_control task are concatenated, in the order of their names.
+        entry_point: ``module:function`` that returns the task, if it has no id. ``name`` is then
+            used for folders and messages only.
+        backend: library that has the task, ``gymnasium`` or ``dm_control``.
+        render_mode: how the task is drawn, such as ``rgb_array``. For a task made by
+            ``entry_point``, the function decides.
+
+    Returns:
+        The task.
 
     Raises:
-        ConfigError: there is no such task, or its observations are of another kind, or it does not
-            keep to Gymnasium's interface, or cannot be drawn.
+        ConfigError: there is no such task, its observations are of another kind, it breaks
+            Gymnasium's interface, or it cannot be drawn.
     """
     make = _maker(name, entry_point, backend, render_mode)
     task = make()
@@ -80,7 +83,7 @@ def make_task(
 
 
 def longest_episode(task: gymnasium.Env) -> int | None:
-    """Return the time limit of a task, if it says one."""
+    """Return the time limit of a task in steps; None if it is unknown."""
     return None if task.spec is None else task.spec.max_episode_steps
 
 
@@ -92,7 +95,7 @@ def is_one_hot(task: gymnasium.Env) -> bool:
 def _maker(
     name: str, entry_point: str | None, backend: Backend, render_mode: str | None
 ) -> Callable[[], gymnasium.Env]:
-    """Return what makes the task, by its id or by the user's own function."""
+    """Return a function that makes the task, by its id or by a function of the user."""
     if backend == "dm_control":
         return _dm_control_maker(name)
     if entry_point is None:
@@ -157,7 +160,7 @@ def _dm_control_maker(name: str) -> Callable[[], gymnasium.Env]:
 def _made(name: str, options: dict[str, Any]) -> gymnasium.Env:
     try:
         with warnings.catch_warnings():
-            if options:  # what a task cannot draw is refused, not warned of
+            if options:  # refuse a render mode that the task lacks, of which Gymnasium only warns
                 warnings.simplefilter("ignore")
             return gymnasium.make(name, disable_env_checker=True, **options)
     except (gymnasium.error.Error, ImportError) as error:
@@ -197,7 +200,7 @@ def _spec(name: str) -> EnvSpec:
 
 
 def _newest(task: str) -> str:
-    """Advise the newest version of a task, if another one is asked for."""
+    """Return advice to use the newest version of a task, if the given one is older."""
     family = [spec for spec in gymnasium.registry.values() if spec.version is not None]
     same = [spec for spec in family if spec.id.rpartition("-v")[0] == task.rpartition("-v")[0]]
     newest = max(same, key=lambda spec: spec.version or 0, default=None)
@@ -207,7 +210,7 @@ def _newest(task: str) -> str:
 def _keys_of(
     name: str, space: gymnasium.Space, observation_keys: Sequence[str] | None
 ) -> dict[str, gymnasium.Space]:
-    """Return the entries of an observation by key; a single one has the key ''."""
+    """Return the spaces of an observation's entries by key; a single one has the key ''."""
     if not isinstance(space, Dict):
         if observation_keys is not None:
             raise ConfigError(
@@ -296,10 +299,10 @@ def _check_continuous(name: str, space: gymnasium.Space) -> None:
 def _returns_numbers(
     name: str, make: Callable[[], gymnasium.Env], keys: dict[str, gymnasium.Space]
 ) -> bool:
-    """Try a task that is not Gymnasium's own once, on an instance that is thrown away.
+    """Try a task that is not part of Gymnasium once, on a temporary instance.
 
     Returns:
-        Whether observations are arrays and rewards are numbers, so that nothing is to be cast.
+        Whether observations are arrays and rewards are numbers, so that no cast is needed.
     """
     with make() as task:
         parameters = inspect.signature(task.unwrapped.reset).parameters
@@ -340,7 +343,7 @@ def _returns_numbers(
 
 
 def _kind(value: Any) -> str:
-    """Describe what was returned in a word or two."""
+    """Describe the type of a returned value in one or two words."""
     if isinstance(value, tuple):
         return f"{len(value)} values"
     shape = np.shape(value)
@@ -348,7 +351,7 @@ def _kind(value: Any) -> str:
 
 
 class _AsVector(gymnasium.Wrapper):
-    """A task whose observation is cast to one float32 vector, and whose reward to a number."""
+    """Wrapper that casts observations to one float32 vector, and rewards to numbers."""
 
     def __init__(self, task: gymnasium.Env, keys: dict[str, gymnasium.Space]) -> None:
         super().__init__(task)

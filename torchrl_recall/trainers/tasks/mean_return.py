@@ -29,22 +29,24 @@ from torchrl_recall.trainers.tasks.vector_task import own_vector
 
 __all__ = ["MeanReturn"]
 
-_SEED_OFFSET = 1_000_000  # keeps evaluation from the episodes that are trained on
+_SEED_OFFSET = 1_000_000  # so that evaluation and training have different episodes
 
 
 class MeanReturn(Evaluation):
     """Undiscounted returns of the deterministic policy in a separate environment.
 
-    The same seed starts the same episodes each time, and no random state outside is touched. All
-    run at once where Gymnasium registers a vector version of a task with continuous actions.
+    The same seed gives the same episodes at each evaluation, and random numbers of the run do not
+    change. If Gymnasium has a vector version of a task with continuous actions, all episodes run at
+    once.
 
     Args:
         actor: the policy.
-        config: ``env``, ``eval``, ``seed`` and ``compile``.
-        device: where the policy is.
+        config: configuration with ``env``, ``eval``, ``seed`` and ``compile``.
+        device: device of the policy.
 
     Keyword Args:
-        clip_actions: see :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
+        clip_actions: whether actions are clipped, see
+            :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
     """
 
     def __init__(
@@ -76,20 +78,20 @@ class MeanReturn(Evaluation):
         )
 
     def watch(self, wrap: Callable[[gymnasium.Env], gymnasium.Env]) -> None:
-        """Evaluate one episode after the other from now on, in a task that draws itself.
+        """From now on, evaluate one episode after the other in a task that can draw pictures.
 
         Args:
-            wrap: of the task, whose ``render()`` returns a picture; returns what is stepped.
+            wrap: function that wraps the task, whose ``render()`` returns a picture.
 
         Raises:
-            ConfigError: the task does not draw itself.
+            ConfigError: the task cannot draw pictures.
         """
         env = self._make_env(render_mode="rgb_array")
         env.base_env._env = wrap(env.base_env._env)
         self.env, self.vector = env, None
 
     def evaluate(self) -> Tensor:
-        """Return the return of each episode, ``[num_episodes]``; none if a signal cuts it short."""
+        """Compute the return of each episode, shape ``[num_episodes]``; empty after a signal."""
         if self.vector is not None:
             return self._evaluate_at_once(self.vector)
         returns = []
@@ -125,7 +127,7 @@ class MeanReturn(Evaluation):
         return torch.from_numpy(returns)
 
     def frames_to_target(self) -> int | None:
-        """Return frames at the first of two evaluations in a row that reached the target."""
+        """Number of frames at the first of two evaluations in a row that reached the target."""
         if self.target is None:
             return None
         means = [float(result.double().mean()) for result in self.results]
@@ -133,7 +135,7 @@ class MeanReturn(Evaluation):
 
     @property
     def reached_target(self) -> bool:
-        """Return whether the target has been reached and the run is to end there."""
+        """Return whether the target was reached and ends the run."""
         return self.frames_to_target() is not None
 
     def finish(self, run_dir: Path) -> dict[str, int | None]:
@@ -141,7 +143,7 @@ class MeanReturn(Evaluation):
         return {} if self.target is None else {"frames_to_target": self.frames_to_target()}
 
     def _is_too_long(self, steps: int) -> bool:
-        """Cut an episode of a task that may never end, and say so once."""
+        """Return whether an episode is too long, and warn once that it is cut."""
         if steps < self.max_steps:
             return False
         if not self._warned:

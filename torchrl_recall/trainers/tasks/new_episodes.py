@@ -1,4 +1,4 @@
-"""Collectors whose episodes are not saved, and the seeds of their environments."""
+"""Base of collectors whose episodes are not saved, and seeds of their environments."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ __all__ = ["NewEpisodes", "env_seeds"]
 
 
 def env_seeds(seed: int, frames: int, num_envs: int) -> list[int]:
-    """Return a seed for each environment; no two runs, and no resumed one, share any.
+    """Return a seed for each environment, which differs between runs and after a resumption.
 
     Args:
-        seed: of the run.
-        frames: at which the environments begin.
-        num_envs: how many.
+        seed: seed of the run.
+        frames: number of frames at which the environments begin.
+        num_envs: number of environments.
+
+    Returns:
+        The seeds.
     """
     return np.random.SeedSequence([seed, frames]).generate_state(num_envs).tolist()
 
 
 class NewEpisodes(ABC):
-    """A collector that begins new episodes when a run is resumed, and says so."""
+    """Base of collectors that begin new episodes when a run is resumed, with a warning."""
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         while (data := self.collect()) is not None:
@@ -34,29 +37,29 @@ class NewEpisodes(ABC):
 
     @abstractmethod
     def collect(self) -> TensorDictBase | None:
-        """Take a batch ``[num_envs, time]``; None at the end."""
+        """Collect a batch of shape ``[num_envs, time]``; None at the end."""
 
     @abstractmethod
     def begin(self, frames: int) -> None:
-        """Begin new episodes after some frames, with other random numbers than the first."""
+        """Begin new episodes after a number of frames, with new random numbers."""
 
     @abstractmethod
     def shutdown(self) -> None:
         """Close the environments, and end the processes."""
 
     def state_dict(self) -> dict:
-        """Return nothing: the episodes are not saved."""
+        """Return an empty state, because episodes are not saved."""
         return {}
 
     def more_state(self) -> dict[str, RandomPhase]:
-        """Name nothing."""
+        """Return no parts."""
         return {}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
-        """Count the frames already taken; new episodes begin.
+        """Set the number of frames, and begin new episodes.
 
         Returns:
-            False.
+            False, because episodes do not continue.
         """
         self.begin(frames)
         warnings.warn(

@@ -20,7 +20,7 @@ from gymnasium.envs.registration import EnvSpec
 __all__ = ["load_python_state", "python_state"]
 
 
-# What decides nothing, or is saved elsewhere.
+# Attributes that influence nothing, or that are saved elsewhere.
 _NOT_STATE = (
     gymnasium.Space, EnvSpec, MujocoRenderer, mujoco.MjModel,
     types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type,
@@ -28,25 +28,25 @@ _NOT_STATE = (
 )  # fmt: skip
 _PLAIN = (type(None), bool, int, float, str)
 _DEPTH = 8
-_OWN = "get_state()"  # in place of attributes, what a layer says of itself
+_OWN = "get_state()"  # key of a layer's own state, instead of its attributes
 
 
 class _CannotBeSavedError(Exception):
-    """An attribute is of a kind that no checkpoint holds."""
+    """Error of an attribute of a type that checkpoints cannot hold."""
 
 
 def python_state(env: gymnasium.Env) -> dict:
-    """Return what the layers of a task keep in Python attributes.
+    """Return the state that a task and its wrappers keep in Python attributes.
 
-    A layer with ``get_state()`` and ``set_state(state)`` of its own is asked. Of the others
-    numbers, text, arrays, tensors, generators, containers and objects of these are taken. Objects
-    are those that pickle, too, would take by their attributes alone.
+    If a layer has ``get_state()`` and ``set_state(state)``, these are used. Of other layers,
+    numbers, text, arrays, tensors, generators, containers and objects of these are saved. An object
+    is saved if its attributes are its whole state, as for pickle.
 
     Args:
         env: the task with its wrappers.
 
     Returns:
-        ``layers``, outermost first, and ``unsaved``, the attributes that could not be taken.
+        ``layers``, outermost first, and ``unsaved``, the attributes that cannot be saved.
     """
     layers: list[dict] = []
     unsaved: list[str] = []
@@ -70,11 +70,11 @@ def load_python_state(env: gymnasium.Env, state: dict) -> list[str]:
     """Restore :func:`python_state`.
 
     Args:
-        env: a task made in the same way.
-        state: what was saved.
+        env: a task that was made in the same way.
+        state: the saved state.
 
     Returns:
-        What could not be saved or restored.
+        Names of attributes that could not be saved or restored.
     """
     lost = list(state["unsaved"])
     for layer, saved in zip(_layers(env), state["layers"], strict=True):
@@ -101,7 +101,7 @@ def _has_protocol(layer: gymnasium.Env) -> bool:
 
 
 def _pack(value: Any, depth: int) -> Any:
-    """Turn a value into plain containers that say what it was."""
+    """Convert a value to plain containers that name its type."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, _PLAIN):
@@ -129,7 +129,7 @@ def _pack(value: Any, depth: int) -> Any:
 
 
 def _is_its_attributes(value: Any) -> bool:
-    """Return whether an object's attributes, set one by one, are all of its state."""
+    """Return whether the attributes of an object are its whole state."""
     kind = type(value)
     return (
         hasattr(value, "__dict__")
@@ -142,7 +142,7 @@ def _is_its_attributes(value: Any) -> bool:
 
 
 def _unpack(packed: dict, present: Any) -> Any:
-    """Make the value again; objects and generators are changed in place."""
+    """Restore a value; objects and generators are changed in place."""
     ((kind, value),) = packed.items()
     if kind == "present":
         return present

@@ -18,24 +18,29 @@ from torchrl_recall.trainers.tasks.task_state import env_state_dict, load_env_st
 
 __all__ = ["RandomPhase", "StepCollector"]
 
-# Frames without a positive reward after which it is said.
+# Number of frames without a positive reward after which a warning is given.
 _LONG = 20_000
 
 
 class RandomPhase:
-    """Random actions until a reward is positive, from numbers of their own.
+    """Phase of random actions until a reward is positive, with separate random numbers.
 
-    Its state is saved apart from the episode's, which is not saved after an error.
+    The state is saved separately from that of the episode, which is not saved after an error.
 
     Args:
-        seed: of the numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, seed: int) -> None:
         self.waits, self.generator = True, torch.Generator().manual_seed(seed)
 
     def observe(self, reward: float, frames: int) -> None:
-        """End at a positive reward; say once that none has come for long."""
+        """End the phase at a positive reward; warn once if there was none for long.
+
+        Args:
+            reward: reward of the newest step.
+            frames: number of frames so far.
+        """
         if self.waits and frames == _LONG:
             warnings.warn(
                 f"no reward was positive in {frames:,} frames, and until then actions are random; "
@@ -45,7 +50,7 @@ class RandomPhase:
         self.waits = self.waits and not reward > 0
 
     def state_dict(self) -> dict:
-        """Return whether it waits, and where its numbers are."""
+        """Return whether the phase goes on, and the state of the random numbers."""
         return {"waits": self.waits, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -55,24 +60,24 @@ class RandomPhase:
 
 
 class StepCollector:
-    """Frames of one environment, taken with as few layers as possible.
+    """Collector of frames of one environment, with as few software layers as possible.
 
-    TorchRL's collector costs some milliseconds for each batch, whatever its size, which is much
-    where every frame is a batch. This one steps the Gymnasium task below the TorchRL environment,
-    and returns those entries of TorchRL's that losses, filter and model read. It can save a MuJoCo
-    episode and go on with it.
+    TorchRL's collector takes some milliseconds for each batch of any size, which is slow if every
+    frame is a batch. This one steps the Gymnasium task directly, and returns only those entries of
+    TorchRL's that losses, filters and models read. It can save and continue a MuJoCo episode.
 
     Args:
-        env: made by :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
-        policy: chooses actions.
+        env: environment of :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
+        policy: function that chooses actions.
 
     Keyword Args:
-        frames_per_batch: frames between two yields.
-        total_frames: when to end.
-        init_random_frames: frames with random actions in the beginning.
-        random_until_reward: act randomly beyond them until a reward is positive. Random actions
-            then have numbers of their own, so that methods of one seed find it in the same step.
-        seed: of these numbers.
+        frames_per_batch: number of frames in each batch.
+        total_frames: number of frames at which the collector ends.
+        init_random_frames: number of frames with random actions at the beginning.
+        random_until_reward: whether actions stay random after that until a reward is positive.
+            Random actions then use separate random numbers. All methods with the same seed
+            therefore find the reward in the same step.
+        seed: seed of these separate random numbers.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class StepCollector:
             yield self.collect()
 
     def collect(self) -> TensorDict:
-        """Take a batch of steps ``[frames_per_batch]``, with the entries that losses read."""
+        """Collect a batch of shape ``[frames_per_batch]``, with the entries that losses read."""
         steps = [self._step() for _ in range(self.frames_per_batch)]
         observation, action, following, *flags = zip(*steps, strict=True)
         reward, terminated, truncated = (torch.tensor(flag).unsqueeze(-1) for flag in flags)
@@ -150,32 +155,32 @@ class StepCollector:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Return where the episode is; the environment's part is None if it cannot be saved."""
+        """Return the state of the episode; the environment's state is None if it has none."""
         return {"observation": self._observation, "env": env_state_dict(self.env)}
 
     def more_state(self) -> dict[str, RandomPhase]:
-        """Name what is saved whether the episode can go on or not."""
+        """Name the parts that are saved even if the episode cannot continue."""
         return {} if self.random_phase is None else {"random_phase": self.random_phase}
 
     def load_state_dict(self, state: dict | None, frames: int) -> bool:
         """Restore :meth:`state_dict`.
 
-        The episode goes on where it was, unless the task cannot be saved or had returned NaN: then
-        a new one begins.
+        The episode continues unless the task cannot be saved or had returned NaN. In these cases a
+        new episode begins.
 
         Args:
-            state: what was saved; None after an error, when the episode is not to go on.
-            frames: collected so far.
+            state: the saved state; None after an error, to begin a new episode.
+            frames: number of frames so far.
 
         Returns:
-            Whether the episode goes on.
+            Whether the episode continues.
         """
         self.frames = frames
         if state is None or not state["observation"].isfinite().all():
             warnings.warn("the saved episode ended in an error; a new one begins.", stacklevel=2)
             return False
         if not load_env_state_dict(self.env, state["env"]):
-            if state["env"] is not None:  # it may be half restored
+            if state["env"] is not None:  # the environment may be partly restored
                 self._observation = self._observe(self._task.reset()[0])
             return False
         self._observation = state["observation"].to(self.env.device)

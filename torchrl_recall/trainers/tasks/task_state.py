@@ -1,4 +1,4 @@
-"""State of a task: all that decides how an episode goes on."""
+"""State of a task, from which an episode continues."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _DERIVED = (
 
 
 def env_state_dict(env: TransformedEnv) -> dict:
-    """Return all that decides how a task goes on, and what of it cannot be saved.
+    """Return the state from which a task continues, and the names of what cannot be saved.
 
     Args:
-        env: made by :func:`make_env`.
+        env: environment of :func:`make_env`.
 
     Returns:
-        What the task and its wrappers keep in Python: random generators, time limits, running
-        statistics. Of a MuJoCo task also its integration state, derived arrays, and a hash of its
-        model. Other tasks go on only if all of their attributes could be saved.
+        State that the task and its wrappers keep in Python: random generators, time limits, running
+        statistics. For a MuJoCo task also its integration state, derived arrays, and a hash of its
+        model. Other tasks continue only if all of their attributes could be saved.
     """
     wrapped = env.base_env._env
     task = wrapped.unwrapped
@@ -52,11 +52,11 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     """Restore :func:`env_state_dict` into a freshly reset environment.
 
     Args:
-        env: made by :func:`make_env` and reset at least once.
-        state: what was saved.
+        env: environment of :func:`make_env` that was reset at least once.
+        state: the saved state.
 
     Returns:
-        Whether the environment goes on where it was; if not, a new episode begins.
+        Whether the episode continues; if not, a new episode begins.
     """
     if state is None:
         return _lost(env.base_env._env, [])
@@ -92,7 +92,7 @@ def _is_mujoco(task: gymnasium.Env) -> bool:
 
 
 def _lost(env: gymnasium.Env, lost: list[str]) -> bool:
-    """Say that the episode does not go on."""
+    """Warn that the episode does not continue."""
     what = f" ({', '.join(lost)})" if lost else ""
     warnings.warn(
         f"the state of {_name(env)} could not be saved and restored{what}: the resumed run starts "

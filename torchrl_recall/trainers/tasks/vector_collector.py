@@ -19,22 +19,22 @@ __all__ = ["VectorCollector"]
 
 
 class VectorCollector(NewEpisodes):
-    """Frames of several environments at once, taken with as few layers as possible.
+    """Collector of frames of several environments, with as few software layers as possible.
 
     The policy chooses all actions of a step together. The entries are those of
     :class:`~torchrl_recall.trainers.tasks.step_collector.StepCollector`, and ``is_init``, which
-    says where an episode begins. Row i of each batch is environment i.
+    marks the first step of an episode. Row i of each batch is environment i.
 
     Args:
-        vector: made by :func:`~torchrl_recall.trainers.tasks.vector_task.make_vector`.
+        vector: environments of :func:`~torchrl_recall.trainers.tasks.vector_task.make_vector`.
         env: one such environment, for its specs.
-        policy: chooses actions.
+        policy: function that chooses actions.
 
     Keyword Args:
-        frames_per_batch: frames between two yields, of all environments together.
-        total_frames: when to end.
-        init_random_frames: frames with random actions in the beginning.
-        seed: of the environments.
+        frames_per_batch: number of frames in each batch, of all environments together.
+        total_frames: number of frames at which the collector ends.
+        init_random_frames: number of frames with random actions at the beginning.
+        seed: seed of the environments.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class VectorCollector(NewEpisodes):
         self.begin(0)
 
     def begin(self, frames: int) -> None:
-        """Begin new episodes after some frames."""
+        """Begin new episodes after a number of frames."""
         seeds: Any = env_seeds(self.seed, frames, self.vector.num_envs)
         if not isinstance(self.vector.unwrapped, SyncVectorEnv):
             seeds = seeds[0]  # a task's own vector version has one generator
@@ -64,7 +64,7 @@ class VectorCollector(NewEpisodes):
         self.frames = frames
 
     def collect(self) -> TensorDict | None:
-        """Take a batch of steps ``[num_envs, time]``, with the entries that losses read."""
+        """Collect a batch of shape ``[num_envs, time]``, with the entries that losses read."""
         if self.frames >= self.total_frames:
             return None
         steps = [self._step() for _ in range(self.steps_per_batch)]
@@ -80,7 +80,7 @@ class VectorCollector(NewEpisodes):
         seen, reward, terminated, truncated, infos = self.vector.step(chosen.cpu().numpy())
         self._observation = self._observe(seen)
         following, done = self._observation, terminated | truncated
-        if done.any():  # what is seen then is the first of the next episode
+        if done.any():  # the observation is then the first of the next episode
             following = following.clone()
             last = np.stack([np.asarray(infos["final_obs"][i]) for i in done.nonzero()[0]])
             following[torch.from_numpy(done)] = self._observe(last)

@@ -16,13 +16,16 @@ __all__ = ["make_vector", "own_vector"]
 
 
 def own_vector(name: str, making: dict[str, Any], num_envs: int) -> VectorEnv | None:
-    """Make a task's own vector version; None if it has none, or none with continuous actions.
+    """Make a task's own vector version.
 
     Args:
         name: a Gymnasium id.
-        making: other arguments of :func:`~torchrl_recall.trainers.tasks.gym.make_env`. What they
-            change is not changed in a vector version.
-        num_envs: how many environments.
+        making: other arguments of :func:`~torchrl_recall.trainers.tasks.gym.make_env`. A vector
+            version does not support them.
+        num_envs: number of environments.
+
+    Returns:
+        The environments; None if the task has no vector version with continuous actions.
     """
     spec = gymnasium.registry.get(name)
     if spec is None or spec.vector_entry_point is None:
@@ -36,18 +39,21 @@ def own_vector(name: str, making: dict[str, Any], num_envs: int) -> VectorEnv | 
 def make_vector(
     name: str, num_envs: int, making: dict[str, Any], *, clip_actions: bool = False
 ) -> VectorEnv:
-    """Make several environments that are stepped together, and begin again in the same step.
+    """Make several environments that are stepped together, and reset in the step of an end.
 
-    The task's own vector version is taken if it begins again in the same step. Others lose a step
-    at each end of an episode, so that such a task, and one without, is made as often as needed.
+    The task's own vector version is used if it resets in the same step. Otherwise several single
+    tasks are made, because other vector versions lose a step at each end of an episode.
 
     Args:
-        name: of the task.
-        num_envs: how many environments.
+        name: name of the task.
+        num_envs: number of environments.
         making: other arguments of :func:`~torchrl_recall.trainers.tasks.gym.make_env`.
 
     Keyword Args:
-        clip_actions: whether the task clips actions beyond its bounds.
+        clip_actions: whether actions are clipped to their bounds.
+
+    Returns:
+        The environments.
     """
     own = None if making.get("delay") is not None else own_vector(name, making, num_envs)
     if own is not None and own.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP:
@@ -62,5 +68,5 @@ def _make_task(name: str, **making: Any) -> gymnasium.Env:
     """Make the task as :func:`~torchrl_recall.trainers.tasks.gym.make_env` does."""
     env = make_env(name, **making)
     task = env.base_env._env
-    task.made_for = env  # which would close the task when it is collected
+    task.made_for = env  # a reference: the environment closes the task when it is deleted
     return task

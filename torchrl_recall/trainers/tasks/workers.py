@@ -1,4 +1,4 @@
-"""Frames of environments in processes of their own, through TorchRL's collectors."""
+"""Collectors of environments in separate processes, by TorchRL's collectors."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ Makers = list[Callable[[], TransformedEnv]]
 
 
 class ParallelCollector(NewEpisodes):
-    """TorchRL's collector over environments in processes of their own, stepped together.
+    """TorchRL's collector of environments in separate processes, which are stepped together.
 
     Args:
-        collector: yields batches of shape ``[num_envs, time]``.
-        seed: of the environments; a resumed run derives another one from it.
+        collector: a collector that yields batches of shape ``[num_envs, time]``.
+        seed: seed of the environments; a resumed run derives another seed from it.
     """
 
     def __init__(self, collector: Collector, seed: int) -> None:
         self.collector = collector
         self.seed = seed
         collector.set_seed(env_seeds(seed, 0, 1)[0])
-        collector.reset()  # environments are reset when they are made, before they have a seed
+        collector.reset()  # TorchRL resets new environments before they have a seed
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         self._batches = iter(self.collector)
         return super().__iter__()
 
     def collect(self) -> TensorDictBase | None:
-        """Take a batch; None at the end."""
+        """Collect a batch of shape ``[num_envs, time]``; None at the end."""
         return next(self._batches, None)
 
     def begin(self, frames: int) -> None:
-        """Begin new episodes after some frames."""
+        """Begin new episodes after a number of frames."""
         self.collector.load_state_dict({"frames": frames, "iter": 0}, strict=False)
-        self.collector.set_seed(env_seeds(self.seed, frames, 1)[0])  # or episodes would come again
+        self.collector.set_seed(env_seeds(self.seed, frames, 1)[0])  # else episodes would repeat
         self.collector.reset()
 
     def shutdown(self) -> None:
@@ -61,8 +61,11 @@ class ParallelCollector(NewEpisodes):
 def check_installed(backend: str) -> None:
     """Refuse a backend whose library is missing.
 
+    Args:
+        backend: name of the backend.
+
     Raises:
-        ConfigError: naming the extra.
+        ConfigError: the library is missing; the message names the extra.
     """
     if backend != "ray":
         return
@@ -75,25 +78,26 @@ def check_installed(backend: str) -> None:
 
 
 class WorkerCollector(NewEpisodes):
-    """Frames of workers with an environment and a copy of the policy each.
+    """Collector of workers, each with an environment and a copy of the policy.
 
-    They start at the first batch. Before each batch they are given the policy's weights, so that
-    all its actions are those of the current policy. Row i of a batch is worker i. Its ``is_init``
-    comes from the worker's own resets. TorchRL's ``("collector", "traj_ids")`` are left out:
-    workers race for them in one backend, and share or change them in the others.
+    Workers start at the first batch. Before each batch they receive the policy's weights, so all
+    actions come from the current policy. Row i of a batch is worker i. Its ``is_init`` marks the
+    worker's resets. TorchRL's ``("collector", "traj_ids")`` are left out, because they are not
+    unique or not constant with workers.
 
     Args:
         backend: ``multi_sync``, ``distributed`` or ``ray``.
-        make: makes the environment, given ``seed=``.
+        make: function that makes the environment, with the argument ``seed``.
         actor: the policy.
 
     Keyword Args:
         num_envs: number of workers.
-        frames_per_batch: frames of a batch, of all workers together.
-        total_frames: when to end.
-        init_random_frames: frames with random actions in the beginning, in whole batches.
-        seed: of the workers.
-        device: where batches are put; workers are on the CPU.
+        frames_per_batch: number of frames in each batch, of all workers together.
+        total_frames: number of frames at which the collector ends.
+        init_random_frames: number of frames with random actions at the beginning, rounded up to
+            whole batches.
+        seed: seed of the workers.
+        device: device of batches; workers are on the CPU.
     """
 
     def __init__(
@@ -117,12 +121,16 @@ class WorkerCollector(NewEpisodes):
         self._collector: Any = None
 
     def begin(self, frames: int) -> None:
-        """Count the frames; workers that run are ended, and others start at the next batch."""
+        """Set the number of frames, and end all workers; new ones start at the next batch."""
         self.shutdown()
         self.frames = frames
 
     def collect(self) -> TensorDictBase | None:
-        """Take a batch by the current policy; None at the end."""
+        """Collect a batch by the current policy; None at the end.
+
+        Raises:
+            RuntimeError: a worker died.
+        """
         if self.frames >= self.total_frames:
             return None
         if self._collector is None:
@@ -149,7 +157,7 @@ class WorkerCollector(NewEpisodes):
             "total_frames": self._whole_batches(self.total_frames - self.frames),
             "init_random_frames": self._whole_batches(self.init_random_frames - self.frames),
         }
-        random_state = process.rng_state_dict()  # TorchRL tries an environment in this process
+        random_state = process.rng_state_dict()  # TorchRL draws from it to try an environment
         with process.workers_ignore_signals():
             self._collector = _STARTERS[self.backend](makers, self._policy, sizes)
         torch.set_num_threads(threads)
@@ -157,7 +165,7 @@ class WorkerCollector(NewEpisodes):
         self._batches = iter(self._collector)
 
     def _whole_batches(self, frames: int) -> int:
-        """Round up, since TorchRL's workers act randomly for a whole batch or not at all."""
+        """Round up, because TorchRL's workers act at random in whole batches only."""
         return max(0, -(-frames // self.frames_per_batch)) * self.frames_per_batch
 
     def shutdown(self) -> None:
@@ -165,7 +173,7 @@ class WorkerCollector(NewEpisodes):
         collector, self._collector = self._collector, None
         if collector is None:
             return
-        with suppress(Exception):  # where workers have died TorchRL's part of it ends in an error
+        with suppress(Exception):  # TorchRL's shutdown fails if workers have died
             collector.shutdown()
         for job in getattr(collector, "jobs", ()):
             job.kill()
@@ -177,7 +185,7 @@ class WorkerCollector(NewEpisodes):
 def _make_worker_env(
     make: Callable[..., TransformedEnv], seed: int, threads: int
 ) -> TransformedEnv:
-    """Make a worker's environment, and seed its process: its policy draws there too."""
+    """Make a worker's environment, and seed its process, in which the policy draws too."""
     process.quiet()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
