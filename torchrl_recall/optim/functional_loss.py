@@ -51,19 +51,19 @@ class FunctionalLoss:
         self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
         self.moving: list[int] = []
 
-    def find_moving(self, *args: TensorDictBase) -> None:
+    def find_moving(self, *batches: TensorDictBase) -> None:
         """Find the running statistics, and let the module make what it makes at its first use.
 
         Nothing is moved: statistics and the generator of the CPU are put back.
 
         Args:
-            args: arguments of ``loss_fn``.
+            batches: arguments of ``loss_fn``.
         """
         rng = torch.get_rng_state()
         fixed = [leaf for _, leaf in self.fixed]
         saved = [(leaf.clone(), leaf._version) for leaf in fixed]
         with torch.no_grad():
-            self.loss_fn(*(arg.copy() for arg in args))
+            self.loss_fn(*(batch.copy() for batch in batches))
             # torch's own batch normalisation writes without a new version.
             self.moving = [
                 i
@@ -100,6 +100,9 @@ class FunctionalLoss:
             function: reads the module's parameters.
             trained: in the order of the attribute.
             fixed: likewise.
+
+        Returns:
+            The result of the function.
         """
         paths = [path for path, _ in self.trained] + [path for path, _ in self.fixed]
         values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)

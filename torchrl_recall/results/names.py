@@ -139,6 +139,9 @@ def method_name(method: str, host: str = "") -> str:
         method: as figures write it.
         host: what recall learns beside, where the method does not say it.
 
+    Returns:
+        The name, such as ``self-imitation, 3-step returns``.
+
     Examples:
         >>> from torchrl_recall.results.names import method_name
         >>> method_name("backtracking+sac.n_step=3", "sac")
@@ -211,6 +214,12 @@ def looks(methods: Iterable[str], host: str = "") -> dict[str, Look]:
 
 def task_name(task: str) -> str:
     """Say in words what a task is.
+
+    Args:
+        task: name of the task as figures write it, with its settings after a plus.
+
+    Returns:
+        The name; a name without words is returned as it is.
 
     Examples:
         >>> from torchrl_recall.results.names import task_name
