@@ -86,8 +86,8 @@ with torch.no_grad():
 # Take the actions of a trace from where it says that it begins. Where the simulator can be put into
 # any state, as here, the distance between where one lands and where the trace ends is the error
 # that matters. It grows with their number. The run has measured it: ``traces/landing_error_5`` of
-# its newest traces, 5 steps before their end, to be compared with ``traces/displacement_5``. Here it
-# is done by hand, in units of the maze.
+# its newest traces, 5 steps before their end, to be compared with ``traces/displacement_5``. Here
+# it is done by hand, in units of the maze.
 
 ends = fresh["observation"][torch.randperm(len(fresh))[:64]]
 traces = RecallTraceGenerator(model, trace_length=12, num_traces=4)(

@@ -134,6 +134,10 @@ def lock(run_dir: Path) -> Iterator[None]:
         file.release()
 
 
+class StopNow(KeyboardInterrupt):
+    """A signal where nothing is worth saving."""
+
+
 class StopSignal:
     """Memory of the signals by which terminals and schedulers end a run, so that it saves first.
 
@@ -143,6 +147,10 @@ class StopSignal:
     Keyword Args:
         is_worker: leave a second Ctrl-C to the process that waits for this one.
         then: what else to do with a signal.
+
+    Attributes:
+        received: the first signal.
+        at_once: whether a signal raises :class:`StopNow`, since nothing is worth saving yet.
     """
 
     NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # those that the system has
@@ -151,6 +159,7 @@ class StopSignal:
         self, *, is_worker: bool = False, then: Callable[[int], None] | None = None
     ) -> None:
         self.received: signal.Signals | None = None
+        self.at_once = False
         self._is_worker, self._then = is_worker, then
         self._previous: dict = {}
         if threading.current_thread() is threading.main_thread():
@@ -176,6 +185,8 @@ class StopSignal:
         self.received = self.received or signal.Signals(number)
         if self._then is not None:
             self._then(number)
+        if self.at_once:
+            raise StopNow(number)
 
 
 def hand_on(number: int) -> None:
