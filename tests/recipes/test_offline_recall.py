@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tensordict import TensorDict
 
 from torchrl_recall import from_pretrained, load_policy
 from torchrl_recall.recipes import offline_recall
+from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.trained.export import export_run
 from torchrl_recall.trained.roll_out import roll_out
 from torchrl_recall.trainers.schema import ConfigError, OfflineRecallConfig, validate
@@ -115,6 +117,21 @@ def test_a_run_says_that_models_learn_first(data_set, tmp_path, capsys):
     again = train(tmp_path / "backtracking", data_set, "backtracking", *words[1:], "resume=auto")
     assert again.status == 0
     assert "models learn first" not in capsys.readouterr().out
+
+
+def test_a_signal_while_models_learn_ends_the_run_at_once(data_set, tmp_path, monkeypatch, capsys):
+    def signalled(self, experience):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the run went on")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RewardUpdates, "__call__", signalled)
+        assert train(tmp_path / "run", data_set).status == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM before the first step; begin again" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert train(tmp_path / "run", data_set, "backtracking", "resume=auto").status == 0
+    train(tmp_path / "whole", data_set)
+    assert sha256(tmp_path / "run") == sha256(tmp_path / "whole")
 
 
 def test_the_data_set_is_not_saved_but_told_from_another(runs, data_set, tmp_path):

@@ -152,6 +152,10 @@ def lock(run_dir: Path) -> Iterator[None]:
         file.release()
 
 
+class StopNow(KeyboardInterrupt):
+    """A signal where nothing is worth saving."""
+
+
 class StopSignal:
     """Record of the signals by which terminals and schedulers end a run, so that it saves first.
 
@@ -161,6 +165,10 @@ class StopSignal:
     Keyword Args:
         is_worker: whether the process is a worker, which leaves a second Ctrl-C to its parent.
         then: function that is called with each signal.
+
+    Attributes:
+        received: the first signal.
+        at_once: whether a signal raises :class:`StopNow`, because nothing is worth saving yet.
     """
 
     NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")  # if the system has them
@@ -169,6 +177,7 @@ class StopSignal:
         self, *, is_worker: bool = False, then: Callable[[int], None] | None = None
     ) -> None:
         self.received: signal.Signals | None = None
+        self.at_once = False
         self._is_worker, self._then = is_worker, then
         self._previous: dict = {}
         if threading.current_thread() is threading.main_thread():
@@ -194,6 +203,8 @@ class StopSignal:
         self.received = self.received or signal.Signals(number)
         if self._then is not None:
             self._then(number)
+        if self.at_once:
+            raise StopNow(number)
 
 
 def hand_on(number: int) -> None:

@@ -97,14 +97,18 @@ class Run:
             torch.set_float32_matmul_precision(self.config.matmul_precision)
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind, error, traceback) -> bool:
         with self._stack:
+            if kind is process.StopNow:
+                self._stop("before the first step; begin again with:")
+                return True
             is_good = self._state_is_good and kind is not DivergenceError
             if kind is not None and is_good and issubclass(kind, Exception):
                 self._episode_is_good = False  # the error came after the last good state
                 self.save()
                 process.say(f"\nsaved at {self.frames:,} steps; go on with:")
                 process.say(command(self.run_dir, self.config.collector.total_frames))
+        return False
 
     def resume(self, parts: PartsT) -> PartsT:
         """Lock the run's folder, and restore the parts from its newest intact checkpoint.
@@ -144,6 +148,8 @@ class Run:
                 ) from error
             stack.callback(self.log_file.close)
             self._stack = stack.pop_all()
+        # Models that learn from a data set before the first step take minutes.
+        self._signal.at_once = isinstance(self.config, OfflineRecallConfig) and not self.frames
         if getattr(self.config, "profile", False):
             self.profile = Profile(self, parts)
         return parts
@@ -220,6 +226,7 @@ class Run:
 
     def advance(self, num_frames: int) -> None:
         """Count frames."""
+        self._signal.at_once = False
         self._previous_frames = self.frames
         self.frames += num_frames
         self.log_file.progress(num_frames)
@@ -294,9 +301,12 @@ class Run:
 
     def _save_and_stop(self) -> None:
         self.save()
+        self._stop(f"at {self.frames:,} steps; go on with:")
+
+    def _stop(self, where: str) -> None:
         received = self._signal.received
         assert received is not None
-        process.say(f"\nstopped by {received.name} at {self.frames:,} steps; go on with:")
+        process.say(f"\nstopped by {received.name} {where}")
         process.say(command(self.run_dir, self.config.collector.total_frames))
         self.status = 128 + received
 

@@ -122,10 +122,7 @@ class GradientSteps:
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         if self.num_first and not self.frames:
-            process.say(
-                f"models learn first, {self.num_first:,} steps each, which takes minutes; a signal "
-                "is heeded after that, a second Ctrl-C at once"
-            )
+            process.say(f"models learn first, {self.num_first:,} steps each, for some minutes")
         while (left := self.total_frames - self.frames) > 0:
             num = min(self.frames_per_batch, left)
             self.frames += num
