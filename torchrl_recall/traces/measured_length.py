@@ -31,7 +31,7 @@ class MeasuredLength(nn.Module):
 
     It is at least one and at most ``max_length``. Distances are in standard deviations of the
     observation; between categories they are zero or one. The error of one piece is capped at twice
-    the allowed fraction, or at twice the displacement, so that no single piece dominates the mean.
+    the mean displacement (times f, if f is above one), so that no single piece dominates the mean.
 
     Pieces are taken from the newest data, before any model is trained on them. If the newest data
     are shorter than ``max_length``, pieces begin in older data. Newer pieces have more weight, so
