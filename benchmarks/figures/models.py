@@ -12,6 +12,7 @@ read s' too. Landing errors are capped at twice the displacement. ``models.csv``
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import defaultdict
@@ -130,7 +131,13 @@ def _all(*steps: Callable[[], Any]) -> None:
 
 
 def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, float]]:
-    """Train every kind on the data of a run; return kind, metric and value."""
+    """Train every kind on the data of a run; return kind, metric and value.
+
+    They are kept in the run's folder, so that a stopped command continues behind them.
+    """
+    kept = run_dir / f"models_{updates}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     torch.set_num_threads(1)
     trained = load_run(run_dir, restore=("replay_buffer",))
     buffer = trained.parts.experience
@@ -155,6 +162,7 @@ def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, floa
         seconds = seconds or time.process_time() - begun
         values = [steps, *held_out_quality(models, held_out)]
         found += [(kind, metric, value) for metric, value in zip(METRICS, values, strict=True)]
+    process.write_whole(kept, json.dumps(found))
     return found
 
 
