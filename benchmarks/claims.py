@@ -179,10 +179,16 @@ def _section(group: list[Claim], results: Path) -> Iterator[str]:
     yield _line("what", "effect [95 %]", "seeds", "steps")
     yield "|---|---|---|---|"
     for claim in group:
+        if len(group) > 1:
+            yield _line(f"*{claim.claim}* **{claim.verdict}**", "", "", "")
         numbers = [(effect, _number(effect, claim, results)) for effect in claim.effects]
         _check(claim, [number for effect, number in numbers if effect.decides])
         for effect, number in numbers:
-            yield _line(effect.says, number.text, *_size(effect, results))
+            yield _line(
+                effect.says + " (control)" * (not effect.decides),
+                number.text,
+                *_size(effect, results),
+            )
     yield ""
 
 

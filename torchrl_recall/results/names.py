@@ -64,7 +64,7 @@ SPARE: list[tuple[str, Line]] = [
 VALUES = {
     "recall.end_states=reward": "from successes",
     "recall.end_states=uniform": "from any state",
-    "recall.trace_length=auto": "lengths by the audit",
+    "recall.trace_length=auto": "measured lengths",
     "recall.reward=torchrl_recall.envs.sparse_tasks:goal_rule": "told the goal",
     "recall.max_kl=null": "no radius",
     "sac.return_bound=true": "return bound",
@@ -83,7 +83,7 @@ KEYS = {
     "trpo.max_kl": "the host's radius {}",
     "collector.init_random_frames": "{} random steps",
     "recall.max_kl": "radius {}",
-    "recall.anneal_frames": "annealed by {} steps",
+    "recall.anneal_frames": "annealed to zero at {} steps",
     "recall.trace_length": "traces of {} steps",
     "recall.num_updates": "{} imitation updates",
     "recall.interval": "interval {}",
@@ -249,6 +249,12 @@ def _name(host: str, recall: str, settings: Sequence[str]) -> str:
         text = text.removesuffix("'s")
     else:
         beside = GROUPS[recall][0] if recall in GROUPS else recall.replace("_", " ")
+        if host == "a2c":  # whose predecessors may be known
+            words = {
+                "random_model": "known predecessors, untrained backward policy",
+                "backtracking": "recall traces, learned model",
+            }
+            beside = words.get(recall, beside)
         if recall == "backtracking" and host in TO_CRITIC:
             beside += " to the critic"
         name = HOSTS.get(host, host.upper())

@@ -69,7 +69,7 @@ def _warn_of_physics(message: str) -> None:
 
 
 def say(text: str = "") -> None:
-    """Print a line; a run continues if its terminal is closed."""
+    """Print a line; a run continues if nothing reads its output any more."""
     try:
         print(text, flush=True)
     except (OSError, ValueError):  # a closed pipe, or a closed file
