@@ -238,7 +238,7 @@ def make_steps(
     Raises:
         TypeError: the loss is not an :class:`~torchrl_recall.ImitationLoss`.
     """
-    if not isinstance(loss, ImitationLoss):
+    if not isinstance(getattr(loss, "_orig_mod", loss), ImitationLoss):
         raise TypeError(
             f"imitation takes steps of ImitationLoss, got a {type(loss).__name__}; give "
             "ImitationLoss(policy)."

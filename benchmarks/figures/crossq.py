@@ -11,6 +11,7 @@ complete is not run again. On a processor ``figure_7.py methods=[none+host=cross
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,6 +28,11 @@ from torchrl_recall.trainers.runs.process import resolve_device
 from torchrl_recall.trainers.schema import SACRecallConfig, validate
 
 METHOD = "none+host=crossq"
+SETTINGS = [  # of the recipe, that runs/lockstep.py reads
+    "crossq.num_cells", "crossq.critic_num_cells", "crossq.gamma", "crossq.alpha_init",
+    "crossq.adam_beta1", "crossq.policy_delay", "crossq.warmup_steps", "optim.lr",
+    "collector.init_random_frames", "replay_buffer.batch_size", "eval.num_episodes",
+]  # fmt: skip
 DEFAULTS = {
     "figure": "crossq",
     "out": "runs/crossq",
@@ -41,14 +47,12 @@ DEFAULTS = {
 
 
 def configs_of(task: str, config: DictConfig) -> list[SACRecallConfig]:
-    """Compose the recipe's configuration for every seed."""
+    """Compose the recipe's configuration for every seed; exit at a setting that is not read."""
+    if unread := [word for word in config.settings if word.split("=")[0] not in SETTINGS]:
+        sys.exit(f"settings={unread} are not read here; there are {SETTINGS}")
     with initialize_config_dir(str(ROOT / "recipes/config/sac"), version_base="1.3"):
-        words = [f"env.name={task}", "host=crossq", "recall=none", *config.settings]
-        words += [
-            f"collector.total_frames={config.frames}",
-            f"eval.interval={config.eval_interval}",
-        ]
-        words += ["compile=false"]
+        words = [*config.settings, f"env.name={task}", "host=crossq", "recall=none"]
+        words += [f"collector.total_frames={config.frames}", "compile=false"]
         seeds = range(config.first_seed, config.first_seed + config.seeds)
         return [
             validate(compose("sac_recall", [*words, f"seed={seed}"]), SACRecallConfig)
@@ -62,15 +66,21 @@ def main() -> None:
     path = Path(config.out) / "results.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [tuple(row.values()) for row in read_rows(path)] if path.exists() else []
-    ends = {(task, seed) for _, task, _, seed, frames, *_ in rows if int(frames) == config.frames}
-    seeds = [str(config.first_seed + i) for i in range(config.seeds)]
-    missing = [t for t in config.tasks if not all((t, seed) in ends for seed in seeds)]
-    rows = [row for row in rows if row[1] not in missing]
+    ends = {row[:4] for row in rows if int(row[4]) == config.frames}
+    runs = {
+        task: {
+            (config.figure, task, METHOD, str(config.first_seed + i)) for i in range(config.seeds)
+        }
+        for task in config.tasks
+    }
+    missing = [task for task in config.tasks if not runs[task] <= ends]
+    again = set().union(*(runs[task] for task in missing))
+    rows = [row for row in rows if row[:4] not in again]
 
     device = resolve_device(config.device)
     torch.set_float32_matmul_precision("medium")  # as the recipe's default
     lanes = [Lockstep(task, configs_of(task, config), device) for task in missing]
-    for frames in range(1, config.frames + 1):
+    for frames in range(1, config.frames + 1 if lanes else 1):
         for lane in lanes:
             lane.step()
         if frames % config.eval_interval and frames != config.frames:

@@ -135,7 +135,8 @@ def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, floa
 
     They are kept in the run's folder, so that a stopped command continues behind them.
     """
-    kept = run_dir / f"models_{updates}.json"
+    frames = json.loads((run_dir / "summary.json").read_text())["frames"]
+    kept = run_dir / f"models_{frames}_{updates}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     torch.set_num_threads(1)

@@ -42,7 +42,7 @@ SIZES = [f"{size}_{start}" for start in ("uniform", "opposite") for size in (11,
 
 
 def rows_of(file: str, figure: str, tasks: Sequence[str], methods: Sequence[str]) -> list[Row]:
-    """Read the rows of a figure, in the order of tasks and methods, where they are given."""
+    """Read the rows of a figure, in the order of tasks where they are given."""
     rows = [row for row in read_rows(RESULTS / file) if row["figure"] == figure]
     kept = [
         row for row in rows
@@ -96,7 +96,7 @@ def trace_lengths(rows: Sequence[Row]) -> Figure:
         if row["metric"] == "frames_to_target":
             number = int(row["value"]) if row["value"] else None
             reached[row["task"], row["method"]][int(row["seed"])] = number
-    ((task, _),) = {(task, 0) for task, _ in reached}
+    (task,) = {task for task, _ in reached}
     limit = max(int(row["frames"]) for row in rows)
     return figure_18.draw(
         {

@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -247,7 +248,7 @@ def draw(quality: Quality, lengths: Sequence[int], num: int) -> Figure:
     tasks = list(dict.fromkeys(task for task, *_ in quality))
     places = [("landing_error", task) for task in tasks]
     for task in tasks:
-        if max(pool(quality, task, "none", k, "impossible", num) for k in lengths) > 0.02:
+        if np.nanmax([pool(quality, task, "none", k, "impossible", num) for k in lengths]) > 0.02:
             places.append(("impossible", task))
     columns = min(4, len(places))
     lines = -(-len(places) // columns)

@@ -115,5 +115,5 @@ right.plot(*env.start, "k*", markersize=10)
 # The recipe
 # ----------
 # ``python recipes/goal_gan_recall.py env=point_umaze recall.anneal_frames=300_000`` runs all of
-# Algorithm 2 with TRPO. Measurements are in :doc:`../results/goal_gan`: 4.7 times fewer steps in open
-# space, 1.9 in the U-maze if imitation ends early, and harm for the ant at the scale measured.
+# Algorithm 2 with TRPO. Measurements are in :doc:`../results/goal_gan`: 4.7 times fewer steps in
+# open space, 1.9 in the U-maze if imitation ends early, and harm for the ant at the scale measured.

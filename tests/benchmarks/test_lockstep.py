@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from recipe_fixtures import process_state_kept
 from tensordict import TensorDict
+from torch.distributions import Normal
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["crossq.critic_num_cells=[32,32]", "crossq.num_cells=[16]", "crossq.warmup_steps=3"]
@@ -43,51 +44,53 @@ def make_hosts(lockstep, settings):
     return hosts
 
 
-def batches(transitions, seeds: int, number: int) -> list[TensorDict]:
+def batches(transitions, seeds: int, number: int, size: int = 8) -> list[TensorDict]:
     made = []
     for _ in range(number):
-        data = transitions(seeds, 8)
+        data = transitions(seeds, size)
         data["action"] = data["action"][..., :1]
-        data["next", "reward"] = torch.randn(seeds, 8, 1)
-        data["next", "terminated"] = torch.rand(seeds, 8, 1) < 0.3
+        data["next", "reward"] = torch.randn(seeds, size, 1)
+        data["next", "terminated"] = torch.rand(seeds, size, 1) < 0.3
         data["next", "done"] = data["next", "terminated"]
         made.append(data)
     return made
 
 
-@pytest.mark.parametrize("part", ["critics", "policy"])
-def test_a_seed_takes_the_step_of_the_recipes_host(figure, transitions, part):
-    """Adam's means, which are gradients, and running statistics, in a step of either kind."""
+def test_every_seed_takes_the_steps_of_the_recipes_host(figure, transitions, monkeypatch):
+    """Weights and running statistics of both seeds, after steps of critics and policy in turn."""
     crossq, lockstep = figure
-    settings = configs(crossq, seeds=1)
-    (host,) = make_hosts(lockstep, settings)
-    stacked = lockstep.StackedCrossQ(make_hosts(lockstep, settings))
-    (batch,) = batches(transitions, 1, 1)
-    rows = batch.to_dict()
-    stacked.initialize(rows)
-    which = ["critics", "policy"].index(part)
-    torch.manual_seed(1)
-    stacked.step_policy(rows) if which else stacked.step_critics(rows)
-    torch.manual_seed(1)
-    host.step_policy(batch[0]) if which else host.step_critics(batch[0])
+    # Without noise the two may draw in different orders.
+    for name in ("sample", "rsample"):
+        monkeypatch.setattr(Normal, name, lambda self, shape=(): self.loc + 0 * self.scale)
+    settings = configs(crossq, settings=[*SMALL, "replay_buffer.batch_size=64"])
+    hosts, stacked = make_hosts(lockstep, settings), make_hosts(lockstep, settings)
+    stacked = lockstep.StackedCrossQ(stacked)
+    data = batches(transitions, 2, 8, size=64)
+    begun = [leaf.clone() for leaf in stacked.trained]
+    stacked.initialize(data[0].to_dict())
+    for batch in data:
+        stacked.step_critics(batch.to_dict())
+        stacked.step_policy(batch.to_dict())
+        for seed, host in enumerate(hosts):
+            host.step_critics(batch[seed].clone())
+            host.step_policy(batch[seed].clone())
 
-    number = 0
-    ours, theirs = stacked.optimizers[which], host.optimizers[which]
-    for group, other in zip(ours.param_groups, theirs.param_groups, strict=True):
-        assert (group["lr"], group["betas"]) == (other["lr"], other["betas"])
-        for mine, parameter in zip(group["params"], other["params"], strict=True):
-            mean, expected = ours.state[mine]["exp_avg"], theirs.state[parameter]["exp_avg"]
-            torch.testing.assert_close(mean[0], expected, rtol=1e-4, atol=1e-6)
-            number += bool(expected.abs().max() > 1e-4)
-    assert number > 5  # parameters with a gradient
-    own = lockstep.FunctionalLoss(host.loss_module, host.losses[0])
-    assert len(own.fixed) > 8
-    for (_, leaf), ours in zip(own.fixed, stacked.fixed, strict=True):
-        torch.testing.assert_close(ours[0], leaf)
-    state = torch.randn(1, 5, 3)
-    mode = host.actor(TensorDict({"observation": state[0]}, [5]))["loc"].tanh() * 2
-    action = stacked.act(state, explore=False)[0]
-    torch.testing.assert_close(action, mode, rtol=1e-2, atol=1e-2)
+    for seed, host in enumerate(hosts):
+        own = lockstep.FunctionalLoss(host.loss_module, host.losses[0])
+        for (path, leaf), ours, was in zip(own.trained, stacked.trained, begun, strict=True):
+            assert not torch.equal(ours[seed], was[seed]), path
+            torch.testing.assert_close(ours[seed], leaf.detach(), rtol=1e-4, atol=1e-4)
+        assert len(own.fixed) > 8
+        for (_, leaf), ours in zip(own.fixed, stacked.fixed, strict=True):
+            torch.testing.assert_close(ours[seed], leaf, rtol=1e-4, atol=1e-4)
+        for mine, theirs in zip(stacked.optimizers, host.optimizers, strict=True):
+            for group, other in zip(mine.param_groups, theirs.param_groups, strict=True):
+                assert (group["lr"], group["betas"]) == (other["lr"], other["betas"])
+    state = torch.randn(2, 5, 3)
+    for seed, host in enumerate(hosts):
+        mode = host.actor(TensorDict({"observation": state[seed]}, [5]))["loc"].tanh() * 2
+        action = stacked.act(state, explore=False)[seed]
+        torch.testing.assert_close(action, mode, rtol=1e-3, atol=1e-3)
 
 
 def test_seeds_do_not_touch_each_other(figure, transitions):
@@ -120,8 +123,9 @@ def test_rows_of_the_buffer_are_the_tasks_own(figure):
     settings = [*SMALL, "collector.init_random_frames=198"]
     (config,) = configs(crossq, seeds=1, frames=250, settings=settings)
     lane = lockstep.Lockstep("Pendulum-v1", [config], torch.device("cpu"))
-    for _ in range(202):
+    for frame in range(1, 203):
         lane.step()
+        assert lane.updates == max(0, frame - 197)  # the first follows the last random action
     state, action, following, reward, terminated = lane.buffer[0, :202].split([3, 1, 3, 1, 1], -1)
     assert not terminated.any()
     continues = (state[1:] == following[:-1]).all(-1)
@@ -133,17 +137,23 @@ def test_rows_of_the_buffer_are_the_tasks_own(figure):
 
 
 def test_the_command_writes_rows_and_takes_up_what_is_missing(figure, monkeypatch, tmp_path):
-    """Each seed has a return for each evaluation; complete tasks are not run again."""
+    """Each seed has a return for each evaluation; complete ones stay, and are not run again."""
     crossq, _ = figure
-    words = [f"out={tmp_path}", "tasks=[Pendulum-v1]", "frames=40", "eval_interval=20"]
-    words += ["seeds=2", "device=cpu", f"settings={[*SMALL, 'eval.num_episodes=1']}"]
-    monkeypatch.setattr(sys, "argv", ["crossq.py", *words])
-    crossq.main()
-    with (tmp_path / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["seed"], row["frames"]) for row in rows] == [
-        ("0", "20"), ("1", "20"), ("0", "40"), ("1", "40"),
-    ]  # fmt: skip
-    assert all(-2000 < float(row["value"]) < 0 for row in rows)
+
+    def run(*words: str) -> list[tuple[str, str]]:
+        given = [f"out={tmp_path}", "tasks=[Pendulum-v1]", "frames=40", "eval_interval=20"]
+        given += ["device=cpu", f"settings={[*SMALL, 'eval.num_episodes=1']}", *words]
+        monkeypatch.setattr(sys, "argv", ["crossq.py", *given])
+        with process_state_kept():
+            crossq.main()
+        rows = crossq.read_rows(tmp_path / "results.csv")
+        assert all(-2000 < float(row["value"]) < 0 for row in rows)
+        return [(row["seed"], row["frames"]) for row in rows]
+
+    first = [("0", "20"), ("1", "20"), ("0", "40"), ("1", "40")]
+    assert run("seeds=2") == first
+    assert run("seeds=1", "first_seed=5") == [*first, ("5", "20"), ("5", "40")]
     monkeypatch.setattr(crossq, "Lockstep", None)  # nothing is left to run
-    crossq.main()
+    assert len(run("seeds=2")) == 6
+    with pytest.raises(SystemExit, match=r"'crossq.n_step=3'.* not read here"):
+        run("seeds=3", "settings=[crossq.n_step=3]")

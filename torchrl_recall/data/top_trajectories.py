@@ -149,7 +149,8 @@ class TopTrajectories:
             The number of frames in ``data``, without padding.
 
         Raises:
-            TypeError: ``data`` is None, as from a collector that writes to a replay buffer.
+            TypeError: ``data`` is not a tensordict, or None, as from a collector that writes to a
+                replay buffer.
             ValueError: ``data`` has no time dimension.
         """
         if data is None:

@@ -131,6 +131,7 @@ def make_simulator(task: Any) -> Simulator:
         )
     inner = task.unwrapped
     if isinstance(inner, Simulator):  # a user's own
+        _refuse_changed_states(task)
         return inner
     if isinstance(inner, FourRoomsGymEnv):
         return _GridSimulator(inner.layout)
@@ -139,6 +140,18 @@ def make_simulator(task: Any) -> Simulator:
     if type(inner) in _NUM_ANGLES:
         return _ClassicSimulator(task)
     return MuJoCoSimulator(task)
+
+
+def _refuse_changed_states(task: gymnasium.Env) -> None:
+    """Refuse wrappers in which states or actions are not those of the task."""
+    while isinstance(task, gymnasium.Wrapper):
+        if isinstance(task, gymnasium.ObservationWrapper | gymnasium.ActionWrapper):
+            raise ValueError(
+                f"{type(task).__name__} changes what {type(task.unwrapped).__name__} observes or "
+                "is given, so its own methods do not fit. Give the simulator's methods to an "
+                "object of your own, and that to TraceAuditor."
+            )
+        task = task.env
 
 
 class _GymSimulator(ABC):

@@ -57,7 +57,7 @@ class StateValues(TensorDictModuleBase):
         compile: whether the evaluation is compiled.
 
     Raises:
-        TypeError: the loss has no value network.
+        TypeError: it is not a loss module, or the loss has no value network.
         ValueError: the temperature is not positive, or the loss trains a policy and needs none.
 
     Examples:
@@ -90,7 +90,7 @@ class StateValues(TensorDictModuleBase):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(loss_module, LossModule):
+        if not isinstance(getattr(loss_module, "_orig_mod", loss_module), LossModule):
             raise TypeError(
                 f"StateValues reads the networks of one of TorchRL's losses, got a "
                 f"{type(loss_module).__name__}. Give the loss; a module of your own that writes "

@@ -28,7 +28,7 @@ class FunctionalLoss:
 
     Attributes:
         trained: path and tensor of each parameter that asks for a gradient.
-        fixed: path and tensor of each other parameter, target and buffer.
+        fixed: path and tensor of each other parameter, target and buffer of the networks.
         moving: positions among ``fixed`` of running statistics, see :meth:`find_moving`.
 
     Examples:
@@ -108,11 +108,18 @@ class FunctionalLoss:
         values = _nested(zip(paths, [*trained, *fixed], strict=True), self.loss_module)
         attributes = self.loss_module.__dict__
         attributes.update(values)  # instance attributes hide the registered parameters
+        self._forget()
         try:
             return function()
         finally:
             for name in values:
                 del attributes[name]
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the parameters that TorchRL detaches at first use and keeps; graphs keep none."""
+        if not torch.compiler.is_dynamo_compiling():
+            self.loss_module.__dict__.pop("_cache", None)
 
     def _loss(
         self, trained: list[Tensor], fixed: list[Tensor], data: Data

@@ -40,7 +40,7 @@ class Run:
         folder: folder of the run.
         task: ``env.name``, or size and start of the four rooms.
         host: name of the host algorithm.
-        recall: name of the method, the value of ``recall`` in the configuration.
+        recall: name of the method, ``recall.name`` in the configuration.
         seed: the random seed.
         settings: the configuration, with dotted keys.
         evaluations: values of the metric, by frames.

@@ -51,7 +51,6 @@ GROUPS: dict[str, tuple[str, str, Line]] = {
 # Looks of variants of a group, by one of their settings.
 VARIANTS: dict[tuple[str, str], tuple[str, Line]] = {
     ("none", "host=hindsight_sac"): (BLACK, SOLID),
-    ("backtracking", "recall.end_states=reward"): (BLUE, SOLID),
     ("backtracking", "recall.anneal_frames=300000"): (SKY, DOTTED),
     ("self_imitation", "recall.max_kl=0.12"): (VERMILION, SHORT),
     ("self_imitation", "recall.anneal_frames=300000"): (PURPLE, SHORT),
@@ -173,12 +172,12 @@ def method_names(methods: Iterable[str], host: str = "") -> dict[str, str]:
     split = {method: split_method(method) for method in methods}
     has_hosts = len({of_method for of_method, *_ in split.values()}) > 1
     shared = set.intersection(*(set(settings) for *_, settings in split.values())) if split else ()
+    shared = {word for word in shared if "=" in word and not word.startswith("host=")}
     names = {}
     for method, (of_method, recall, settings) in split.items():
         own = [word for word in settings if word not in shared or len(split) == 1]
         is_short = not has_hosts and recall != "none" and recall not in PEERS
-        name = _name(of_method or host, recall, own)
-        names[method] = name.rpartition(" with ")[2] if is_short else name
+        names[method] = _name(of_method or host, recall, own, is_short=is_short)
     counts = Counter(names.values())
     return {
         method: name if counts[name] == 1 else f"{name} ({method})"
@@ -189,8 +188,9 @@ def method_names(methods: Iterable[str], host: str = "") -> dict[str, str]:
 def looks(methods: Iterable[str], host: str = "") -> dict[str, Look]:
     """Give methods that are shown together their names, colours and lines.
 
-    A method has the same look in every picture. Methods that differ in one number have shades, and
-    one that the tables do not know has the first colour that is left.
+    A group has the same look in every picture, and so has a method where no other of its group is
+    shown. Methods that differ in one number have shades. A method that the tables do not know has
+    the first colour that is left.
 
     Args:
         methods: in the order of the legend.
@@ -198,9 +198,10 @@ def looks(methods: Iterable[str], host: str = "") -> dict[str, Look]:
     """
     names = method_names(methods, host)
     found: dict[str, tuple[str, Line]] = {}
-    for swept in _sweeps(names):
-        for number, method in enumerate(swept):
-            found[method] = (_shade(number / (len(swept) - 1)), SOLID)
+    sweeps = _sweeps(names)
+    if len(sweeps) == 1:  # shades of two would be the same
+        for number, method in enumerate(sweeps[0]):
+            found[method] = (_shade(number / (len(sweeps[0]) - 1)), SOLID)
     for method in sorted(names, key=lambda method: len(split_method(method)[2])):
         known = [look for look in _known(method) if look not in found.values()]
         if method not in found and known:
@@ -237,7 +238,7 @@ def task_name(task: str) -> str:
     return ", ".join([TASKS.get(name, name), *told])
 
 
-def _name(host: str, recall: str, settings: Sequence[str]) -> str:
+def _name(host: str, recall: str, settings: Sequence[str], *, is_short: bool = False) -> str:
     given = dict(word.partition("=")[::2] for word in settings)
     host = given.get("host", host)
     if recall in PEERS:  # whose algorithm may follow a plus
@@ -257,7 +258,7 @@ def _name(host: str, recall: str, settings: Sequence[str]) -> str:
             beside = words.get(recall, beside)
         if recall == "backtracking" and host in TO_CRITIC:
             beside += " to the critic"
-        name = HOSTS.get(host, host.upper())
+        name = "" if is_short else HOSTS.get(host, host.upper())
         text = f"{name} with {beside}" if name and beside else beside or f"{name or 'host'} alone"
         if recall == "none" and " with " in name:
             text = name

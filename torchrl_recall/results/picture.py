@@ -105,7 +105,8 @@ def draw_shares(
     for axes in dict.fromkeys(panels.values()):
         axes.set_ylim(-0.02, 1.04)
         if log:
-            first = min(f for k, (fs, _) in times.items() if panels[k] is axes for f in fs if f)
+            reached = [f for k, (fs, _) in times.items() if panels[k] is axes for f in fs if f]
+            first = min(reached, default=ends[axes] / 10)
             axes.set(xscale="log", xlim=(0.7 * first, ends[axes]))
         finish(axes, "environment steps", ylabel)
     return figure

@@ -287,7 +287,7 @@ class NearVisited(TensorDictModuleBase):
     Args:
         visited: function that returns visited states, shape ``[num_visited, state_dim]``, such as
             a sample of the replay buffer. It is called each time.
-        radius: Euclidean distance below which a visited state is near, in the units of ``project``.
+        radius: largest Euclidean distance of a near visited state, in the units of ``project``.
 
     Keyword Args:
         project: maps states ``[*batch, state_dim]`` to the part that is compared, such as

@@ -126,6 +126,8 @@ def experiment(
         key: {s: read(d) for s, d in dirs.items() if (d / "summary.json").exists()}
         for key, dirs in run_dirs.items()
     }
+    if not any(results.values()):
+        sys.exit(f"no run in {config.out} has finished yet, so there is nothing to show")
     write_rows(Path(config.out) / "results.csv", rows(config.figure, results))
     print(table(results, list(config.methods)))
     save(draw(results), Path(config.out) / "figure.png", CAPTION)

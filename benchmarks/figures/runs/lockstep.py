@@ -63,6 +63,8 @@ class StackedCrossQ:
                 for group in optimizer.param_groups
             ]
             self.optimizers.append(torch.optim.Adam(groups))
+            # The steps before the capture are not captured, as they should be.
+            self.optimizers[-1]._warned_capturable_if_run_uncaptured = True
 
     def initialize(self, rows: dict[str, Any]) -> None:
         """Find out which statistics each loss moves.
@@ -103,8 +105,10 @@ class StackedCrossQ:
             return loss.gradient(trained, fixed, [(rows, size)])[0]
 
         gradients = _for_all(gradient, self.trained, self.fixed, rows)
+        own = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
         for tensor, value in zip(self.trained, gradients, strict=True):
-            tensor.grad = value.contiguous()  # a fused Adam reads transposed strides wrongly
+            if id(tensor) in own:
+                tensor.grad = value.contiguous()  # a fused Adam reads transposed strides wrongly
         optimizer.step()
 
     def act(self, observations: Tensor, *, explore: bool) -> Tensor:
@@ -168,12 +172,12 @@ class Lockstep:
     def step(self) -> None:
         """Take a step in every seed's environment, and the update that follows it."""
         with self.lane:
-            if is_random := self.frames < self.config.collector.init_random_frames:
+            if self.frames < self.config.collector.init_random_frames:
                 action = np.stack([env.action_space.sample() for env in self.envs])
             else:
                 action = self._act(self.state[:, None], explore=True)[:, 0]
             self._collect(action)
-            if not is_random:
+            if self.frames >= self.config.collector.init_random_frames:
                 self._update()
 
     def evaluate(self) -> NDArray:
@@ -270,7 +274,7 @@ class _Lane(AbstractContextManager):
             self.default = torch.cuda.default_generators[self.stream.device_index]
             self.generator = self.default.clone_state()
             self.generator.manual_seed(seed)
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)  # what was made on its other stream
 
     def __enter__(self) -> None:
         if self.is_cuda:

@@ -44,8 +44,8 @@ class DelayedPolicy(Stateful):
         lr: learning rate of both Adam optimisers.
         beta1: β₁ of Adam for the networks; 0.9 for the entropy coefficient.
         policy_delay: n, the number of critic steps for each policy step.
-        critic_losses: names of the losses of the critics.
-        policy_losses: names of the losses of the policy.
+        critic_losses: function of a batch that returns the losses of the critics.
+        policy_losses: function of a batch that returns the losses of the policy.
         critic_targets: updater of target networks, stepped with the critics.
         policy_targets: updater of target networks, stepped with the policy.
         compile: whether both steps are compiled.

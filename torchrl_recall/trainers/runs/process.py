@@ -204,6 +204,7 @@ class StopSignal:
         if self._then is not None:
             self._then(number)
         if self.at_once:
+            self.at_once = False  # a second signal must not break what ends the run
             raise StopNow(number)
 
 

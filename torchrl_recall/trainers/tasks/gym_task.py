@@ -103,7 +103,7 @@ def _maker(
         return lambda: _made(name, {} if render_mode is None else {"render_mode": render_mode})
     make = load_function(entry_point, key="env.entry_point")
     try:
-        inspect.signature(make).bind()
+        inspect.signature(make, follow_wrapped=False).bind()
     except TypeError as error:
         raise ConfigError(
             f"env.entry_point={entry_point!r} is called without arguments: {error}. Name a "

@@ -155,7 +155,7 @@ class StepCollector:
             self.env.close()
 
     def state_dict(self) -> dict:
-        """Return the state of the episode; the environment's state is None if it has none."""
+        """Return the state of the episode and of the environment."""
         return {"observation": self._observation, "env": env_state_dict(self.env)}
 
     def more_state(self) -> dict[str, RandomPhase]:
