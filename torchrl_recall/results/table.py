@@ -76,6 +76,9 @@ def table(methods: Sequence[Method], metric: str, *baselines: str | None, host: 
     names = baselines or (None,)
     host = host or next((method.kind[0] for method in methods), "")
     words = method_names(dict.fromkeys(n for m in methods for n in (m.name, m.across)), host)
+    for name in names:  # a baseline that no method is called
+        if name is not None:
+            words.setdefault(name, method_name(name, host))
     bases = [[baseline_of(method, methods, name) for method in methods] for name in names]
     with_target = any(run.knows_target for method in methods for run in method.runs.values())
     head = [
@@ -83,10 +86,10 @@ def table(methods: Sequence[Method], metric: str, *baselines: str | None, host: 
         "IQM of last [95 %]", "mean over training [95 %]",
     ]  # fmt: skip
     for name in names:
-        head += [f"× {_called(name)} [95 %]", f"P(better{_than(name)}) [95 %]"]
+        head += [f"× {_called(name, words)} [95 %]", f"P(better{_than(name, words)}) [95 %]"]
     if with_target:
         head += ["reached target", "frames to target, median [quartiles]"]
-        head += [f"× fewer{_than(name)} [95 %]" for name in names]
+        head += [f"× fewer{_than(name, words)} [95 %]" for name in names]
     lines = _head(head)
     for i, method in enumerate(methods):
         cells = [method.task, words[method.name], f"`{method.name}`", str(len(method.runs))]
@@ -212,9 +215,9 @@ def _over_tasks(
         return []
     head = ["method", "configuration", "tasks", "runs", "IQM of scores [95 %]"]
     for base in bases:
-        head += [f"IQM - {_called(base)} [95 %]", f"× {_called(base)} [95 %]"]
-        head += [f"P(better{_than(base)}) [95 %]"]
-        head += [f"× fewer{_than(base)} [95 %]"] if with_target else []
+        head += [f"IQM - {_called(base, words)} [95 %]", f"× {_called(base, words)} [95 %]"]
+        head += [f"P(better{_than(base, words)}) [95 %]"]
+        head += [f"× fewer{_than(base, words)} [95 %]"] if with_target else []
     lines = _head(head)
     for name in names:
         values = [list(scores[task][name].values()) for task in tasks]
@@ -271,12 +274,12 @@ def normalized_scores(methods: Sequence[Method]) -> dict[str, Means]:
     }
 
 
-def _than(baseline: str | None) -> str:
-    return "" if baseline is None else f" than {_called(baseline)}"
+def _than(baseline: str | None, words: Mapping[str, str]) -> str:
+    return "" if baseline is None else f" than {_called(baseline, words)}"
 
 
-def _called(baseline: str | None) -> str:
-    return "baseline" if baseline is None else method_name(baseline)
+def _called(baseline: str | None, words: Mapping[str, str]) -> str:
+    return "baseline" if baseline is None else words[baseline]
 
 
 def _text(found: Interval | None) -> str:
