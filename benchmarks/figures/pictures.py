@@ -144,6 +144,12 @@ def rooms(rows: Sequence[Row]) -> Figure:
 Source = tuple[str, str, Sequence[str], Sequence[str]]  # file, figure, tasks and methods; all: []
 ROOMS = "Steps until the discounted return is 0.9 of the optimum. 20 seeds."
 RETURN = mujoco_runs.CAPTION
+ONE = "recall.demonstrations=runs/demonstrations/data/1"
+WITH_TRACES = "backtracking+sac.n_step=3+recall.end_states=reward"
+ONE_DEMONSTRATION = [
+    "none+sac.n_step=3", WITH_TRACES, f"cloning+sac.n_step=3+{ONE}",
+    f"self_imitation+sac.n_step=3+{ONE}", f"{WITH_TRACES}+{ONE}",
+]  # fmt: skip
 PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
     "four_rooms_2": (("four_rooms.csv", "2", SIZES, []), rooms, ROOMS),
     "four_rooms_4": (("four_rooms.csv", "4", SIZES, []), rooms, ROOMS),
@@ -161,8 +167,8 @@ PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
         f"{critic_runs.CAPTION} 20 seeds, 3-step returns in all methods.",
     ),
     "demonstrations": (
-        ("demonstrations.csv", "demonstrations", [], []), shares,
-        f"{critic_runs.CAPTION} 3 seeds.",
+        ("demonstrations.csv", "demonstrations", [], ONE_DEMONSTRATION), shares,
+        f"{critic_runs.CAPTION} 12 seeds.",
     ),
     "host_check": (("host_check.csv", "host_check", [], []), partial(returns, recipe="sac"),
                    RETURN.format(8)),
