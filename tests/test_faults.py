@@ -186,7 +186,14 @@ def test_an_evaluation_without_end_is_cut_and_said_once(tmp_path):
     assert sum("eval.max_steps" in str(w.message) for w in caught) == 1
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SIGINT",
+        "SIGTERM",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGHUP", "SIGUSR1")),
+    ],
+)
 def test_a_signal_to_the_whole_group_saves_a_run_of_several_environments(name, tmp_path):
     overrides = [
         "env.name=Pendulum-v1", "recall=none", "collector.num_envs=2",

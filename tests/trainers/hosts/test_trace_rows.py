@@ -127,7 +127,9 @@ def test_sac_learns_its_policy_and_entropy_from_real_rows_alone():
     assert torch.equal(made.loss_module.log_alpha, other.loss_module.log_alpha)
 
 
-@pytest.mark.parametrize("host", ["td3", "redq", "crossq"])
+@pytest.mark.parametrize(
+    "host", ["td3", *(pytest.param(host, marks=pytest.mark.slow) for host in ("redq", "crossq"))]
+)
 def test_delayed_policies_are_given_real_rows_alone(host):
     made, real, traces = build(
         host, "td3.policy_delay=1", "crossq.policy_delay=1", "redq.num_updates=1"
