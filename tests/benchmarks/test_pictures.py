@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "benchmarks" / "figures"
 RESULTS = ROOT / "docs" / "results"
-# Of more than the rows hold: maps and visits of runs, films and traces, samples of memory.
-OF_RUNS = {"figure_11", "figure_12", "four_rooms_3", "film", "traces", "memory"}
+# Of more than the rows hold: maps and visits of runs, films and traces.
+OF_RUNS = {"figure_11", "figure_12", "four_rooms_3", "film", "traces"}
 
 
 @pytest.fixture(scope="module")
