@@ -212,3 +212,15 @@ def test_the_first_bad_number_is_the_cause(bad, error):
             in_time(**{k: list(map(float, v)) for k, v in bad.items()}), env_name="T", frames=0
         )
     assert type(found.value) is error
+
+
+def test_the_first_action_again_and_again_is_an_action():
+    """An index of zero at each step of a rollout is a choice, unlike a one-hot without a one."""
+    data = TensorDict(
+        {"observation": torch.ones(2, 5, dtype=torch.long), "action": torch.zeros(2, 5).long()},
+        [2, 5],
+    )
+    assert check_finite(data, env_name="four rooms", frames=0) is None
+    data["action"] = torch.zeros(2, 5, 4, dtype=torch.long)
+    with pytest.raises(DivergenceError, match="chose no action"):
+        check_finite(data, env_name="four rooms", frames=0)

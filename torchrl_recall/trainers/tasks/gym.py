@@ -142,7 +142,9 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
 def _check_chosen(data: TensorDictBase, frames: int) -> None:
     """Refuse one-hot actions without a one, which TorchRL's argmax makes of NaN values."""
     action = data.get("action", None)
-    if action is not None and not action.is_floating_point() and not action.any(-1).all():
+    if action is None or action.is_floating_point() or action.ndim == data.ndim:
+        return  # no action, a vector, or an index, as in the four rooms: 0 is one too
+    if not action.any(-1).all():
         raise _diverged("no action, for all values are NaN,", data, frames)
 
 
