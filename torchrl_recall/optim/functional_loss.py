@@ -81,7 +81,7 @@ class FunctionalLoss:
 
         Args:
             trained: where to differentiate, in the order of the attribute.
-            fixed: the other tensors, likewise.
+            fixed: the other tensors, in the order of the attribute.
             data: arguments of ``loss_fn``, each as a dictionary and its batch size.
 
         Returns:
@@ -98,8 +98,8 @@ class FunctionalLoss:
 
         Args:
             function: reads the module's parameters.
-            trained: in the order of the attribute.
-            fixed: likewise.
+            trained: tensors in place of the trained ones, in the order of the attribute.
+            fixed: the other tensors, in the order of the attribute.
 
         Returns:
             The result of the function.

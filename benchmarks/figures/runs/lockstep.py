@@ -43,7 +43,7 @@ class StackedCrossQ:
 
     Attributes:
         trained: parameters, ``[seeds, *shape]`` each.
-        fixed: running statistics, likewise.
+        fixed: running statistics, ``[seeds, *shape]`` each.
     """
 
     def __init__(self, hosts: Sequence[CrossQ]) -> None:
