@@ -129,6 +129,15 @@ def test_values_are_those_computed_by_hand(name):
     assert CriticStates(StateValues(loss), 8)(data.clone()).shape == (8,)
 
 
+def test_a_compiled_loss_is_a_loss():
+    loss, data = LOSSES["SAC"](), experience("SAC")
+    values = []
+    for each in (loss, torch.compile(loss)):
+        torch.manual_seed(0)
+        values.append(StateValues(each)(data.clone())["state_value"])
+    assert torch.equal(*values)
+
+
 @pytest.mark.parametrize("name", sorted(BY_VALUES))
 def test_the_gate_takes_the_value_of_the_softmax_where_there_is_no_policy(name):
     torch.manual_seed(0)

@@ -176,3 +176,6 @@ class Line(gymnasium.Env):
 def test_a_task_of_ones_own_with_the_methods_is_its_simulator():
     task = gymnasium.wrappers.TimeLimit(Line(), 10)
     assert make_simulator(task) is task.unwrapped
+    scaled = gymnasium.wrappers.RescaleAction(task, np.float32(0), np.float32(1))
+    with pytest.raises(ValueError, match="RescaleAction changes what Line observes or is given"):
+        make_simulator(scaled)

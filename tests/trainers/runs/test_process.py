@@ -103,3 +103,14 @@ def test_a_signal_is_remembered_and_handlers_come_back(number):
         assert memory.received is number
         memory.restore()
         assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_does_not_break_what_ends_a_run():
+    with process_state_kept():
+        memory = process.StopSignal()
+        memory.at_once = True
+        with pytest.raises(process.StopNow):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert memory.received is signal.SIGTERM
+        memory.restore()

@@ -194,6 +194,8 @@ def module(tmp_path, monkeypatch):
 
 
 MODULE = """
+import functools
+
 import gymnasium
 from torchrl.envs import GymEnv
 
@@ -209,10 +211,14 @@ def of_torchrl():
 
 def of_a_size(size):
     return hopper()
+
+@functools.wraps(of_a_size)
+def decorated():
+    return of_a_size(3)
 """
 
 
-@pytest.mark.parametrize(("function", "limit"), [("hopper", 33), ("bare", None)])
+@pytest.mark.parametrize(("function", "limit"), [("hopper", 33), ("bare", None), ("decorated", 33)])
 def test_a_task_without_an_id_is_made_by_a_function(function, limit, module):
     entry_point = f"tasks_of_mine:{function}"
     env = make_env("mine", entry_point=entry_point, seed=0)
