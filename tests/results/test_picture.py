@@ -72,3 +72,8 @@ def test_a_file_keeps_the_colours_and_tells_its_command(tmp_path):
         rgb = tuple(int(look.color[i : i + 2], 16) for i in (1, 3, 5))
         assert rgb in colors
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_panel_in_which_no_seed_gets_there_is_drawn():
+    figure = draw_shares({("15_uniform", "none"): ([None] * 3, 640)}, log=True)
+    assert figure.axes[0].get_xlim()[1] == 640
