@@ -75,7 +75,7 @@ def test_agreement_is_measured_on_what_no_model_learned_from(data_set, monkeypat
     recall = make(filters=[agreement])
     observe, held_out, drawn = agreement.observe, [], []
     monkeypatch.setattr(agreement, "observe", lambda rows: (held_out.append(rows), observe(rows)))
-    for each in (recall.train_model, recall.train_reward, recall.train_forward.steps):
+    for each in (recall.train_model, recall.train_reward, recall.train_filters.train_forward.steps):
         draws, batches = each.draws, each.draws.batches
         monkeypatch.setattr(
             draws,

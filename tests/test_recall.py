@@ -714,3 +714,9 @@ class TestForACritic:
     def test_filters_of_transitions_for_imitation_are_refused(self, make):
         with pytest.raises(ValueError, match="transition_filters= is for a critic"):
             make(transition_filters=[LoopErasure(0.1)])
+
+    def test_what_only_imitation_uses_is_refused(self, make_actor):
+        with pytest.raises(ValueError, match=r"so imitation_loss would .* use='both'"):
+            self.make(imitation_loss=ImitationLoss(make_actor()))
+        with pytest.raises(ValueError, match=r"so filters would .* transition_filters="):
+            self.make(filters=[LoopErasure(0.1)])

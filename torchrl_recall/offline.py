@@ -9,21 +9,19 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.buffer_state import BufferState
-from torchrl_recall.forward_updates import ForwardUpdates
+from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful, Steps
-from torchrl_recall.traces.agreement import Agreement, QuantileFilter
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import HighValueStates
 from torchrl_recall.traces.transitions import TraceTransitions
@@ -124,17 +122,7 @@ class OfflineRecall(Stateful):
             make_model_loss(model), num_updates=num_model_updates, **steps
         )
         self.train_reward = RewardUpdates(reward, num_updates=num_reward_updates, **steps)
-        self.judges = [each for each in filters if isinstance(each, QuantileFilter)]
-        agreeing = [
-            judge.model
-            for judge in self.judges
-            if isinstance(judge, Agreement) and not isinstance(judge.model, JointModel)
-        ]
-        if len(agreeing) > 1:
-            raise ValueError("two Agreement filters have a forward model each; give one of them.")
-        self.train_forward = None
-        if agreeing:
-            self.train_forward = ForwardUpdates(agreeing[0], num_updates=num_model_updates, **steps)
+        self.train_filters = FilterUpdates(filters, model, num_updates=num_model_updates, **steps)
         self.generate = RecallTraceGenerator(
             model, trace_length=trace_length, num_traces=num_traces, compile=compile
         )
@@ -183,8 +171,8 @@ class OfflineRecall(Stateful):
         """
         rows = data_set.storage[: len(data_set)]
         held_out = 0
-        if self.judges:
-            widest = max(judge.window for judge in self.judges)
+        if judges := self.train_filters.judges:
+            widest = max(judge.window for judge in judges)
             held_out = max(1, min(widest, round(_HELD_OUT * len(rows))))
         order = torch.randperm(len(rows), device=_device(rows))
         seen = rows[order[held_out:]]
@@ -193,11 +181,9 @@ class OfflineRecall(Stateful):
         self.train_reward.model.update_statistics(seen)
         metrics = self.train_model(experience, experience)
         metrics |= self.train_reward(experience)
-        if self.train_forward is not None:
-            self.train_forward.update_statistics(seen)
-            metrics |= self.train_forward(experience)
-        for judge in self.judges:
-            judge.observe(rows[order[:held_out]])
+        self.train_filters.update_statistics(seen)
+        metrics |= self.train_filters(experience)
+        self.train_filters.observe(rows[order[:held_out]])
         return metrics
 
     @torch.no_grad()
@@ -256,8 +242,7 @@ class OfflineRecall(Stateful):
             "train_model": self.train_model,
             "train_reward": self.train_reward,
             "buffer": BufferState(self.buffer),
-            **({} if self.train_forward is None else {"train_forward": self.train_forward}),
-            **({"judges": nn.ModuleList(self.judges)} if self.judges else {}),
+            **self.train_filters.stateful_parts(),
         }
 
 

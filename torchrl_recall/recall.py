@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.demonstrations import Demonstrations
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
-from torchrl_recall.forward_updates import ForwardUpdates
+from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
@@ -26,7 +26,6 @@ from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
-from torchrl_recall.traces.agreement import Agreement, QuantileFilter
 from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import CriticStates, GoalStates, HighValueStates
@@ -124,11 +123,12 @@ class Recall(Stateful):
             the first round.
         imitate: gradient steps of Eq. 3, with ``imitate.transforms``; None if only a critic learns.
         train_reward: gradient steps of the reward model, or None.
-        train_forward: gradient steps of the forward model of a filter, or None.
+        train_filters: what filters learn from real transitions, such as a forward model.
 
     Raises:
-        ValueError: a number is out of its range, a critic is needed but missing, ``use`` asks for
-            imitation without an imitation loss, or end states carry no reward for a critic.
+        ValueError: a number is out of its range, or an argument that ``use`` needs is missing.
+            Also for an argument that has no effect with this ``use``, and for end states without a
+            reward for a critic.
         TypeError: ``imitation_loss`` is not an :class:`~torchrl_recall.ImitationLoss`, or
             ``high_value_states`` cannot be called.
 
@@ -173,7 +173,7 @@ class Recall(Stateful):
     traces: TensorDictBase | None
     imitate: ImitationUpdates | None
     train_reward: RewardUpdates | None
-    train_forward: ForwardUpdates | None
+    train_filters: FilterUpdates
 
     def __init__(
         self,
@@ -210,15 +210,7 @@ class Recall(Stateful):
         max_kl: float | None = None,
         compile: bool = False,
     ) -> None:
-        if filters is None:
-            codec = model.observations
-            key = model.observation_key
-            filters = (
-                [WithinSupport(codec.normalize, observation_key=key)]
-                if isinstance(codec, ContinuousCodec)
-                else []
-            )
-        _check_use(use, imitation_loss, high_value_states, reward, actions)
+        _check_use(use, imitation_loss, filters, high_value_states, reward, actions)
         if isinstance(model, JointModel) and reward_key != "reward":
             raise ValueError(
                 f"a JointModel learns ('next', 'reward'), but reward_key={reward_key!r}; rename "
@@ -229,9 +221,11 @@ class Recall(Stateful):
                 "transition_filters= is for a critic; imitated traces are cut by filters=. Give "
                 "use='critic', or 'both'."
             )
+        if filters is None:
+            filters = [] if use == "critic" else _default_filters(model)
         imitate = None
         on_write = [lambda data: model.update_statistics(valid_steps(data))]
-        if imitation_loss is not None and use != "critic":
+        if imitation_loss is not None:
             steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
             on_write.append(steps.observe)
             imitate = ImitationUpdates(
@@ -247,24 +241,15 @@ class Recall(Stateful):
             "lr": model_lr,
             "compile": compile,
         }
-        train_reward = train_forward = None
+        train_reward = None
         if isinstance(reward, JointModel):
             reward = reward.predict_outcome
         if isinstance(reward, RewardModel):
             on_write.append(lambda data: reward.update_statistics(valid_steps(data)))
             train_reward = RewardUpdates(reward, **steps_of_models)
-        cutting = (*([] if imitate is None else filters), *transition_filters)
-        judges = {id(each): each for each in cutting if isinstance(each, QuantileFilter)}
-        for judge in judges.values():  # real transitions are observed before models learn from them
-            if isinstance(judge, Agreement) and judge.model is not model:
-                if train_forward is not None:
-                    raise ValueError(
-                        "two Agreement filters have a forward model each, of which one would be "
-                        "trained; give the same Agreement in filters and transition_filters."
-                    )
-                train_forward = ForwardUpdates(judge.model, **steps_of_models)
-                on_write.append(train_forward.update_statistics)
-            on_write.append(judge.observe)
+        # The filters observe real transitions before any model learns from them.
+        train_filters = FilterUpdates([*filters, *transition_filters], model, **steps_of_models)
+        on_write += [train_filters.update_statistics, train_filters.observe]
         train_model = ModelUpdates(
             make_model_loss(model, bootstrap=bootstrap),
             state_predictor_data=state_predictor_data,
@@ -305,9 +290,8 @@ class Recall(Stateful):
                 reward=reward, observation_key=model.observation_key, action_key=model.action_key
             ),
             train_reward=train_reward,
-            train_forward=train_forward,
+            train_filters=train_filters,
             transition_filters=transition_filters,
-            judges=list(judges.values()),
             state_batch_size=state_batch_size,
         )
 
@@ -371,9 +355,8 @@ class Recall(Stateful):
         draws: BatchSource | None = None,
         state_batch_size: int,
         to_transitions: TraceTransitions | None,
-        train_forward: ForwardUpdates | None = None,
+        train_filters: FilterUpdates | None = None,
         transition_filters: Sequence[TensorDictModuleBase] = (),
-        judges: Sequence[QuantileFilter] = (),
         **parts: Any,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size)
@@ -382,8 +365,8 @@ class Recall(Stateful):
         device = next((p.device for p in model.parameters()), None)
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
         self.newest, self.num_kept = FreshTransitions(device), 32  # traces, for an audit
-        self.train_forward, self.transition_filters = train_forward, list(transition_filters)
-        self.judges = nn.ModuleList(judges)  # filters whose state is saved
+        self.train_filters = FilterUpdates((), model) if train_filters is None else train_filters
+        self.transition_filters = list(transition_filters)
         self.demonstrations: Demonstrations | None = None
         for name, part in parts.items():
             setattr(self, name, part)
@@ -444,8 +427,7 @@ class Recall(Stateful):
             metrics = self.train_model(self.trajectories, replay_buffer)  # l.8-9, Eq. 2
             if self.train_reward is not None:
                 metrics |= self.train_reward(replay_buffer)
-            if self.train_forward is not None:
-                metrics |= self.train_forward(replay_buffer)
+            metrics |= self.train_filters(replay_buffer)
             if not self.trajectories.ready:
                 continue
             candidates = self.draws.candidates(replay_buffer, self.state_batch_size)
@@ -509,16 +491,24 @@ class Recall(Stateful):
             **({} if self.imitate is None else {"imitate": self.imitate}),
             **({} if self.to_transitions is None else {"fresh": self.fresh}),
             **({} if self.train_reward is None else {"train_reward": self.train_reward}),
-            **({} if self.train_forward is None else {"train_forward": self.train_forward}),
-            **({"judges": self.judges} if len(self.judges) else {}),
+            **self.train_filters.stateful_parts(),
             **({} if self.measured_length is None else {"length": self.measured_length}),
             **({} if self.demonstrations is None else {"demonstrations": self.demonstrations}),
         }
 
 
+def _default_filters(model: BacktrackingModel) -> list[TensorDictModuleBase]:
+    """Build the filter that keeps imitated traces of continuous states within the data."""
+    codec, key = model.observations, model.observation_key
+    if not isinstance(codec, ContinuousCodec):
+        return []
+    return [WithinSupport(codec.normalize, observation_key=key)]
+
+
 def _check_use(
     use: str,
     imitation_loss: ImitationLoss | None,
+    filters: Sequence[TensorDictModuleBase] | None,
     high_value_states: HighValueStates,
     reward: object,
     actions: str,
@@ -535,6 +525,12 @@ def _check_use(
         raise ValueError(
             f"use={use!r} imitates traces and needs imitation_loss; give ImitationLoss(policy), or "
             "use='critic'."
+        )
+    if use == "critic" and (imitation_loss is not None or filters):
+        unused = "filters" if imitation_loss is None else "imitation_loss"
+        raise ValueError(
+            f"use='critic' imitates no traces, so {unused} would have no effect. Give "
+            "imitation_loss=None and cut traces by transition_filters=, or take use='both'."
         )
     if use != "policy" and isinstance(high_value_states, CriticStates | GoalStates):
         raise ValueError(

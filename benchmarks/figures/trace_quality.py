@@ -117,12 +117,13 @@ def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase
     radius = float(nearest.quantile(0.95))  # which Agreement takes of errors
     assert isinstance(run.config.recall, RecallConfig)
     erase = run.config.recall.loop_erasure or 0.5
+    judges = recall.train_filters.judges
     return {
         "none": None,
         "WithinSupport": WithinSupport(states.normalize),
         "NearVisited": NearVisited(lambda: visited, radius, project=project),
         "LoopErasure": LoopErasure(erase, scale=states.scale),
-        "Agreement": next((j for j in recall.judges if isinstance(j, Agreement)), None),
+        "Agreement": next((each for each in judges if isinstance(each, Agreement)), None),
         "ExactDynamics": ExactDynamics(simulated(run), tolerance, scale=states.scale),
     }
 

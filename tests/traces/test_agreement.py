@@ -199,9 +199,9 @@ def test_runs_are_cut_and_go_on_bitwise(recall, tmp_path):
 def test_a_step_is_judged_before_models_learn_from_it():
     words = tiny("backtracking", env__name="Pendulum-v1", recall__agreement=0.9)
     parts = sac_recall.build(configure(words), torch.device("cpu"))
-    recall, (judge,) = parts.recall, parts.recall.judges
+    recall, (judge,) = parts.recall, parts.recall.train_filters.judges
     data = parts.env.rollout(30, break_when_any_done=False)
-    before = copy.deepcopy(recall.train_forward.model)
+    before = copy.deepcopy(recall.train_filters.train_forward.model)
     recall.extend(data)
     assert int(judge.count) == 30
     untrained = Agreement(before)

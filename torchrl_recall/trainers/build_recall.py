@@ -151,15 +151,18 @@ def build_recall(
     if recall.method == "forward_model":
         num_states = recall.num_high_value_states
         return ForwardModelImitation(model, imitation_loss, critic, num_states=num_states, **rounds)
-    judges = _judges(model, make_model, config)
-    rounds["filters"] = [*relabel, *_filters(model, recall), *judges, *gate]
+    cuts = [*_filters(model, recall), *_judges(model, make_model, config)]
+    rounds["filters"] = [*relabel, *cuts, *gate]
     rounds["bootstrap"] = backtracking.bootstrap
     if isinstance(recall, SACTracesConfig):
         reward = make_reward()
         if isinstance(model, JointModel) and isinstance(reward, RewardModel):
             reward = model.predict_outcome
         rounds |= {"use": recall.use, "actions": recall.actions, "reward": reward}
-        rounds["transition_filters"] = judges if recall.feeds_critic else []
+        rounds["transition_filters"] = cuts if recall.feeds_critic else []
+        if recall.use == "critic":
+            rounds["filters"] = None
+            return Recall(model, None, high_value_states, critic=critic, **rounds)
     return Recall(model, imitation_loss, high_value_states, critic=critic, **rounds)
 
 

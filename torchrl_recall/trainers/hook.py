@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tensordict import TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import (
     LazyTensorStorage,
@@ -15,6 +15,7 @@ from torchrl.data import (
     ReplayBuffer,
     TensorDictReplayBuffer,
 )
+from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer, TrainerHookBase
 from torchrl.trainers.algorithms.on_policy import OnPolicyTrainer
 
@@ -66,18 +67,25 @@ def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Re
     specs = [collector.getattr_env(f"{kind}_spec_unbatched") for kind in ("observation", "action")]
     device = next((p.device for p in loss.parameters()), None)
     model = BacktrackingModel.from_specs(*specs).to(device)
-    policy = getattr(loss, "actor_network", None)
-    if policy is None:
-        policy = BoltzmannPolicy(loss.value_network)
-    elif not isinstance(policy, ProbabilisticTensorDictSequential):
-        policy = GaussianPolicy(policy)
+    use = options.get("use", "policy")
     states: HighValueStates
-    if options.get("use", "policy") == "policy":
+    if use == "policy":
         states = CriticStates(StateValues(loss), num_states)
     else:
         gamma = float(loss.value_estimator.gamma)
         states = ReturnStates(StateValues(loss), num_states, gamma=gamma)
-    return Recall(model, ImitationLoss(policy), states, **options)
+    imitation_loss = None if use == "critic" else ImitationLoss(_policy_of(loss))
+    return Recall(model, imitation_loss, states, **options)
+
+
+def _policy_of(loss: LossModule) -> TensorDictModuleBase:
+    """Return the policy of a loss, with a distribution."""
+    policy = getattr(loss, "actor_network", None)
+    if policy is None:
+        return BoltzmannPolicy(loss.value_network)
+    return (
+        policy if isinstance(policy, ProbabilisticTensorDictSequential) else GaussianPolicy(policy)
+    )
 
 
 class RecallHook(TrainerHookBase):

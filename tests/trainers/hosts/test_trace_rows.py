@@ -196,6 +196,7 @@ def test_an_entry_that_traces_lack_is_named():
         (["recall.use=both"], "backward_policy"),
         (["recall=imitation", "recall.actions=uniform"], "backward_policy"),
         (["recall.end_states=value"], "recall.end_states=return"),
+        (["recall.advantage_gate=true"], "recall.use=both"),
     ],
 )
 def test_settings_that_would_be_silently_wrong_are_named(changes, match):

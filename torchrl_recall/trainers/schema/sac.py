@@ -140,6 +140,11 @@ class SACTracesConfig(RecallConfig):
                 f"recall.use={self.use} needs end states that carry their reward; take "
                 "recall.end_states=return, reward or uniform."
             )
+        if self.method == "recall" and self.use == "critic" and self.advantage_gate:
+            yield (
+                "recall.advantage_gate=true cuts imitated traces, which recall.use=critic has not; "
+                "take false, or recall.use=both."
+            )
         if self.method == "recall" and self.use != "critic" and self.actions == "uniform":
             yield (
                 f"recall.use={self.use} imitates traces, which uniform actions are not worth; take "
