@@ -122,3 +122,12 @@ class _Nothing(torch.nn.Module):
 
     def forward(self, traces):
         return traces.set("mask", torch.zeros(traces.shape, dtype=torch.bool))
+
+
+def test_a_data_set_in_two_dimensions_is_one_of_steps(data_set):
+    streams = ReplayBuffer(storage=LazyTensorStorage(NUM, ndim=2))
+    streams.extend(data_set[:].reshape(4, -1))
+    recall = make(2, num_reward_updates=2)
+    recall.step(streams)
+    assert len(recall.buffer) > 0
+    assert int(recall.model.observations.count) == NUM

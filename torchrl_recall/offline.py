@@ -14,6 +14,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.buffer_state import BufferState
+from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
@@ -169,7 +170,7 @@ class OfflineRecall(Stateful):
         Returns:
             Detached means of the losses.
         """
-        rows = data_set.storage[: len(data_set)]
+        rows = valid_steps(data_set[:]).reshape(-1)
         held_out = 0
         if judges := self.train_filters.judges:
             widest = max(judge.window for judge in judges)

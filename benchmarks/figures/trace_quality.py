@@ -190,10 +190,14 @@ def measure(run_dir: Path, config: DictConfig) -> Iterator[tuple[str, int, str, 
             yield from ((name, k, metric, value) for metric, value in values.items())
 
 
-def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> float:
+def pool(
+    quality: Quality, task: str, name: str, k: int, metric: str, num: int, *, of: str | None = None
+) -> float:
     """Average seeds, weighted by their number of traces; not a number if there are too few traces.
 
-    A filter may keep traces of some seeds only, so an unweighted mean would compare other seeds.
+    A filter may keep traces of some seeds only, and most of those of the best or worst model. What
+    it does is therefore seen beside the values ``of="none"``, uncut traces, of the same seeds with
+    the same weights.
     """
     values, shares = quality.get((task, name, k, metric), {}), traces_left(quality, task, name, k)
     impossible = quality.get((task, name, k, "impossible"), {})
@@ -204,7 +208,8 @@ def pool(quality: Quality, task: str, name: str, k: int, metric: str, num: int) 
     total = sum(weights.values())
     if total < MIN_TRACES:
         return math.nan
-    return sum(weights[seed] * value for seed, value in values.items()) / total
+    values = quality[task, of or name, k, metric]
+    return sum(weights[seed] * values[seed] for seed in weights) / total
 
 
 def traces_left(quality: Quality, task: str, name: str, k: int) -> dict[int, float]:
@@ -224,15 +229,20 @@ def table(quality: Quality, lengths: list[int], num: int) -> str:
     steps = " / ".join(map(str, lengths))
     lines = [
         f"| task | filter | steps kept | traces (seeds) left at {steps} | impossible at {steps} "
-        f"| landing error at {steps} | displacement at {steps} |",
-        "|---|---|---|---|---|---|---|",
+        f"| landing error at {steps} | of the same seeds, uncut | displacement at {steps} |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for task, name in dict.fromkeys((task, name) for task, name, *_ in quality):
         cells = [str(interval(list(quality[task, name, 0, "steps kept"].values())))]
         left = [traces_left(quality, task, name, k) for k in lengths]
         cells.append(" / ".join(f"{round(num * sum(x.values()))} ({len(x)})" for x in left))
-        for metric in ("impossible", "landing_error", "displacement"):
-            found = [pool(quality, task, name, k, metric, num) for k in lengths]
+        for metric, of in (
+            ("impossible", name),
+            ("landing_error", name),
+            ("landing_error", "none"),
+            ("displacement", name),
+        ):
+            found = [pool(quality, task, name, k, metric, num, of=of) for k in lengths]
             cells.append(" / ".join("-" if math.isnan(x) else f"{x:.2f}" for x in found))
         lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -258,3 +258,36 @@ def test_what_another_file_holds_is_not_read(kind, tmp_path):
             group.create_virtual_dataset("observations", layout)
     with pytest.raises(DataSetError, match="episode_0/observations is kept in another file"):
         read_data_set(tmp_path / "set.hdf5", *SPECS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "dim"), [(["goal", "place"], 3), (["observation", "goal"], 4), (["observation"], 3)]
+)
+def test_entries_of_a_dict_are_joined_beside_one_that_is_called_observation(tmp_path, keys, dim):
+    data = steps()
+    for rows in (data, data["next"]):
+        rows["goal"], rows["place"] = torch.full((12, 1), 7.0), torch.full((12, 2), 9.0)
+    data.memmap(tmp_path / "set")
+    found = read_data_set(tmp_path / "set", Unbounded((dim,)), SPECS[1], observation_keys=keys)
+    assert torch.equal(found["observation"], torch.cat([data[key] for key in keys], -1))
+    following = torch.cat([data["next", key] for key in keys], -1)
+    assert torch.equal(found["next", "observation"], following)
+
+
+def test_a_recording_holds_its_entries_joined(tmp_path):
+    data = steps()
+    data.memmap(tmp_path / "set")
+    found = read_data_set(tmp_path / "set", *SPECS, observation_keys=["place", "goal"])
+    assert torch.equal(found["observation"], data["observation"])
+
+
+def test_episodes_of_minaris_without_a_step_are_left_out(tmp_path):
+    with h5py.File(tmp_path / "set.hdf5", "w") as file:
+        for number, num in enumerate((2, 0)):
+            group = file.create_group(f"episode_{number}")
+            group["observations"] = np.zeros((num + 1, 3), np.float32)
+            group["actions"] = np.zeros((num, 2), np.float32)
+            group["rewards"] = np.ones(num)
+            for flag in ("terminations", "truncations"):
+                group[flag] = np.ones(num, bool)
+    assert len(read_data_set(tmp_path / "set.hdf5", *SPECS)) == 2

@@ -6,6 +6,16 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from torchrl.envs import (
+    ActionDiscretizer,
+    Compose,
+    FrameSkipTransform,
+    GymEnv,
+    ObservationNorm,
+    RewardSum,
+    StepCounter,
+    TransformedEnv,
+)
 
 from torchrl_recall.envs import (
     FourRoomsEnv,
@@ -179,3 +189,48 @@ def test_a_task_of_ones_own_with_the_methods_is_its_simulator():
     scaled = gymnasium.wrappers.RescaleAction(task, np.float32(0), np.float32(1))
     with pytest.raises(ValueError, match="RescaleAction changes what Line observes or is given"):
         make_simulator(scaled)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GymEnv("Pendulum-v1", frame_skip=4),
+        lambda: TransformedEnv(GymEnv("Pendulum-v1"), FrameSkipTransform(4)),
+        lambda: TransformedEnv(
+            GymEnv("Pendulum-v1"),
+            Compose(StepCounter(), ObservationNorm(0.0, 0.1, ["observation"])),
+        ),
+        lambda: TransformedEnv(GymEnv("Pendulum-v1"), ActionDiscretizer(5)),
+    ],
+)
+def test_changed_steps_are_refused(make):
+    with pytest.raises(ValueError, match="Audit"):
+        make_simulator(make())
+
+
+def test_transforms_that_change_no_step_are_looked_through():
+    states, actions = episode(gymnasium.make("Pendulum-v1"), 3)
+    env = TransformedEnv(GymEnv("Pendulum-v1"), Compose(StepCounter(), RewardSum()))
+    after = make_simulator(env).replay(states[:1].double(), actions.unsqueeze(0))
+    torch.testing.assert_close(after[0], states[1:].double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_one_hot_vectors_of_any_type_are_cells_and_actions(dtype):
+    env = gymnasium.make("torchrl_recall/FourRooms-v0")
+    states, actions = episode(env, 4)
+    num = env.observation_space.n
+    one_hot = torch.nn.functional.one_hot
+    after = make_simulator(env).replay(
+        one_hot(states[:1], num).to(dtype), one_hot(actions, 4).to(dtype).unsqueeze(0)
+    )
+    assert torch.equal(after[0].long().argmax(-1), states[1:])
+    car = make_simulator(gymnasium.make("MountainCar-v0"))
+    kept = car.replay(torch.tensor([[-0.5, 0.0]]), one_hot(torch.tensor([[2]]), 3).to(dtype))
+    assert kept[0, 0, 1] > 0
+
+
+def test_a_fallen_inverted_pendulum_is_not_valid():
+    angles = torch.tensor([[0.0, 0.5, 0.0, 0.0], [0.0, -0.1, 0.0, 0.0]])
+    valid = make_simulator(gymnasium.make("InvertedPendulum-v5")).is_valid(angles)
+    assert valid.tolist() == [False, True]

@@ -86,3 +86,14 @@ def test_what_is_missing_is_named():
         RewardModelLoss(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="batch_size"):
         RewardUpdates(model, batch_size=0)
+
+
+def test_rewards_that_are_not_finite_leave_the_statistics_as_they_were():
+    model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,)))
+    model.update_statistics(experience(100))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    bad = experience(100)
+    bad["next", "reward"][3] = torch.nan
+    with pytest.raises(ValueError, match="drop it from the data"):
+        model.update_statistics(bad)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())

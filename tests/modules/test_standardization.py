@@ -164,3 +164,18 @@ def test_categories_may_be_indices(spec, value):
     features = codec_from_spec(spec, "observation", as_index=True).features(value)
     assert features.dtype is torch.int64
     assert features.tolist() == [[3, 0, 1]]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-8])
+def test_units_do_not_matter(unit):
+    codec = ContinuousCodec(Unbounded((2,)))
+    data = torch.randn(200, 2)
+    codec.update(unit * data)
+    expected = (data - data.mean(0)) / data.std(0, unbiased=False)
+    torch.testing.assert_close(codec.features(unit * data), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_rounding_is_no_variation():
+    codec = ContinuousCodec(Unbounded((2,)))
+    codec.update(torch.tensor([300.0, 1e-12]) * (1 + 1e-6 * torch.randn(200, 2)))
+    assert codec.scale().tolist() == [1, 1]

@@ -395,3 +395,33 @@ def test_a_critic_without_state_action_values_is_named():
     pairs = TensorDict({"observation": torch.zeros(2, 3)}, [2])
     with pytest.raises(KeyError, match="AdvantageGate reads 'state_action_value'"):
         AdvantageGate(critic)(pairs)
+
+
+def test_distances_far_from_the_origin_keep_their_digits():
+    path = 100 + torch.rand(1, 41, 2)
+    traces = TensorDict(
+        {"observation": path[:, :-1], "next": {"observation": path[:, 1:]}}, [1, 40]
+    )
+    assert NearVisited(lambda: path[0], radius=0.02)(traces)["mask"].all()
+    far = traces_of([3000.3] * 31, dim=2)  # at a distance of 0.42
+    assert not NearVisited(lambda: torch.full((30, 2), 3000.0), radius=0.25)(far)["mask"].any()
+
+
+def gate(value_shape) -> AdvantageGate:
+    """Q(s, a) = s + a and V(s) = s, of the given shape."""
+    critic = TensorDictModule(
+        lambda s, a: (s + a, value_shape(s)),
+        in_keys=["observation", "action"],
+        out_keys=["state_action_value", "state_value"],
+    )
+    return AdvantageGate(critic)
+
+
+def test_values_of_any_shape_are_compared_pair_by_pair():
+    pairs = TensorDict({
+        "observation": torch.tensor([[0.0], [10.0], [-10.0]]),
+        "action": torch.tensor([[-1.0], [1.0], [1.0]]),
+    }, [3])  # fmt: skip
+    assert gate(lambda s: s.squeeze(-1))(pairs)["mask"].tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="one value for each pair"):
+        gate(lambda s: s.repeat(1, 2))(pairs.exclude("mask"))

@@ -12,7 +12,14 @@ from torch import nn
 from torchrl.modules import MLP, ValueOperator
 from torchrl.objectives import SACLoss
 
-from torchrl_recall import CriticStates, GoalStates, HighValueStates, RewardStates, SACCritic
+from torchrl_recall import (
+    CriticStates,
+    GoalStates,
+    HighValueStates,
+    RewardStates,
+    SACCritic,
+    UniformStates,
+)
 from torchrl_recall.traces.high_value_states import best_indices
 
 nan, inf = math.nan, math.inf
@@ -305,3 +312,18 @@ def test_a_critic_of_other_entries_is_named():
     states = CriticStates(critic, 2, observation_key="latent")
     with pytest.raises(KeyError, match=r"reads .*pixels.*, but end states hold .*latent"):
         states(TensorDict({"latent": torch.zeros(4, 3)}, [4]))
+
+
+@pytest.mark.parametrize(
+    "source", [CriticStates(critic(), 2), RewardStates(2), UniformStates(9)], ids=repr
+)
+def test_padding_is_never_chosen(source):
+    data = TensorDict({
+        "observation": torch.tensor([[[-1.0], [-2.0], [0.0]]]),
+        "collector": {"mask": torch.tensor([[True, True, False]])},
+        "next": {
+            "observation": torch.tensor([[[-1.0], [-2.0], [0.0]]]),
+            "reward": torch.tensor([[[-1.0], [-2.0], [0.0]]]),
+        },
+    }, [1, 3])  # fmt: skip
+    assert set(firsts(source(data))) <= {-1.0, -2.0}

@@ -170,3 +170,10 @@ def test_makes_no_gradient_and_changes_nothing():
     before = DATA.clone()
     assert not ReturnStates(net, 2)(DATA)["observation"].requires_grad
     assert (before == DATA).all()
+
+
+def test_rewards_of_several_columns_are_refused():
+    data = DATA.clone()
+    data["next", "reward"] = torch.rand(4, 2)
+    with pytest.raises(ValueError, match="2 rewards for each step"):
+        UniformStates(4)(data)

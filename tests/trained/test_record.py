@@ -4,10 +4,11 @@ import shutil
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensordict import TensorDict
 from torchrl.data import Bounded
 
 from torchrl_recall import read_data_set, whole_trajectories
-from torchrl_recall.trained.record import record_run
+from torchrl_recall.trained.record import _returns, record_run
 from torchrl_recall.trainers.schema import ConfigError
 
 
@@ -74,3 +75,23 @@ def test_rows_of_several_environments_are_no_replay(runs, tmp_path):
     OmegaConf.save(config, run_dir / "config.yaml")
     with pytest.raises(ConfigError, match=r"2 environments in turn.*collector\.num_envs=1"):
         record_run(run_dir, tmp_path / "set", policy="replay")
+
+
+def test_an_episode_after_a_cut_begins_with_a_reset(runs, tmp_path):
+    run_dir = shutil.copytree(runs("none")[0], tmp_path / "run")
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.eval.max_steps = 5
+    OmegaConf.save(config, run_dir / "config.yaml")
+    record_run(run_dir, tmp_path / "set", episodes=3, policy="random")
+    first, second, _ = whole_trajectories(read_data_set(tmp_path / "set", *specs(runs("none")[1])))
+    assert len(first) == len(second) == 5
+    assert not torch.equal(first["next", "observation"][-1], second["observation"][0])
+    speed = second["observation"][0, -1]  # a reset of Pendulum-v1 draws it from [-1, 1]
+    assert first["next", "observation"][-1, -1] != speed
+
+
+def test_the_rest_of_an_episode_that_was_overwritten_does_not_count():
+    done = torch.arange(250) % 200 == 49
+    data = TensorDict({"next": {"reward": torch.ones(250, 1), "done": done.unsqueeze(-1)}}, [250])
+    assert _returns(data, begins=True)["mean_return"] == 125
+    assert _returns(data, begins=False) == {"frames": 250, "episodes": 1, "mean_return": 200}

@@ -174,13 +174,13 @@ def _entry(data: TensorDictBase, key: NestedKey) -> Tensor:
 def _state(
     data: TensorDictBase, prefix: tuple[str, ...], observation_keys: Sequence[str] | None
 ) -> Tensor:
-    """Return states; without ``observation``, concatenate the named entries."""
-    whole = data.get((*prefix, "observation"), None)
-    if whole is not None or not observation_keys:
-        key = (*prefix, "observation")
-        return _entry(data, key if prefix else "observation")
-    entries = [_entry(data, (*prefix, key) if prefix else key) for key in observation_keys]
-    return torch.cat([entry.reshape(*data.shape, -1) for entry in entries], -1)
+    """Concatenate the named entries; recordings hold them joined, as ``observation``."""
+    keys = [(*prefix, key) if prefix else key for key in observation_keys or ()]
+    whole: NestedKey = (*prefix, "observation") if prefix else "observation"
+    held = data.keys(True, True)
+    if not keys or (whole in held and not all(key in held for key in keys)):
+        return _entry(data, whole)
+    return torch.cat([_entry(data, key).reshape(*data.shape, -1) for key in keys], -1)
 
 
 def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Tensor:

@@ -58,13 +58,14 @@ def read_minari(file: Path, observation_keys: Sequence[str] | None = None) -> Te
             names = [name for name in root if name.startswith(_EPISODE)]
             _refuse_links(root, file)
             names.sort(key=lambda name: int(name.removeprefix(_EPISODE)))
-            episodes = [_episode(root[name], name, observation_keys) for name in names]
+            read = [_episode(root[name], name, observation_keys) for name in names]
+            episodes = [episode for episode in read if len(episode)]  # some have no step
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, DataSetError):
             raise
         raise DataSetError(f"{file} is no data set of Minari's: {error}.") from error
     if not episodes:
-        raise DataSetError(f"{file} holds no group {_EPISODE}0, so it has no episode.")
+        raise DataSetError(f"{file} holds no group {_EPISODE}0 with steps, so it has no episode.")
     return torch.cat(episodes)  # type: ignore[return-value]
 
 
@@ -98,7 +99,7 @@ def _episode(group: Any, name: str, observation_keys: Sequence[str] | None) -> T
     begins[:1] = True
     following = {
         "observation": states[1:],
-        "reward": reward.reshape(num, -1),
+        "reward": reward.unsqueeze(-1).flatten(1),
         "terminated": terminated.reshape(num, 1),
         "truncated": truncated.reshape(num, 1),
     }

@@ -17,8 +17,21 @@ from gymnasium.envs.classic_control import (
     MountainCarEnv,
     PendulumEnv,
 )
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
+from torchrl.envs import (
+    Compose,
+    DeviceCastTransform,
+    DTypeCastTransform,
+    InitTracker,
+    RenameTransform,
+    RewardClipping,
+    RewardScaling,
+    RewardSum,
+    StepCounter,
+    TransformedEnv,
+)
 
 from torchrl_recall.envs.four_rooms.env import FourRoomsEnv
 from torchrl_recall.envs.four_rooms.gym import FourRoomsGymEnv
@@ -41,6 +54,17 @@ _NUM_ANGLES: dict[type, int] = {
     MountainCarEnv: 0,
     Continuous_MountainCarEnv: 0,
 }
+_HARMLESS = (  # transforms after which states and actions are those of the task
+    DeviceCastTransform,
+    DTypeCastTransform,
+    InitTracker,
+    RenameTransform,
+    RewardClipping,
+    RewardScaling,
+    RewardSum,
+    StepCounter,
+)
+_FALLEN = 0.2  # radians, at which InvertedPendulum-v5 ends
 _OFF_UNIT = 0.1  # largest deviation of a quaternion from unit length, for imagined states
 _FREE, _BALL = int(mujoco.mjtJoint.mjJNT_FREE), int(mujoco.mjtJoint.mjJNT_BALL)
 
@@ -107,7 +131,8 @@ def make_simulator(task: Any) -> Simulator:
         The simulator.
 
     Raises:
-        ValueError: the task cannot be put into the state that it observes.
+        ValueError: the task cannot be put into the state that it observes, or a transform or
+            ``frame_skip`` of TorchRL changes what a step is.
 
     Examples:
         >>> import gymnasium, torch
@@ -118,11 +143,16 @@ def make_simulator(task: Any) -> Simulator:
         >>> torch.allclose(after, hanging[0], atol=1e-5)      # it hangs on
         True
     """
-    base = getattr(task, "base_env", task)  # in TorchRL's transforms
+    base = _in_transforms(task)
     if isinstance(base, Simulator):
         return base
     if isinstance(base, FourRoomsEnv):
         return _GridSimulator(base.layout)
+    if getattr(base, "wrapper_frame_skip", 1) > 1:
+        raise ValueError(
+            f"frame_skip={base.wrapper_frame_skip} of {type(base).__name__} repeats each action, "
+            "which the simulator of one step does not. Audit the task without it."
+        )
     task = getattr(base, "_env", base)  # in TorchRL's wrapper
     if not isinstance(task, gymnasium.Env):
         raise ValueError(
@@ -140,6 +170,22 @@ def make_simulator(task: Any) -> Simulator:
     if type(inner) in _NUM_ANGLES:
         return _ClassicSimulator(task)
     return MuJoCoSimulator(task)
+
+
+def _in_transforms(task: Any) -> Any:
+    """Return the environment in TorchRL's transforms; refuse those that change its steps."""
+    while isinstance(task, TransformedEnv):
+        transform = task.transform
+        for one in transform if isinstance(transform, Compose) else [transform]:
+            if not isinstance(one, _HARMLESS):
+                raise ValueError(
+                    f"{type(one).__name__} may change states, actions or what a step is, which "
+                    "the simulator of the task within does not know. Audit traces of that task, "
+                    "or give an object with is_valid(states), replay(states, actions) and "
+                    "coordinates(states)."
+                )
+        task = task.base_env
+    return task
 
 
 def _refuse_changed_states(task: gymnasium.Env) -> None:
@@ -198,7 +244,7 @@ class _GymSimulator(ABC):
     def _to_task(self, action: Tensor) -> Any:
         space = self._task.action_space
         if isinstance(space, Discrete):  # one-hot, or a number
-            return int(action.argmax(-1)) if action.ndim else int(action)
+            return int(action.long().argmax(-1)) if action.ndim else int(action)
         assert isinstance(space, Box)
         return action.numpy().clip(space.low, space.high)
 
@@ -300,6 +346,8 @@ class MuJoCoSimulator(_GymSimulator):
     def _can_be(self, observation: np.ndarray) -> bool:
         if not self._has_unit_quaternions(observation):
             return False
+        if isinstance(self._inner, InvertedPendulumEnv):  # its step has the rule
+            return bool(abs(observation[1]) <= _FALLEN)
         if not getattr(self._inner, "_terminate_when_unhealthy", False):
             return True
         self.put(observation)
@@ -382,7 +430,7 @@ class _GridSimulator:
     def replay(self, states: Tensor, actions: Tensor) -> Tensor:
         cells, path = self._cells(states), []
         for action in actions.cpu().unbind(1):
-            action = action.argmax(-1) if action.ndim > 1 else action
+            action = action.long().argmax(-1) if action.ndim > 1 else action
             cells = self._layout.next_cell[cells, action]
             path.append(cells)
         cells = torch.stack(path, 1)
@@ -396,4 +444,4 @@ class _GridSimulator:
 
     def _cells(self, states: Tensor) -> Tensor:
         states = states.cpu()
-        return states.argmax(-1) if states.is_floating_point() else states
+        return states.long().argmax(-1) if states.ndim > 1 else states.long()

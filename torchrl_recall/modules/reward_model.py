@@ -53,6 +53,22 @@ def real_reward(tensordict: TensorDictBase, reader: str) -> Tensor:
     return reward.reshape(*tensordict.shape, 1)
 
 
+def check_rewards(reward: Tensor) -> None:
+    """Refuse rewards that would spoil the running statistics.
+
+    Args:
+        reward: rewards of any shape.
+
+    Raises:
+        ValueError: a reward is NaN or infinite.
+    """
+    if not reward.isfinite().all():
+        raise ValueError(
+            "('next', 'reward') holds NaN or infinity; the statistics were left as they were. "
+            "Find the environment step that produced it and drop it from the data."
+        )
+
+
 class RewardModel(TensorDictModuleBase):
     r"""Model of the reward of a transition, and of whether it ends the episode.
 
@@ -125,15 +141,20 @@ class RewardModel(TensorDictModuleBase):
 
         Args:
             tensordict: real transitions, any batch shape, environment units.
+
+        Raises:
+            ValueError: a reward is NaN or infinite.
         """
         state, action, following = self._read(tensordict)
+        reward = self.reward_of(tensordict)
+        check_rewards(reward)
         if not state.numel():
             return
         self.observations.update(state)
         self.actions.update(action)
         if self.deltas is not None:
             self.deltas.update(following - state)
-        self.rewards.update(self.reward_of(tensordict))
+        self.rewards.update(reward)
 
     def reward_of(self, tensordict: TensorDictBase) -> Tensor:
         """Return the real reward of transitions.

@@ -11,6 +11,9 @@ from torchrl.modules import RunningValueNorm
 __all__ = ["Codec", "ContinuousCodec", "DiscreteCodec", "codec_from_spec"]
 
 
+_ZERO = 1e-20  # variance; arithmetic alone can move a value that is zero by so much
+
+
 class ContinuousCodec(RunningValueNorm):
     """Codec of a vector of floats, standardised with a running mean and variance.
 
@@ -43,7 +46,7 @@ class ContinuousCodec(RunningValueNorm):
 
     def _var(self) -> Tensor:
         variance = self.m2 / self.count.clamp(min=1.0)
-        varies = variance > self.epsilon * (1.0 + self.mean.square())
+        varies = variance > self.epsilon * self.mean.square() + _ZERO  # more than by rounding
         return torch.where(varies, variance, torch.ones_like(variance))
 
     def update(self, value: Tensor) -> None:

@@ -113,7 +113,7 @@ class LoopErasure(TensorDictModuleBase):
             return narrow(tensordict, self.mask_key, ~equal.triu(1).any(-1)[:, :-1])
 
         # Walk back: nearness is not transitive, so each state is compared with kept ones only.
-        near = torch.cdist(path, path, compute_mode="donot_use_mm_for_euclid_dist") <= self.radius
+        near = torch.cdist(path, path, compute_mode=_EXACT) <= self.radius
         kept = torch.zeros_like(near[:, 0])  # [num_traces, trace_length + 1]
         kept[:, length] = True  # the end state itself
         for t in range(length - 1, -1, -1):
@@ -209,8 +209,15 @@ class AdvantageGate(TensorDictModuleBase):
             require(values, key, "AdvantageGate", cure)
             for key in (self.state_action_value_key, self.value_key)
         )
-        agrees = state_action_value > value
-        return tensordict.set(self.mask_key, mask.masked_scatter(mask, agrees.reshape(-1)))
+        num = int(mask.sum())
+        if not state_action_value.numel() == value.numel() == num:
+            raise ValueError(
+                f"the critic of AdvantageGate writes {self.state_action_value_key!r} of shape "
+                f"{tuple(state_action_value.shape)} and {self.value_key!r} of shape "
+                f"{tuple(value.shape)} for {num} pairs; one value for each pair is needed."
+            )
+        agrees = state_action_value.reshape(-1) > value.reshape(-1)
+        return tensordict.set(self.mask_key, mask.masked_scatter(mask, agrees))
 
 
 class WithinSupport(TensorDictModuleBase):
@@ -344,8 +351,8 @@ class NearVisited(TensorDictModuleBase):
         path, visited = _path(tensordict, self.in_keys), self.visited()
         if self.project is not None:
             path, visited = self.project(path), self.project(visited)
-        near = (torch.cdist(path.flatten(0, 1), visited) <= self.radius).any(-1)
-        near = near.reshape(path.shape[:2])
+        distances = torch.cdist(path.flatten(0, 1), visited, compute_mode=_EXACT)
+        near = (distances <= self.radius).any(-1).reshape(path.shape[:2])
         return narrow(tensordict, self.mask_key, unbroken(near)[:, :-1])
 
 
@@ -424,6 +431,7 @@ def _path(tensordict: TensorDictBase, keys: list[NestedKey]) -> Tensor:
     return torch.cat([states, next_states[:, -1:]], 1)
 
 
+_EXACT = "donot_use_mm_for_euclid_dist"  # matrix products lose digits of small distances
 _CURE = "Name the states with observation_key=."
 
 

@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
 from torchrl_recall.checks import at_least, positive, require
+from torchrl_recall.data.top_trajectories import valid_steps
 
 __all__ = ["CriticStates", "GoalStates", "HighValueStates"]
 
@@ -69,6 +70,7 @@ class HighValueStates(nn.Module, ABC):
                 "first."
             )
         cure = "Name it with observation_key= or reward_key=."
+        tensordict = valid_steps(tensordict)
         ndim = tensordict.ndim
         entries = [require(tensordict, key, type(self).__name__, cure) for key in keys]
         return [e.reshape(-1, *e.shape[ndim:]) for e in entries]

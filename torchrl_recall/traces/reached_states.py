@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_recall.checks import next_key, positive
+from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.traces.high_value_states import HighValueStates, best_indices
 
 __all__ = ["ReachedStates", "ReturnStates", "RewardStates", "UniformStates"]
@@ -55,7 +56,13 @@ class ReachedStates(HighValueStates):
             ``terminated``.
         """
         keys = next_key(self.observation_key), next_key(self.reward_key)
+        tensordict = valid_steps(tensordict)
         states, rewards = self._flat(tensordict, *keys)
+        if rewards.numel() != len(states):
+            raise ValueError(
+                f"{keys[1]!r} holds {rewards[0].numel()} rewards for each step; end states need "
+                "one. Sum them, or name another entry with reward_key=."
+            )
         rewards = rewards.reshape(-1)
         terminated = tensordict.get(
             next_key(self.terminated_key), tensordict.get(("next", "done"), None)

@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.data import ReplayBuffer
 from torchrl.envs import ExplorationType
 
 from torchrl_recall.trained.load import TrainedRun, load_run
@@ -93,7 +94,7 @@ def record_run(
         "policy": policy,
         "run": {"recall": run.config.recall.name, "seed": run.config.seed, "frames": run.frames},
         "seed": seed,
-        **_returns(data),
+        **_returns(data, begins=policy != "replay" or not _is_full(run.parts.experience)),
         "versions": process.versions(),
     }
     write_data_set(data, Path(out), about)
@@ -140,6 +141,10 @@ def _refuse_many(run_dir: Path) -> None:
         )
 
 
+def _is_full(buffer: ReplayBuffer) -> bool:
+    return len(buffer) == buffer.storage.max_size
+
+
 def _experience(run: TrainedRun) -> TensorDictBase:
     """Return the rows of the replay buffer, oldest first."""
     buffer = run.parts.experience
@@ -152,7 +157,7 @@ def _experience(run: TrainedRun) -> TensorDictBase:
             f"the replay buffer of {run.run_dir} holds transitions of several steps (n_step), and "
             "its run kept no others. Take a run with n_step=1, or of recall=backtracking."
         )
-    if len(buffer) == buffer.storage.max_size:
+    if _is_full(buffer):
         rows = torch.roll(rows, -int(buffer.writer.state_dict()["_cursor"]), 0)
     return rows.select(*_KEYS, *_FLAGS, "is_init", strict=False).clone()
 
@@ -201,6 +206,8 @@ def _episode(collector: StepCollector, run: TrainedRun) -> TensorDict:
     while not steps or not (steps[-1]["next", "done"].any() or len(steps) >= longest):
         steps.append(collector.collect())
         check_finite(steps[-1], env_name=run.parts.name, frames=len(steps))
+    if not steps[-1]["next", "done"].any():
+        collector.begin_episode()  # the next one would begin in the middle of this one
     episode = cast(TensorDict, torch.cat(steps))
     episode["next", "done"][-1] = True
     begins = torch.zeros(len(episode), 1, dtype=torch.bool)
@@ -220,11 +227,16 @@ def _clipped(act: Callable[[Tensor], Tensor], env: Any) -> Callable[[Tensor], Te
     return lambda state: torch.clamp(act(state), space.low, space.high)
 
 
-def _returns(data: TensorDictBase) -> dict[str, Any]:
-    """Describe the whole episodes in transitions in order of time."""
+def _returns(data: TensorDictBase, *, begins: bool = True) -> dict[str, Any]:
+    """Describe the whole episodes in transitions in order of time.
+
+    Unless an episode ``begins`` the data, the rest of one that was overwritten does not count.
+    """
     done, reward = (data["next", key].flatten() for key in ("done", "reward"))
     ends = (done.nonzero().squeeze(-1) + 1).tolist()
     starts = [0, *ends[:-1]]
+    if not begins:
+        starts, ends = starts[1:], ends[1:]
     totals = [float(reward[a:b].sum()) for a, b in zip(starts, ends, strict=True)]
     mean = sum(totals) / len(totals) if totals else None
     return {"frames": len(data), "episodes": len(totals), "mean_return": mean}

@@ -99,7 +99,8 @@ class StepCollector:
         self.random_phase = RandomPhase(seed) if random_until_reward else None
         self.frames = 0
         self._task, self._to_task = env.base_env._env, to_task(env)
-        self._observation = self._observe(self._task.reset()[0])
+        self._observation: Tensor
+        self.begin_episode()
 
     def __iter__(self) -> Iterator[TensorDict]:
         while self.frames < self.total_frames:
@@ -149,6 +150,10 @@ class StepCollector:
     def _observe(self, observation: np.ndarray) -> Tensor:
         return torch.from_numpy(observation.astype(np.float32)).to(self.env.device)
 
+    def begin_episode(self) -> None:
+        """Reset the task, also in mid-episode."""
+        self._observation = self._observe(self._task.reset()[0])
+
     def shutdown(self) -> None:
         """Close the environment."""
         if not self.env.is_closed:
@@ -181,7 +186,7 @@ class StepCollector:
             return False
         if not load_env_state_dict(self.env, state["env"]):
             if state["env"] is not None:  # the environment may be partly restored
-                self._observation = self._observe(self._task.reset()[0])
+                self.begin_episode()
             return False
         self._observation = state["observation"].to(self.env.device)
         return True
