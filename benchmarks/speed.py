@@ -7,10 +7,11 @@
 ``loop`` times whole SAC steps on HalfCheetah-v5: ours, the bare loop, and the peers (extra
 ``peers``; those not installed are left out). ``hosts`` does so for TD3 and CrossQ, ``on_policy``
 for TRPO and PPO, 2,048 steps an update. ``critic`` times traces for the critic at the sizes of
-``figures/critic.py``, beside more updates without them. ``update``, ``model``, ``imitation`` and
-``traces`` time the parts against their bare limits, ``four_rooms`` the environment of that name
-against itself one step at a time, ``goals`` the goal environments and the Goal GAN's share of an
-iteration.
+``figures/critic.py``, beside more updates without them. ``trust`` times agreement, measured
+lengths, ensembles and joint models beside plain imitated traces. ``update``, ``model``,
+``imitation`` and ``traces`` time the parts against their bare limits, ``four_rooms`` the
+environment of that name against itself one step at a time, ``goals`` the goal environments and the
+Goal GAN's share of an iteration.
 ``compilation`` times whole runs up to their 2,000th step: eager, compiled, and compiled again.
 ``collectors`` times a frame by each backend of the collectors, on all cores, with 1, 4 and 16
 environments, and ``slow_tasks`` with four whose steps take longer. ``growth`` gives costs against
@@ -47,6 +48,7 @@ from speed_parts.critic import critic
 from speed_parts.goals import goals
 from speed_parts.loops import hosts, loop, on_policy
 from speed_parts.measure import Rows
+from speed_parts.trust import trust
 
 from torchrl_recall.trainers.runs.process import quiet, resolve_device
 
@@ -54,6 +56,7 @@ PARTS: dict[str, Callable[..., Rows]] = {
     "loop": loop,
     "hosts": hosts,
     "critic": critic,
+    "trust": trust,
     "on_policy": on_policy,
     "update": update,
     "model": model,
@@ -94,7 +97,7 @@ def main() -> None:
     rows: Rows = []
     for part in config.parts:
         arguments: dict[str, Any] = (
-            {"steps": config.steps} if part in ("loop", "hosts", "critic") else {}
+            {"steps": config.steps} if part in ("loop", "hosts", "critic", "trust") else {}
         )
         if part == "loop":
             arguments["device"] = resolve_device(config.device)

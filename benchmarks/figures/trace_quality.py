@@ -72,7 +72,7 @@ MUJOCO = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5")
 NUM_VISITED = 4_096  # states that NearVisited looks at
 NUM_TRACES = 256  # of each run
 MIN_TRACES = 20  # smallest number of traces for a number; with fewer a dash is shown
-CAPTION = "Recall traces put to the simulator; seeds are weighted by the traces that count."
+CAPTION = "Recall traces put to the simulator; a filter is compared with uncut traces of its seeds."
 PANELS = {"landing_error": "landing error, sd", "impossible": "share of impossible states"}
 LOOKS = {  # of what is drawn; the table has all
     "none": Look("uncut traces", BLUE, SOLID),
@@ -212,6 +212,13 @@ def pool(
     return sum(weights[seed] * values[seed] for seed in weights) / total
 
 
+def matched(quality: Quality, task: str, name: str, k: int, metric: str, num: int) -> float:
+    """Scale the value of uncut traces by a filter's ratio to uncut traces of the same seeds."""
+    uncut, cut = (pool(quality, task, each, k, metric, num) for each in ("none", name))
+    alike = pool(quality, task, name, k, metric, num, of="none")
+    return uncut * cut / alike if cut and alike else cut
+
+
 def traces_left(quality: Quality, task: str, name: str, k: int) -> dict[int, float]:
     """Return each seed's share of traces that a filter kept at a length, if it kept any."""
     shares = quality.get((task, name, k, "num_traces"), {})
@@ -269,7 +276,7 @@ def draw(quality: Quality, lengths: Sequence[int], num: int) -> Figure:
         axes.set_axis_off()
     for axes, (metric, task) in zip(grid, places, strict=False):
         for name, look in LOOKS.items():
-            values = [pool(quality, task, name, k, metric, num) for k in lengths]
+            values = [matched(quality, task, name, k, metric, num) for k in lengths]
             axes.plot(lengths, values, color=look.color, linestyle=look.line, linewidth=1.6)
         axes.set_title(f"{PANELS[metric]}\n{task_name(task)}", fontsize=9)
         axes.set_ylim(0, None)

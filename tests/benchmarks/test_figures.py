@@ -395,10 +395,30 @@ def test_a_filter_that_empties_a_seed_is_weighted_by_what_it_leaves(monkeypatch)
         ("A", "f", 1, "num_traces"): {0: 0.9, 1: 0.1, 2: 0.0},
         ("A", "f", 1, "impossible"): {0: 0.0, 1: 0.5},
         ("A", "f", 1, "landing_error"): {0: 1.0, 1: 20.0},  # of 90 and of 5 traces
+        ("A", "none", 0, "steps kept"): dict.fromkeys(range(3), 1.0),
+        ("A", "none", 1, "num_traces"): dict.fromkeys(range(3), 1.0),
+        ("A", "none", 1, "impossible"): dict.fromkeys(range(3), 0.0),
+        ("A", "none", 1, "landing_error"): {0: 2.0, 1: 40.0, 2: 900.0},  # seed 2 is not compared
     }
-    row = table(quality, [1], 100).splitlines()[-1]
-    assert row.endswith("| 100 (2) | 0.05 | 2.00 | - |")
-    assert table(quality, [1], 10).splitlines()[-1].endswith("| 10 (2) | - | - | - |")
+    row = table(quality, [1], 100).splitlines()[-2]
+    assert row.endswith("| 100 (2) | 0.05 | 2.00 | 4.00 | - |")
+    assert table(quality, [1], 10).splitlines()[-2].endswith("| 10 (2) | - | - | - | - |")
+
+
+def test_a_filter_is_drawn_beside_uncut_traces_of_the_same_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(str(FIGURES))
+    from trace_quality import matched
+
+    quality = {
+        ("A", "none", 1, "num_traces"): {0: 1.0, 1: 1.0},
+        ("A", "none", 1, "impossible"): {0: 0.0, 1: 0.0},
+        ("A", "none", 1, "landing_error"): {0: 1.0, 1: 9.0},  # five on average
+        ("A", "f", 1, "num_traces"): {0: 0.0, 1: 1.0},  # leaves the worse seed, and halves it
+        ("A", "f", 1, "impossible"): {1: 0.0},
+        ("A", "f", 1, "landing_error"): {1: 4.5},
+    }
+    assert matched(quality, "A", "f", 1, "landing_error", 100) == 2.5
+    assert matched(quality, "A", "none", 1, "landing_error", 100) == 5
 
 
 def test_a_length_that_diverged_is_not_chosen_and_ends_no_figure(monkeypatch):
