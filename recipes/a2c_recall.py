@@ -90,7 +90,7 @@ def train(config: A2CRecallConfig) -> Run:
     return run
 
 
-CONFIG = str(Path(__file__).parent / "config" / "four_rooms")
+CONFIG = str(Path(__file__).resolve().parent / "config" / "four_rooms")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="a2c_recall")

@@ -119,7 +119,7 @@ def train(config: DQNRecallConfig) -> Run:
     return run
 
 
-CONFIG = str(Path(__file__).parent / "config" / "dqn")
+CONFIG = str(Path(__file__).resolve().parent / "config" / "dqn")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="dqn_recall")

@@ -117,7 +117,7 @@ def train(config: GoalGANRecallConfig) -> Run:
     return run
 
 
-CONFIG = str(Path(__file__).parent / "config" / "goal_gan")
+CONFIG = str(Path(__file__).resolve().parent / "config" / "goal_gan")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="goal_gan_recall")

@@ -83,7 +83,7 @@ def train(config: OfflineRecallConfig) -> Run:
     return run
 
 
-CONFIG = str(Path(__file__).parent / "config" / "offline")
+CONFIG = str(Path(__file__).resolve().parent / "config" / "offline")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="offline_recall")

@@ -10,7 +10,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-CONFIG = str(Path(__file__).parent / "config" / "on_policy")
+CONFIG = str(Path(__file__).resolve().parent / "config" / "on_policy")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="ppo_recall")

@@ -136,7 +136,7 @@ def train(config: SACRecallConfig) -> Run:
     return run
 
 
-CONFIG = str(Path(__file__).parent / "config" / "sac")
+CONFIG = str(Path(__file__).resolve().parent / "config" / "sac")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="sac_recall")

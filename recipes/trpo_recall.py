@@ -101,7 +101,7 @@ def train(config: TRPORecallConfig | PPORecallConfig) -> Run:
     return run
 
 
-CONFIG = str(Path(__file__).parent / "config" / "on_policy")
+CONFIG = str(Path(__file__).resolve().parent / "config" / "on_policy")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG, config_name="trpo_recall")
