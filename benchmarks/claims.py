@@ -8,26 +8,16 @@ rows in that folder. A verdict that the numbers contradict is refused.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from effects import KINDS, Effect, Number
 from omegaconf import OmegaConf
 
-from torchrl_recall.results.methods import Method, group_rows
 from torchrl_recall.results.rows import read_rows
-from torchrl_recall.results.statistics import (
-    Interval,
-    geometric_mean_ratio,
-    interval,
-    probability_of_improvement,
-    stratified_difference,
-)
-from torchrl_recall.results.table import normalized_scores, ratio_of_means
 from torchrl_recall.trainers.runs.process import write_whole
 
 __all__ = ["ClaimError", "render"]
@@ -38,33 +28,6 @@ VERDICTS = ("reproduced", "partly", "not seen", "opposite", "not run")
 
 class ClaimError(ValueError):
     """Error of a claim that rows do not support; the message names it."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """Comparison of a method with a baseline, in one task or over several.
-
-    Attributes:
-        kind: kind of comparison, a name in :data:`KINDS`.
-        file: file of rows.
-        figure: figure of the rows.
-        tasks: one task, or all tasks that are compared together.
-        method: method that is compared with the baseline.
-        baseline: baseline in the same rows.
-        says: text before the number.
-        decides: whether the verdict depends on this comparison.
-        metric: metric of ``values``, ``means`` and ``scores``.
-    """
-
-    kind: str
-    file: str
-    figure: str
-    tasks: list[str]
-    method: str
-    baseline: str
-    says: str = ""
-    decides: bool = True
-    metric: str = "eval_return"
 
 
 @dataclass(frozen=True)
@@ -90,28 +53,6 @@ class Claim:
     command: str
     page: str
     effects: list[Effect] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Number:
-    """Outcome of an effect.
-
-    Attributes:
-        text: text in the page.
-        found: the interval; None for a count.
-        neutral: value that means no effect.
-    """
-
-    text: str
-    found: Interval | None
-    neutral: float
-
-    @property
-    def side(self) -> int:
-        """Return 1 or -1 if the interval is above or below the neutral value, and 0 otherwise."""
-        if self.found is None:
-            return 0
-        return int(self.found.low > self.neutral) - int(self.found.high < self.neutral)
 
 
 def main() -> None:
@@ -270,102 +211,6 @@ def _number(effect: Effect, claim: Claim, results: Path) -> Number:
                     f"figure {effect.figure}; mend the effect in docs/results/claims.yaml."
                 )
     return KINDS[effect.kind](effect, rows)
-
-
-def _to_target(rows: list[dict[str, str]], task: str, name: str) -> dict[int, tuple[float, float]]:
-    """Read frames to the target (infinite if it was not reached) and frames at the end, by seed."""
-    return {
-        int(row["seed"]): (float(row["value"] or math.inf), float(row["frames"]))
-        for row in rows
-        if (row["task"], row["method"], row["metric"]) == (task, name, "frames_to_target")
-    }
-
-
-def _times(effect: Effect, rows: list[dict[str, str]], task: str) -> dict[int, float]:
-    """Compute how many times fewer frames the method needs, for the seeds that both have.
-
-    If one run of a pair ended without reaching the target, both count up to its end at most.
-    """
-    ours, theirs = (_to_target(rows, task, name) for name in (effect.method, effect.baseline))
-    times = {}
-    for seed in sorted(set(ours) & set(theirs)):
-        pair = ours[seed], theirs[seed]
-        limit = min((end for needed, end in pair if math.isinf(needed)), default=math.inf)
-        our_frames, their_frames = (min(needed, limit) for needed, _ in pair)
-        times[seed] = their_frames / our_frames
-    return times
-
-
-def _fewer(effect: Effect, rows: list[dict[str, str]]) -> Number:
-    """Compute how many times fewer steps the method needs, over all tasks."""
-    times = [_times(effect, rows, task) for task in effect.tasks]
-    seeds = sorted(set.intersection(*map(set, times)))
-    means = [float(np.exp(np.mean([np.log(each[seed]) for each in times]))) for seed in seeds]
-    found = geometric_mean_ratio(means, [1.0] * len(means))
-    return Number(f"{found} × fewer", found, 1.0)
-
-
-def _growth(effect: Effect, rows: list[dict[str, str]]) -> Number:
-    """Compute how many times larger the gain is in the last task than in the first."""
-    first, last = (_times(effect, rows, task) for task in (effect.tasks[0], effect.tasks[-1]))
-    seeds = sorted(set(first) & set(last))
-    found = geometric_mean_ratio([last[s] for s in seeds], [first[s] for s in seeds])
-    return Number(f"{found} × the gain", found, 1.0)
-
-
-def _reached(effect: Effect, rows: list[dict[str, str]]) -> Number:
-    """Count the seeds that reached the target."""
-    told = []
-    for name in (effect.method, effect.baseline):
-        values = [
-            row["value"] for row in rows
-            if row["method"] == name and row["metric"] == "frames_to_target"
-        ]  # fmt: skip
-        told.append(f"{sum(bool(value) for value in values)} of {len(values)}")
-    return Number(" against ".join(told), None, 0.0)
-
-
-def _values(effect: Effect, rows: list[dict[str, str]]) -> Number:
-    """Compare the last values of a metric, with the probability that a run's is larger."""
-    lasts = []
-    for name in (effect.method, effect.baseline):
-        methods = {m.task: m for m in group_rows(rows, effect.metric) if m.name == name}
-        of_tasks = [methods[task] for task in effect.tasks]
-        lasts.append([[r.at(r.last_frames) or 0.0 for r in m.runs.values()] for m in of_tasks])
-    ours, theirs = (interval([x for of_task in each for x in of_task]) for each in lasts)
-    found = probability_of_improvement(*lasts)
-    return Number(f"{ours} against {theirs}, P(larger) {found}", found, 0.5)
-
-
-def _pairs(effect: Effect, rows: list[dict[str, str]]) -> list[tuple[Method, Method]]:
-    methods = {(m.task, m.name): m for m in group_rows(rows, effect.metric)}
-    return [(methods[t, effect.method], methods[t, effect.baseline]) for t in effect.tasks]
-
-
-def _means(effect: Effect, rows: list[dict[str, str]]) -> Number:
-    """Compute the paired ratio of means over training."""
-    found = ratio_of_means(_pairs(effect, rows))
-    text = "a mean is not positive" if found is None else f"{found} × the mean over training"
-    return Number(text, found, 1.0)
-
-
-def _scores(effect: Effect, rows: list[dict[str, str]]) -> Number:
-    """Compute the difference of interquartile means of normalised areas under the curve.
-
-    The lowest and the highest run of a task are taken from the two methods only.
-    """
-    scores = [normalized_scores(pair) for pair in _pairs(effect, rows)]
-    ours, theirs = (
-        [list(each[name].values()) for each in scores] for name in (effect.method, effect.baseline)
-    )
-    found = stratified_difference(ours, theirs)
-    return Number(f"IQM of scores {found.value:+.2f} [{found.low:.2f}, {found.high:.2f}]", found, 0)
-
-
-KINDS: Mapping[str, Callable[[Effect, list[dict[str, str]]], Number]] = {
-    "fewer": _fewer, "growth": _growth, "reached": _reached, "values": _values, "means": _means,
-    "scores": _scores,
-}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from claims import ClaimError, render  # noqa: E402
+from effects import KINDS, Effect  # noqa: E402
 
 from torchrl_recall.results.rows import write_rows  # noqa: E402
 
@@ -147,3 +148,18 @@ def test_another_row_makes_the_page_stale(tmp_path):
     path = tmp_path / "results/figure_6.csv"
     path.write_text(path.read_text() + "6,Hopper-v5,none,9,10240,eval_return,1.0\r\n")
     assert render(path.parent) != (RESULTS / "claims.md").read_text()
+
+
+def test_a_fall_is_measured_from_the_peak_of_the_mean():
+    curves = {0: (0.5, 0.8, 0.7), 1: (0.1, 1.0, 0.4)}  # means 0.3, 0.9 and 0.55
+    rows = [
+        {"task": "A", "method": "exact", "metric": "return", "seed": str(seed),
+         "frames": str(10 * (i + 1)), "value": str(value)}
+        for seed, curve in curves.items() for i, value in enumerate(curve)
+    ]  # fmt: skip
+    found = KINDS["falls"](Effect("falls", "", "18", ["A"], "exact", "none", metric="return"), rows)
+    assert found.text.startswith("0.900 after 20 steps, and 0.350 [0.100, 0.600] less")
+    assert found.side == 1
+    rising = [row for row in rows if row["frames"] != "30"]
+    effect = Effect("falls", "", "18", ["A"], "exact", "none", metric="return")
+    assert KINDS["falls"](effect, rising).side == 0
