@@ -5,13 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
-from torchrl.data import Bounded
-from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
-from torchrl.objectives import SACLoss
+from torchrl.data import Bounded, MultiOneHot
+from torchrl.modules import (
+    MLP,
+    Actor,
+    ProbabilisticActor,
+    QValueModule,
+    TanhNormal,
+    ValueOperator,
+)
+from torchrl.objectives import DDPGLoss, DQNLoss, SACLoss
 
-from torchrl_recall import SACCritic
+from torchrl_recall import SACCritic, StateValues
 
 
 class Policy(nn.Module):
@@ -169,3 +176,37 @@ def test_batches_of_any_size_and_an_actor_with_an_entry_of_its_own(known, compil
         torch.testing.assert_close(out["state_value"], expected)
         expected = -(data["action"] - data["observation"][:, 1:]).square()
         torch.testing.assert_close(out["state_action_value"], expected)
+
+
+def test_several_choices_at_once_are_refused():
+    net = TensorDictModule(nn.Linear(2, 5), ["observation"], ["action_value"])
+    space = {"action_space": "mult_one_hot", "var_nums": [2, 3], "spec": MultiOneHot([2, 3])}
+    loss = DQNLoss(TensorDictSequential(net, QValueModule(**space)), action_space="mult_one_hot")
+    with pytest.raises(ValueError, match=r"action_space='mult_one_hot'.*over all combinations"):
+        StateValues(loss)
+
+
+def test_the_action_is_what_the_actor_writes_and_q_reads():
+    actor = Actor(nn.Linear(2, 1), ["observation"], ["act"], spec=Bounded(-1, 1, (1,)))
+    names = ["observation", "act"], ["state_action_value"]
+    critic = StateValues(DDPGLoss(actor, ValueOperator(Q(), *names)))  # it has no key "action"
+    out = critic(TensorDict({"observation": STATES, "act": torch.full((3, 1), 0.5)}, [3]))
+    expected = -(actor.module(STATES) - STATES[:, 1:]).square()
+    torch.testing.assert_close(out["state_value"], expected.detach())
+    assert out["state_action_value"].flatten().tolist() == pytest.approx([-0.25, 0.0, -2.25])
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_distribution_of_torch_acts_by_its_mean(compile):
+    actor = ProbabilisticActor(
+        TensorDictModule(Policy(), ["observation"], ["loc", "scale"]),
+        ["loc", "scale"],
+        distribution_class=torch.distributions.Normal,
+    )
+    loss = SACLoss(
+        actor, ValueOperator(Q(), ["observation", "action"]), action_spec=Bounded(-1, 1, (1,))
+    )
+    critic = StateValues(loss, compile=compile)
+    value = critic(TensorDict({"observation": STATES + 0.5}, [3]))["state_value"]
+    assert value.flatten().tolist() == pytest.approx([0.0, -0.25, -1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
@@ -19,18 +20,27 @@ from torchrl.data import (
     SamplerWithoutReplacement,
     TensorDictReplayBuffer,
 )
-from torchrl.envs import GymEnv, RewardSum, TransformedEnv
+from torchrl.envs import GymEnv, RenameTransform, RewardSum, SerialEnv, TransformedEnv
 from torchrl.modules import (
     MLP,
     Actor,
+    DistributionalQValueActor,
     EGreedyModule,
     ProbabilisticActor,
     QValueActor,
     TanhNormal,
     ValueOperator,
 )
-from torchrl.objectives import ClipPPOLoss, DQNLoss, SACLoss, SoftUpdate, TD3Loss
-from torchrl.trainers import Trainer
+from torchrl.objectives import (
+    ClipPPOLoss,
+    DDPGLoss,
+    DistributionalDQNLoss,
+    DQNLoss,
+    SACLoss,
+    SoftUpdate,
+    TD3Loss,
+)
+from torchrl.trainers import ReplayBufferTrainer, RewardNormalizer, Trainer
 from torchrl.trainers.algorithms import DQNTrainer, PPOTrainer, SACTrainer
 from torchrl.trainers.algorithms.td3 import TD3OptimizationStepper, TD3Trainer
 
@@ -168,6 +178,16 @@ def ppo(**options) -> Trainer:
     )
 
 
+def plain(env, policy, loss, *, frames: int, **collecting) -> Trainer:
+    options = common(env, policy, loss, frames=frames, file=None, checkpoint=False, **collecting)
+    del options["enable_logging"]
+    return Trainer(
+        **options,
+        optim_steps_per_batch=1,
+        optimizer=torch.optim.Adam(loss.parameters(), 1e-3),
+    )
+
+
 TRAINERS = {"SACTrainer": sac, "TD3Trainer": td3, "DQNTrainer": dqn, "PPOTrainer": ppo}
 
 
@@ -278,27 +298,84 @@ def test_batches_are_taken_before_other_hooks_cut_them(build):
     assert hook.recall.schedule.frames == 200
 
 
-def test_a_collector_that_writes_to_the_buffer_itself_is_read():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("known", [False, True], ids=["collector's", "trainer's"])
+def test_a_collector_that_writes_to_the_buffer_itself_is_read(known, given):
     env = pendulum()
     actor = gaussian(env)
     loss = SACLoss(actor, of_pairs(), action_spec=env.action_spec)
-    buffer = replay_buffer()
-    collector = Collector(
-        env, actor, frames_per_batch=100, total_frames=300, replay_buffer=buffer,
-        auto_register_policy_transforms=False,
-    )  # fmt: skip
-    trainer = Trainer(
-        collector=collector, total_frames=300, frame_skip=1, optim_steps_per_batch=1,
-        loss_module=loss, optimizer=torch.optim.Adam(loss.parameters()), progress_bar=False,
-    )  # fmt: skip
-    trainer.replay_buffer = buffer
+    buffer, other = replay_buffer(), replay_buffer()
+    trainer = plain(env, actor, loss, frames=300, replay_buffer=buffer)
+    trainer.replay_buffer = buffer if known else None
     trainer.register_op("process_optim_batch", lambda batch: buffer.sample())
-    hook = RecallHook(recall_of)
+    hook = RecallHook(recall_of, replay_buffer=other if given else None)
     hook.register(trainer)
     trainer.train()
     assert hook.recall.schedule.frames == 300
-    assert len(buffer) == 300
+    assert len(buffer) == len(hook.replay_buffer) == 300
+    assert hook.replay_buffer is (other if given else buffer)
+    assert hook.fills == given
+
+
+def q_learning(env, key="observation", **options) -> Trainer:
+    actor = QValueActor(nn.Linear(4, 2), spec=env.action_spec, in_keys=[key])
+    loss = DQNLoss(actor, action_space=env.action_spec, delay_value=False)
+    return plain(env, actor, loss, **options)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("order", [1, -1], ids=["buffer first", "hook first"])
+def test_frames_of_a_replay_buffer_trainer_are_stored_once(order, given):
+    trainer, buffer = q_learning(cart_pole(), frames=400, init_random_frames=200), replay_buffer()
+    hook = RecallHook(recall_of, replay_buffer=buffer if given else None)
+    for each in (ReplayBufferTrainer(buffer, flatten_tensordicts=True), hook)[::order]:
+        each.register(trainer)
+    trainer.train()
+    assert hook.replay_buffer is buffer
+    assert len(buffer) == 400
+    assert "replay_buffer" not in json.loads(hook.state_dict()["document"])
+
+
+def test_trajectories_in_rows_are_not_what_recall_draws_from():
+    env = SerialEnv(2, cart_pole)
+    actor = QValueActor(nn.Linear(4, 2), spec=env.action_spec_unbatched, in_keys=["observation"])
+    loss = DQNLoss(actor, action_space="one_hot", delay_value=False)
+    trainer, buffer = plain(env, actor, loss, frames=200), replay_buffer()
+    ReplayBufferTrainer(buffer).register(trainer)
+    hook = RecallHook(recall_of)
+    hook.register(trainer)
+    trainer.train()
+    assert buffer[:].shape == (4, 50)
+    assert len(hook.replay_buffer) == 200
+
+
+@pytest.mark.parametrize("use", ["policy", "critic"])
+def test_states_under_another_key(use):
+    env = TransformedEnv(cart_pole(), RenameTransform(["observation"], ["state"]))
+    trainer = q_learning(env, "state", frames=300)
+    ReplayBufferTrainer(replay_buffer(), flatten_tensordicts=True).register(trainer)
+    hook = RecallHook(partial(recall_of, observation_key="state", use=use))
+    hook.register(trainer)
+    trainer.train()
+    assert trainer._log_dict["recall/ready"][-1] == 1.0
+
+
+def test_actions_and_rewards_are_those_of_the_loss():
+    renaming = RenameTransform(["reward"], ["gain"], ["action"], ["act"])
+    env = TransformedEnv(pendulum(), renaming)
+    actor = Actor(nn.Linear(3, 1), ["observation"], ["act"], spec=env.action_spec)
+    net = MLP(in_features=4, out_features=1, num_cells=[8])
+    qvalue = ValueOperator(net, ["observation", "act"], ["state_action_value"])
+    loss = DDPGLoss(actor, qvalue)
+    loss.set_keys(reward="gain")
+    trainer = plain(env, actor, loss, frames=200)
+    ReplayBufferTrainer(replay_buffer(), flatten_tensordicts=True).register(trainer)
+    with pytest.raises(ValueError, match=r"the loss reads \['gain'\].*RenameTransform"):
+        make_recall(trainer, **OPTIONS, use="critic")
+    hook = RecallHook(recall_of)
+    hook.register(trainer)
+    trainer.train()
+    assert trainer._log_dict["recall/loss_imitation"]
 
 
 @pytest.mark.parametrize("change", [{"learner_backend": "ray"}, {"async_collection": True}])
@@ -396,6 +473,41 @@ def test_batches_get_rows_of_traces_where_a_critic_learns(name, build):
     assert "recall/loss_imitation" not in trainer._log_dict
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_rows_of_traces_are_added_directly_behind_sampling(order):
+    trainer, seen = q_learning(cart_pole(), frames=400), []
+    sampler = ReplayBufferTrainer(replay_buffer(), flatten_tensordicts=True)
+    hooks = sampler, RewardNormalizer(), RecallHook(fed)
+    for index in order:
+        hooks[index].register(trainer)
+    trainer.register_op("process_optim_batch", lambda batch: seen.append(batch["next", "reward"]))
+    trainer.train()
+    assert (len(seen[0]), len(seen[-1])) == (32, 64)
+    # Real rewards are one, so their deviation is tiny; those of imagined steps are zero.
+    assert seen[-1].max() < 0.5
+    assert seen[-1].min() < -100
+
+
+def test_traces_for_a_distribution_over_returns():
+    class Atoms(nn.Linear):
+        def forward(self, states):
+            return super().forward(states).unflatten(-1, (5, 2)).log_softmax(-2)
+
+    env = cart_pole()
+    actor = DistributionalQValueActor(
+        Atoms(4, 10), spec=env.action_spec, in_keys=["observation"], support=torch.arange(5.0)
+    )
+    loss = DistributionalDQNLoss(actor, gamma=0.9, delay_value=True)
+    trainer, seen = plain(env, actor, loss, frames=400), []
+    ReplayBufferTrainer(replay_buffer(), flatten_tensordicts=True).register(trainer)
+    hook = RecallHook(fed)
+    hook.register(trainer)
+    trainer.register_op("process_optim_batch", lambda batch: seen.append(len(batch)))
+    trainer.train()
+    assert (seen[0], seen[-1]) == (32, 64)
+    assert hook.recall.high_value_states.gamma == pytest.approx(0.9)
+
+
 def test_rows_of_traces_are_refused_where_they_do_not_belong(build):
     def of_pendulum(trainer):
         from torchrl_recall import BacktrackingModel, Recall, UniformStates
@@ -413,3 +525,8 @@ def test_rows_of_traces_are_refused_where_they_do_not_belong(build):
     trainer = sac(frames=100, file=None, checkpoint=False)
     with pytest.raises(ValueError, match="no priority"):
         RecallHook(fed, replay_buffer=prioritised).register(trainer)
+    trainer = q_learning(cart_pole(), frames=100)
+    RecallHook(fed).register(trainer)
+    ReplayBufferTrainer(prioritised).register(trainer)
+    with pytest.raises(ValueError, match="no priority"):
+        trainer.train()

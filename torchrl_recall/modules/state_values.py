@@ -59,6 +59,7 @@ class StateValues(TensorDictModuleBase):
     Raises:
         TypeError: it is not a loss module, or the loss has no value network.
         ValueError: the temperature is not positive, or the loss trains a policy and needs none.
+            Also for several discrete actions at once (``mult_one_hot``).
 
     Examples:
         >>> import torch
@@ -97,7 +98,6 @@ class StateValues(TensorDictModuleBase):
                 "state_value goes to CriticStates as it is."
             )
         self.__dict__["loss_module"] = loss_module  # not a submodule: the loss owns its parameters
-        self.action_key: NestedKey = getattr(loss_module.tensor_keys, "action", "action")
         networks = {name: net for name in _NAMES if (net := _network(loss_module, name))}
         if not networks:
             raise TypeError(
@@ -106,6 +106,7 @@ class StateValues(TensorDictModuleBase):
                 "that writes state_value and state_action_value."
             )
 
+        self.action_key = _action_key(loss_module, networks)
         # Q reads an action, or writes the values of all; V does neither.
         self._of_pairs = next((n for n in networks if self._reads_action(networks[n])), None)
         self._of_all = (
@@ -113,6 +114,11 @@ class StateValues(TensorDictModuleBase):
             if self._of_pairs
             else next((n for n in networks if self._writes_all(networks[n])), None)
         )
+        if self._of_all and getattr(loss_module, "action_space", None) == "mult_one_hot":
+            raise ValueError(
+                "StateValues reads the values of one choice, but action_space='mult_one_hot' makes "
+                "several at once. Use a OneHot or Categorical action over all combinations."
+            )
         qvalue = self._of_pairs or self._of_all
         self._of_states = next((n for n in networks if n != qvalue), None)
         names = [name for name in (qvalue, self._of_states) if name]
@@ -231,7 +237,9 @@ class StateValues(TensorDictModuleBase):
         """Return the policy's deterministic action."""
         actor = self.loss_module.actor_network
         if isinstance(actor, ProbabilisticTensorDictSequential):
-            return self._distribution(states, params).deterministic_sample
+            dist = self._distribution(states, params)
+            action = getattr(dist, "deterministic_sample", None)  # torch's distributions lack it
+            return dist.mean if action is None else action
         return self._run("actor_network", states, params).get(self.action_key)
 
     def _distribution(self, states: TensorDictBase, params: dict) -> Any:
@@ -292,6 +300,14 @@ def _network(loss_module: LossModule, name: str) -> nn.Module | None:
     """Return the loss's network of that name; None if it has none with ``in_keys``."""
     network = getattr(loss_module, name, None)
     return network if hasattr(network, "in_keys") else None
+
+
+def _action_key(loss_module: LossModule, networks: dict[str, Any]) -> NestedKey:
+    """Return the key of the action: the loss's, or the last output of the actor that Q reads."""
+    key = getattr(loss_module.tensor_keys, "action", "action")
+    written = getattr(_network(loss_module, "actor_network"), "out_keys", [key])
+    read = {k for network in networks.values() for k in network.in_keys}
+    return key if key in written else next((k for k in reversed(written) if k in read), key)
 
 
 def _parameters(loss_module: LossModule, name: str) -> TensorDictBase | None:

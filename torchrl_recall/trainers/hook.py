@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
 
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import (
@@ -16,9 +17,10 @@ from torchrl.data import (
     TensorDictReplayBuffer,
 )
 from torchrl.objectives import LossModule
-from torchrl.trainers import Trainer, TrainerHookBase
+from torchrl.trainers import BatchSubSampler, ReplayBufferTrainer, Trainer, TrainerHookBase
 from torchrl.trainers.algorithms.on_policy import OnPolicyTrainer
 
+from torchrl_recall.checks import next_key
 from torchrl_recall.data.buffer_reader import BufferReader
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_trajectories import valid_steps
@@ -36,24 +38,36 @@ from torchrl_recall.trainers.runs.packing import pack, unpack
 __all__ = ["RecallHook", "make_recall"]
 
 
-def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Recall:
+def make_recall(
+    trainer: Trainer,
+    *,
+    num_states: int = 32,
+    observation_key: NestedKey = "observation",
+    **options: Any,
+) -> Recall:
     """Make recall from a trainer's environment specs, loss and policy.
 
     Imitated traces end in the states of highest value under the loss
     (:class:`~torchrl_recall.StateValues`). Traces for a critic end in the next states of highest
     reward plus discounted value (:class:`~torchrl_recall.ReturnStates`). Policies without a
     distribution are wrapped in :class:`~torchrl_recall.GaussianPolicy` or
-    :class:`~torchrl_recall.BoltzmannPolicy`.
+    :class:`~torchrl_recall.BoltzmannPolicy`. Keys of action, reward and end of an episode are those
+    of the loss.
 
     Args:
         trainer: the trainer.
 
     Keyword Args:
         num_states: number of end states.
+        observation_key: key of the state, which the networks read.
         options: keyword arguments of :class:`~torchrl_recall.Recall`.
 
     Returns:
         Recall for :class:`RecallHook`.
+
+    Raises:
+        ValueError: traces are for a critic, and the loss reads rewards or flags under other keys
+            than TorchRL's default ones.
 
     Examples:
         Options that a hook passes on, for each round to learn more:
@@ -63,29 +77,65 @@ def make_recall(trainer: Trainer, *, num_states: int = 32, **options: Any) -> Re
         >>> hook = RecallHook(partial(make_recall, num_states=64, num_model_updates=100))
     """
     loss = trainer.loss_module
+    values = StateValues(loss)
     collector = trainer.collector
     specs = [collector.getattr_env(f"{kind}_spec_unbatched") for kind in ("observation", "action")]
     device = next((p.device for p in loss.parameters()), None)
-    model = BacktrackingModel.from_specs(*specs).to(device)
+    model = BacktrackingModel.from_specs(
+        *specs, observation_key=observation_key, action_key=values.action_key
+    ).to(device)
+    keys = {key: getattr(loss.tensor_keys, key, key) for key in ("reward", "done", "terminated")}
     use = options.get("use", "policy")
     states: HighValueStates
     if use == "policy":
-        states = CriticStates(StateValues(loss), num_states)
+        states = CriticStates(values, num_states, observation_key=observation_key)
     else:
-        gamma = float(loss.value_estimator.gamma)
-        states = ReturnStates(StateValues(loss), num_states, gamma=gamma)
-    imitation_loss = None if use == "critic" else ImitationLoss(_policy_of(loss))
+        _check_keys(keys)
+        estimator = loss.value_estimator  # None for a distribution over returns
+        gamma = float((loss if estimator is None else estimator).gamma)
+        states = ReturnStates(values, num_states, gamma=gamma, observation_key=observation_key)
+    imitation_loss = None if use == "critic" else ImitationLoss(_policy_of(loss, values.action_key))
+    options = {"reward_key": keys["reward"], "done_key": keys["done"]} | options
     return Recall(model, imitation_loss, states, **options)
 
 
-def _policy_of(loss: LossModule) -> TensorDictModuleBase:
+def _check_keys(keys: dict[str, NestedKey]) -> None:
+    """Refuse keys of a loss that transitions of traces do not have."""
+    renamed = [key for name, key in keys.items() if key != name]
+    if renamed:
+        raise ValueError(
+            f"transitions of traces have {list(keys)}, but the loss reads {renamed}. Rename the "
+            "environment's entries by torchrl's RenameTransform, or take use='policy'."
+        )
+
+
+def _policy_of(loss: LossModule, action_key: NestedKey) -> TensorDictModuleBase:
     """Return the policy of a loss, with a distribution."""
     policy = getattr(loss, "actor_network", None)
     if policy is None:
-        return BoltzmannPolicy(loss.value_network)
-    return (
-        policy if isinstance(policy, ProbabilisticTensorDictSequential) else GaussianPolicy(policy)
-    )
+        return BoltzmannPolicy(loss.value_network, action_key=action_key)
+    if isinstance(policy, ProbabilisticTensorDictSequential):
+        return policy
+    return GaussianPolicy(policy, action_key=action_key)
+
+
+def _in_keys(loss: LossModule) -> list[NestedKey]:
+    """Return what a loss reads; DistributionalDQNLoss of TorchRL 0.14.1 does not say."""
+    if hasattr(loss, "in_keys"):
+        return loss.in_keys
+    states, keys = loss.value_network.in_keys, loss.tensor_keys
+    following = [*states, keys.reward, keys.done, keys.terminated]
+    return [*states, keys.action, *map(next_key, following)]
+
+
+def _owners(operations: list[tuple[Callable, dict]]) -> list[Any]:
+    """Return the objects whose methods a trainer's operations are."""
+    unwrapped = [inspect.unwrap(operation) for operation, _ in operations]
+    return [getattr(operation, "__self__", operation) for operation in unwrapped]
+
+
+def _replay_hooks(operations: list[tuple[Callable, dict]]) -> list[ReplayBufferTrainer]:
+    return [owner for owner in _owners(operations) if isinstance(owner, ReplayBufferTrainer)]
 
 
 class RecallHook(TrainerHookBase):
@@ -101,6 +151,9 @@ class RecallHook(TrainerHookBase):
 
     With ``use="critic"``, each batch of an off-policy trainer gets as many transitions of traces as
     it has real ones. The trainer's loss is then the mean over both, for its critic and its policy.
+    They are added directly behind ``ReplayBufferTrainer`` or ``BatchSubSampler``, so that all other
+    operations on batches get both, wherever the hook is registered. An operation of your own
+    that samples batches must be registered before the hook.
 
     On-policy trainers hold one batch at a time, so the hook keeps its own buffer for them. TorchRL
     0.14.1 leaves the frames of a random warm-up out of a trainer's buffer. The hook adds them,
@@ -111,8 +164,9 @@ class RecallHook(TrainerHookBase):
             makes one, such as :func:`make_recall`.
 
     Keyword Args:
-        replay_buffer: buffer of all experience; that of the trainer by default. If the trainer's
-            buffer holds only one batch, the hook makes a new one of ``buffer_size``.
+        replay_buffer: buffer of all experience. By default that of the trainer, of a
+            ``ReplayBufferTrainer`` with ``flatten_tensordicts=True``, or of the collector. Without
+            one, or with an on-policy trainer, the hook makes a new one of ``buffer_size``.
         buffer_size: capacity of the hook's own buffer, in transitions.
 
     Raises:
@@ -173,16 +227,9 @@ class RecallHook(TrainerHookBase):
             )
         given = self._given
         self.recall: RecallLike = given(trainer) if callable(given) else given
-        of_trainer = getattr(trainer, "replay_buffer", None)
-        buffer = self._given_buffer
-        if buffer is None and not isinstance(trainer, OnPolicyTrainer):
-            buffer = of_trainer
-        self.fills = buffer is None or buffer is not of_trainer
-        if buffer is None:
-            buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(self.buffer_size))
-        self.replay_buffer: ReplayBuffer = buffer
         written = getattr(trainer.collector, "replay_buffer", None)
         self._reader = None if written is None else BufferReader(written)
+        self._own_buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(self.buffer_size))
 
         self.trainer = trainer
         trainer.register_module(name, self)
@@ -193,6 +240,29 @@ class RecallHook(TrainerHookBase):
         if getattr(self.recall, "to_transitions", None) is not None:
             self._check_critic(trainer)
             trainer.register_op("process_optim_batch", self.add_rows)
+            trainer.register_op("setup", self._place_rows)
+
+    @property
+    def replay_buffer(self) -> ReplayBuffer:
+        """Buffer of all experience, found anew because hooks may be registered later."""
+        if self._given_buffer is not None:
+            return self._given_buffer
+        is_on_policy = isinstance(self.trainer, OnPolicyTrainer)  # its buffer holds one batch
+        filled = [] if is_on_policy else self._filled(flat=True)
+        return filled[0] if filled else self._own_buffer
+
+    @property
+    def fills(self) -> bool:
+        """Whether the hook alone writes experience to the buffer."""
+        return self.replay_buffer not in self._filled()
+
+    def _filled(self, *, flat: bool = False) -> list[ReplayBuffer]:
+        """Return the buffers that others write to; only those of single steps if ``flat``."""
+        trainer = self.trainer
+        hooks = _replay_hooks(trainer._batch_process_ops + trainer._pre_epoch_ops)
+        hooks = [hook for hook in hooks if hook.flatten_tensordicts or not flat]
+        buffers = [getattr(x, "replay_buffer", None) for x in (trainer, *hooks, trainer.collector)]
+        return [buffer for buffer in buffers if buffer is not None]
 
     def extend(self, batch: TensorDictBase) -> None:
         """Receive a collected batch (Alg. 1, line 5).
@@ -203,9 +273,11 @@ class RecallHook(TrainerHookBase):
         self.recall.extend(batch)
         trainer, steps = self.trainer, valid_steps(batch)
         frames = trainer.collected_frames + steps.shape.numel() * trainer.frame_skip
-        is_skipped = frames < (trainer.collector.init_random_frames or 0)  # by the trainer
-        if self.fills or is_skipped:
-            self.replay_buffer.extend(steps.reshape(-1))
+        buffer, hooks = self.replay_buffer, _replay_hooks(trainer._batch_process_ops)
+        is_written = any(hook.replay_buffer is buffer for hook in hooks)  # at once
+        is_random = frames < (trainer.collector.init_random_frames or 0)  # trainers skip these
+        if self.fills or (is_random and not is_written):
+            buffer.extend(steps.reshape(-1))
 
     def _check_critic(self, trainer: Trainer) -> None:
         """Refuse ``use="critic"`` if the trainer cannot learn from transitions of traces."""
@@ -214,12 +286,22 @@ class RecallHook(TrainerHookBase):
                 "an on-policy trainer learns from its policy's own experience, to which rows of "
                 "traces do not belong; take use='policy'."
             )
-        buffers = self.replay_buffer, getattr(trainer, "replay_buffer", None)
-        if any(isinstance(b.sampler, PrioritizedSampler) for b in buffers if b is not None):
+        buffers = self.replay_buffer, *self._filled()
+        if any(isinstance(buffer.sampler, PrioritizedSampler) for buffer in buffers):
             raise ValueError(
                 "rows of traces have no priority in a prioritised replay buffer; take another "
                 "sampler, or use='policy'."
             )
+
+    def _place_rows(self) -> None:
+        """Move :meth:`add_rows` directly behind sampling, before other operations on batches."""
+        self._check_critic(self.trainer)  # with the buffers of hooks registered since
+        operations = self.trainer._process_optim_batch_ops
+        rows = operations.pop(index := _owners(operations).index(self))
+        for i, owner in enumerate(_owners(operations), 1):
+            if isinstance(owner, BatchSubSampler | ReplayBufferTrainer):
+                index = i
+        operations.insert(index, rows)
 
     def add_rows(self, batch: TensorDictBase) -> TensorDictBase:
         """Add transitions of traces to a batch for the loss.
@@ -231,7 +313,7 @@ class RecallHook(TrainerHookBase):
             The joined batch.
         """
         rows = self.recall.transitions(len(batch))
-        return join_rows(batch, rows, self.trainer.loss_module.in_keys)
+        return join_rows(batch, rows, _in_keys(self.trainer.loss_module))
 
     def step(self, optim_steps: int, losses: TensorDictBase | None = None) -> dict[str, float]:
         """Run the rounds that are due (l.8-13).
@@ -244,7 +326,7 @@ class RecallHook(TrainerHookBase):
             Metrics for the trainer's log.
         """
         if self._reader is not None:
-            self.recall.extend(self._reader.read())
+            self.extend(self._reader.read())
         metrics = self.recall.step(self.replay_buffer)
         return {key: float(value) for key, value in metrics.items()}
 
