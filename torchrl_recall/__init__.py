@@ -54,7 +54,8 @@ from torchrl_recall.traces.reached_states import ReturnStates, RewardStates, Uni
 from torchrl_recall.traces.transitions import TraceTransitions, join_rows
 from torchrl_recall.trained.load import load_backtracking_model, load_policy
 from torchrl_recall.trained.pretrained import from_pretrained
-from torchrl_recall.trainers.hook import RecallHook, make_recall
+from torchrl_recall.trainers.hook import RecallHook
+from torchrl_recall.trainers.make_recall import make_recall
 
 #: Former name of :class:`~torchrl_recall.StateValues`, from when it only supported losses of SAC.
 SACCritic = StateValues
