@@ -98,11 +98,10 @@ def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
 
     def losses(real: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
         if traces is None:
-            found = loss(real)
-            if (
-                real.get("priority_weight", None) is not None
-            ):  # a compiled step returns entries instead of writing them
-                found.set("td_error", real["td_error"])
+            rows = real.copy()  # td_error leaves the graph only where it is used
+            found = loss(rows)
+            if real.get("priority_weight", None) is not None:
+                found.set("td_error", rows["td_error"])
             return found
         found = critic_losses(real, traces)
         loss_actor, metadata = loss.actor_loss(real)
