@@ -34,10 +34,10 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
         True
     """
     training = [module for network in networks for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
+    for module in training:  # a module's own way to set an attribute takes ten times as long
+        object.__setattr__(module, "training", False)
     try:
         yield
     finally:
         for module in training:
-            module.training = True
+            object.__setattr__(module, "training", True)
