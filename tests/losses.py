@@ -62,8 +62,9 @@ class OfPairs(nn.Module):
         return self.net(self.normalise(torch.cat([observation, action], -1)))
 
 
-def gaussian() -> ProbabilisticActor:
-    net = nn.Sequential(nn.Linear(3, 4), NormalParamExtractor())
+def gaussian(*, normalise: bool = False) -> ProbabilisticActor:
+    norm = BatchRenorm1d(3) if normalise else nn.Identity()
+    net = nn.Sequential(norm, nn.Linear(3, 4), NormalParamExtractor())
     return ProbabilisticActor(
         TensorDictModule(net, ["observation"], ["loc", "scale"]),
         ["loc", "scale"],
@@ -106,7 +107,7 @@ def distributions() -> DistributionalQValueActor:
 CONTINUOUS: dict[str, Callable[[], LossModule]] = {
     "SAC": lambda: SACLoss(gaussian(), of_pairs()),
     "SAC with V": lambda: SACLoss(gaussian(), of_pairs(), of_states()),
-    "CrossQ": lambda: CrossQLoss(gaussian(), of_pairs(normalise=True)),
+    "CrossQ": lambda: CrossQLoss(gaussian(normalise=True), of_pairs(normalise=True)),
     "REDQ": lambda: REDQLoss(gaussian(), of_pairs(), num_qvalue_nets=5),
     "TQC": lambda: TQCLoss(gaussian(), of_pairs(25)),
     "CQL": lambda: CQLLoss(gaussian(), of_pairs()),

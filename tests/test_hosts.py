@@ -81,6 +81,7 @@ def by_hand(name: str, loss: LossModule, data: TensorDict) -> tuple:
         qvalue = lowest(data)
         if value is None:
             acting = data.copy()
+            loss.actor_network.eval()
             with loss.actor_network_params.to_module(loss.actor_network):
                 if name in BY_ACTION:
                     action = loss.actor_network(data.copy())["action"]
@@ -88,6 +89,7 @@ def by_hand(name: str, loss: LossModule, data: TensorDict) -> tuple:
                     action = loss.actor_network.get_dist(data.copy()).loc.new_tensor(0) + (
                         loss.actor_network[0](data.copy())["loc"].tanh()
                     )
+            loss.actor_network.train()
             value = lowest(acting.set("action", action.detach()))
     return value, qvalue
 
@@ -189,6 +191,13 @@ def test_the_host_is_left_as_it_was(name):
     assert torch.equal(torch.get_rng_state(), numbers)
     ImitationLoss(policy_of(name, loss)[0])(data)["loss_imitation"].backward()
     assert same(before, state_of(loss))
+
+
+def test_no_pair_depends_on_the_others():
+    loss, data = LOSSES["CrossQ"](), experience("CrossQ")
+    score = ImitationLoss(loss.actor_network, reduction="none")
+    whole = score(data)["loss_imitation"]
+    torch.testing.assert_close(score(data[5:6])["loss_imitation"], whole[5:6])
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 from torchrl.modules import (
     Actor,
     IndependentNormal,
+    MaskedOneHotCategorical,
     OneHotCategorical,
     ProbabilisticActor,
     TanhNormal,
@@ -196,6 +198,38 @@ def test_distribution_without_event_dimensions_is_summed():
     )
     out = ImitationLoss(actor, reduction="none")(data)["loss_imitation"]
     assert out.tolist() == pytest.approx([gaussian(1) + gaussian(5)] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "own"),
+    [
+        (torch.distributions.Categorical, (6, 1), (6,)),
+        (torch.distributions.Categorical, (4, 4), (4,)),
+        (OneHotCategorical, (6, 1), (6, 4)),
+        (MaskedOneHotCategorical, (6, 1), (6, 4)),
+    ],
+)
+def test_actions_of_another_shape_are_refused(kind, shape, own):
+    """Each of them would be scored against every state, or as the first action."""
+    net = TensorDictModule(lambda x: (x, x > -9), ["observation"], ["logits", "mask"])
+    keys = ["logits", "mask"] if kind is MaskedOneHotCategorical else ["logits"]
+    loss = ImitationLoss(ProbabilisticActor(net, in_keys=keys, distribution_class=kind))
+    data = TensorDict({"observation": torch.randn(shape[0], 4)}, shape[:1])
+    data["action"] = torch.zeros(own, dtype=torch.long)
+    assert loss(data)["loss_imitation"].isfinite()
+    data["action"] = torch.zeros(shape, dtype=torch.long)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(shape))}.* own have .*action space"):
+        loss(data)
+
+
+def test_bounds_of_several_environments():
+    low = torch.tensor([[-1.0, -2.0], [-1.0, -2.0]])
+    loss = ImitationLoss(gaussian_actor(Bounded(low, -low, (2, 2))), action_margin=0.0)
+    assert loss.action_high.tolist() == [1.0, 2.0]
+    low[1] = -3.0
+    for spec in (Bounded(low, -low), Composite(action=Bounded(low, -low), shape=(2,))):
+        with pytest.raises(ValueError, match="action_spec_unbatched"):
+            ImitationLoss(gaussian_actor(), action_spec=spec)
 
 
 def test_deterministic_actor_is_refused():

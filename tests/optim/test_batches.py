@@ -28,6 +28,14 @@ def test_seeds_are_distinct_states():
     assert len(Draws().candidates(buffer, 3)) <= 3
 
 
+def test_rows_that_are_slices_of_time_are_refused():
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(8), batch_size=2)
+    buffer.extend(numbered(12).reshape(2, 6))
+    for draw in (Draws().candidates, lambda *args: list(Draws().batches(*args, 2, ["other"]))):
+        with pytest.raises(ValueError, match=r"shape \(6,\).*data\.reshape\(-1\)"):
+            draw(buffer, 3)
+
+
 def test_batches_have_their_number_size_and_entries():
     batches = list(Draws().batches(numbered(10), 3, 4, ["observation"]))
     assert [batch.shape for batch in batches] == [(4,)] * 3

@@ -6,10 +6,12 @@ import warnings
 
 import pytest
 import torch
+from losses import gaussian, of_states
 from tensordict import TensorDict, TensorDictParams
-from tensordict.nn import TensorDictModule
+from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torch import nn
-from torchrl.objectives import HardUpdate, LossModule, SoftUpdate
+from torchrl.modules import IndependentNormal, ProbabilisticActor
+from torchrl.objectives import HardUpdate, KLPENPPOLoss, LossModule, SoftUpdate
 from updates import run, sac
 
 from torchrl_recall import BacktrackingLoss, ImitationLoss
@@ -183,3 +185,77 @@ def test_running_statistics_move_once_a_step():
     assert any(key.endswith("running_mean") for key in states[0])
     torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
     assert all(int(v) == 4 for k, v in states[1].items() if k.endswith("num_batches_tracked"))
+
+
+class Writing(LossModule):
+    """A loss that writes into its batch: entries that are new, replaced, or changed in place."""
+
+    net: TensorDictModule
+    net_params: TensorDictParams
+    target_net_params: TensorDictParams
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convert_to_functional(TensorDictModule(nn.Linear(3, 1), ["x"], ["y"]), "net")
+
+    def forward(self, data):
+        with self.net_params.to_module(self.net, preserve_module_state=False):
+            error = self.net(data.select("x"))["y"].squeeze(-1) - data["goal"]
+        data["x"] = data["x"] / 2
+        data["next", "error"] = error.detach()
+        data.set("td_error", error.detach().abs(), inplace=True)
+        return TensorDict({"loss_x": error.square().mean()})
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_batches_are_written_as_they_are_eagerly(optimizer):
+    """From the second step on, ``td_error`` is there and is written in place."""
+    batches = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        loss = Writing()
+        update = make_update(loss, optimizer(loss.parameters(), lr=0.1), compile=compile)
+        data = TensorDict({"x": torch.randn(8, 3), "goal": torch.randn(8)}, [8])
+        for _ in range(3):
+            update(data)
+            batches.append(data.clone())
+    for eager, compiled in zip(batches[:3], batches[3:], strict=True):
+        assert set(compiled.keys(True, True)) == {"x", "goal", ("next", "error"), "td_error"}
+        for key, value in eager.items(True, True):
+            torch.testing.assert_close(compiled[key], value)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be compiled.*")
+def test_a_losss_own_buffers_move_once_a_step(transitions):
+    """TorchRL's weight of the divergence, which doubles where a policy moves too far."""
+    weights = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        loss = KLPENPPOLoss(gaussian(), of_states(), dtarg=1e-4, beta=1.0)
+        data = loss.actor_network(transitions(64)).detach()
+        for key in ("advantage", "value_target", "state_value"):
+            data[key] = torch.randn(64, 1)
+        update = make_update(loss, torch.optim.Adam(loss.parameters(), 1e-2), compile=compile)
+        for _ in range(4):
+            update(data.clone())
+            weights.append(float(loss.beta))
+    assert weights == [0.5, 1.0, 2.0, 4.0] * 2
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+def test_compiled_imitation_leaves_running_statistics_alone():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), NormalParamExtractor())
+    actor = ProbabilisticActor(
+        TensorDictModule(net, ["observation"], ["loc", "scale"]),
+        ["loc", "scale"],
+        distribution_class=IndependentNormal,
+    )
+    data = TensorDict({"observation": torch.randn(8, 3) + 2, "action": torch.randn(8, 2)}, [8])
+    loss = ImitationLoss(actor)
+    expected = loss(data)["loss_imitation"]
+    update = make_update(loss, torch.optim.SGD(loss.parameters(), lr=0.1), compile=True)
+    torch.testing.assert_close(update(data)["loss_imitation"], expected.detach())
+    assert update(data)["loss_imitation"] < expected
+    assert not net[0].running_mean.any()
+    assert all(module.training for module in actor.modules())

@@ -11,7 +11,7 @@ from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, Unbound
 
 from torchrl_recall import RecallTraceGenerator, TraceTransitions
 from torchrl_recall.envs import PointMassEnv
-from torchrl_recall.traces.transitions import FreshTransitions
+from torchrl_recall.traces.transitions import FreshTransitions, join_rows
 
 
 def traces(num: int = 2, length: int = 3) -> TensorDict:
@@ -96,6 +96,22 @@ def test_a_rule_of_another_kind_changes_nothing_else():
         assert (given == before).all()
         assert rows["next", "observation"].flatten().tolist() == [1, 2, 3, 5, 6, 7]
         assert rows["next", "reward"].reshape(2, 3)[:, -1].tolist() == [100.0, -0.5]
+
+
+def test_fractions_of_a_rule_survive_where_the_task_gives_integers():
+    rule = TensorDictModule(
+        lambda state: -0.5 * torch.ones_like(state), ["observation"], [("next", "reward")]
+    )
+    given = ends([1.0, 2.0], [True, True])
+    given["reward"] = given["reward"].long()
+    rows = TraceTransitions(reward=rule)(traces(), given)
+    expected = [-0.5, -0.5, 1, -0.5, -0.5, 2]
+    assert rows["next", "reward"].flatten().tolist() == expected
+    real = rows.clone()
+    real["next", "reward"] = torch.ones(6, 1, dtype=torch.int64)
+    joined = join_rows(real, rows, [("next", "reward"), ("next", "done")])["next"]
+    assert joined["reward"].flatten().tolist() == [1] * 6 + expected
+    assert joined["done"].dtype is torch.bool
 
 
 def test_rewards_that_are_not_of_a_goal_are_said_once():

@@ -10,9 +10,11 @@ from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
 from torch import Tensor
 from torchrl.data import Composite, TensorSpec
+from torchrl.modules import MaskedOneHotCategorical, OneHotCategorical
 from torchrl.objectives import LossModule
 
 from torchrl_recall.checks import require
+from torchrl_recall.modules.evaluation import evaluating
 from torchrl_recall.objectives.backtracking import check_reduction, zero_masked
 
 __all__ = ["ImitationLoss"]
@@ -26,6 +28,9 @@ class ImitationLoss(LossModule):
     where :math:`(s_t, a_t)` comes from a recall trace. Recalled actions may lie on or beyond the
     bounds of the action space. A squashed policy has no finite likelihood there, so actions are
     clamped to a small distance inside the bounds.
+
+    The policy is evaluated in evaluation mode, and its mode is restored afterwards. So states of
+    traces do not move its running statistics, and no pair depends on the others of its batch.
 
     From Goyal et al., *Recall Traces*, ICLR 2019.
 
@@ -42,7 +47,8 @@ class ImitationLoss(LossModule):
 
     Raises:
         TypeError: the actor has no distribution.
-        ValueError: the margin is not in [0, 1), or the reduction is unknown.
+        ValueError: the margin is not in [0, 1), the reduction is unknown, or a batched spec has
+            other bounds in each environment.
 
     Examples:
         >>> import torch
@@ -144,8 +150,9 @@ class ImitationLoss(LossModule):
         data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
         action = data.get(self.tensor_keys.action)  # before the actor may write one of its own
         states = data.select(*self.actor_network.in_keys)  # the actor writes into these
-        with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
-            dist = self.actor_network.get_dist(states)
+        params, actor = self.actor_network_params, self.actor_network
+        with evaluating(actor), params.to_module(actor, preserve_module_state=False):
+            dist = actor.get_dist(states)
         _check_shape(dist, action, self.tensor_keys.action)
         log_prob = dist.log_prob(self._clamp(action))
         if action.is_floating_point() and log_prob.shape == action.shape:
@@ -164,19 +171,32 @@ class ImitationLoss(LossModule):
 def _bounds(spec: TensorSpec | None, actor) -> tuple[Tensor | None, Tensor | None]:
     """Return the bounds of the actor's actions, or (None, None) without bounds."""
     if isinstance(spec, Composite):
-        spec = spec[(0,) * len(spec.shape)] if spec.shape else spec
         keys = getattr(actor, "dist_sample_keys", None) or ["action"]
         spec = spec[keys[0]] if keys[0] in spec.keys(True, True) else None
     if spec is None or not spec.dtype.is_floating_point or not hasattr(spec.space, "low"):
         return None, None
-    return spec.space.low.clone(), spec.space.high.clone()
+    return _of_one(spec.space.low), _of_one(spec.space.high)
+
+
+def _of_one(bound: Tensor) -> Tensor:
+    """Reduce the bounds of a batch of environments, ``[*batch, dim]``, to those of one action."""
+    rows = bound.reshape(-1, *bound.shape[-1:])
+    if (rows != rows[:1]).any():
+        raise ValueError(
+            f"the action spec, of shape {tuple(bound.shape)}, has other bounds in each row, so "
+            "those of one action are unknown. Give the spec of one environment, "
+            "ImitationLoss(action_spec=env.action_spec_unbatched)."
+        )
+    return rows[0].clone()
 
 
 def _check_shape(dist: Any, action: Tensor, key: NestedKey) -> None:
-    """Refuse actions that a Gaussian would broadcast instead of scoring them."""
-    loc = getattr(dist, "loc", None)
-    if isinstance(loc, Tensor) and loc.shape[-1:] != action.shape[-1:]:
+    """Refuse actions that a distribution would broadcast instead of scoring them."""
+    own = dist.batch_shape + dist.event_shape
+    if isinstance(dist, OneHotCategorical | MaskedOneHotCategorical):
+        own = (*own, dist.num_samples)  # to TorchRL the vector is no event
+    if action.shape != own:
         raise ValueError(
             f"the action at {key!r} has shape {tuple(action.shape)}, but the policy's own have "
-            f"{tuple(loc.shape)}. Give actions of the policy's action space."
+            f"{tuple(own)}. Give actions of the policy's action space."
         )

@@ -189,7 +189,7 @@ def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictB
 
     Raises:
         TypeError: the buffer is an ensemble of buffers, whose rows have no common index.
-        ValueError: a row is a transition of several steps.
+        ValueError: a row is a slice of time, or a transition of several steps.
     """
     if isinstance(data, ReplayBufferEnsemble):
         raise TypeError(
@@ -202,6 +202,12 @@ def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictB
     else:
         rows = storage.get(torch.unravel_index(index, storage.shape))
         rows = data._transform(rows)  # as indexing a buffer of one dimension does
+    if rows.ndim != 1:
+        raise ValueError(
+            f"each row of the replay buffer has the shape {tuple(rows.shape[1:])}, where recall "
+            "draws single transitions. Extend it with data.reshape(-1), or give its storage "
+            f"ndim={rows.ndim}."
+        )
     steps = rows.get("steps_to_next_obs", None)
     if steps is not None and (steps > 1).any():
         raise ValueError(

@@ -25,7 +25,7 @@ from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.objectives.utils import TargetNetUpdater
 
 from torchrl_recall.optim.compilation import compile_function
-from torchrl_recall.optim.functional_loss import FunctionalLoss
+from torchrl_recall.optim.functional_loss import Entries, FunctionalLoss
 
 __all__ = ["CompiledStep"]
 
@@ -88,10 +88,10 @@ class CompiledStep:
         self.initialized = False
 
     def __call__(self, *args: TensorDictBase) -> TensorDictBase:
-        """Update the parameters in place.
+        """Update the parameters in place, and write into the arguments what ``loss_fn`` writes.
 
         Args:
-            args: the arguments of ``loss_fn``.
+            args: the arguments of ``loss_fn``. Entries that it writes are found at the first call.
 
         Returns:
             The output of ``loss_fn`` before the step, detached.
@@ -102,14 +102,17 @@ class CompiledStep:
         fixed = [leaf.detach() for _, leaf in self.fixed]
         data = [(arg.to_dict(), arg.batch_size) for arg in args]
         if self.whole:
-            return TensorDict(self.compiled(trained, fixed, data, *self._adam_arguments()))
-        gradients, losses = self.compiled(trained, fixed, data)
-        for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
-            # Contiguous: compiled graphs may return transposed strides, see the module's docstring.
-            leaf.grad = gradient.contiguous()
-        self.optimizer.step()
-        if self.target_updater is not None:
-            self.target_updater.step()
+            losses, written = self.compiled(trained, fixed, data, *self._adam_arguments())
+        else:
+            gradients, losses, written = self.compiled(trained, fixed, data)
+            for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
+                # Contiguous: graphs may return transposed strides, see the module's docstring.
+                leaf.grad = gradient.contiguous()
+            self.optimizer.step()
+            if self.target_updater is not None:
+                self.target_updater.step()
+        for arg, entries in zip(args, written, strict=True):
+            arg.update(entries)
         return TensorDict(losses)
 
     def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
@@ -155,9 +158,9 @@ class CompiledStep:
 
     def _step(
         self, trained: list[Tensor], fixed: list[Tensor], data: list, states: list, options: list
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], list[Entries]]:
         """Take one whole step; this function is compiled to the graph."""
-        gradients, losses = self._gradient(trained, fixed, data)
+        gradients, losses, written = self._gradient(trained, fixed, data)
 
         # Adam, by the functional form of torch's own.
         for group, (mean, variance, step), choices in zip(
@@ -182,19 +185,19 @@ class CompiledStep:
             for (path, _), source in zip(self.trained, trained, strict=True):
                 if (target := index.get((f"target_{path[0]}", *path[1:]))) is not None:
                     fixed[target].lerp_(source, 1 - self.target_updater.eps)
-        return losses
+        return losses, written
 
     def _gradient(
         self, trained: list[Tensor], fixed: list[Tensor], data: list
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Compute the gradients of the trained tensors, clipped, and the detached losses."""
-        gradients, losses = self.loss.gradient(trained, fixed, data)
+    ) -> tuple[list[Tensor], dict[str, Tensor], list[Entries]]:
+        """Compute the clipped gradients, the detached losses, and what they wrote."""
+        gradients, losses, written = self.loss.gradient(trained, fixed, data)
         if self.max_grad_norm is not None:
             steered = [gradients[i] for group in self.groups for i in group]
             norm = get_total_norm(steered, foreach=False)
             scale = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             gradients = [gradient * scale for gradient in gradients]
-        return gradients, losses
+        return gradients, losses, written
 
 
 def _is_plain_adam(optimizer: Optimizer) -> bool:

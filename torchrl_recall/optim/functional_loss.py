@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
 from torchrl.objectives import LossModule
 
@@ -14,13 +14,15 @@ __all__ = ["FunctionalLoss", "total_loss"]
 
 Path = tuple[str, ...]
 Data = list[tuple[dict, torch.Size]]
+Entries = dict[NestedKey, Tensor]
 
 
 class FunctionalLoss:
     """Losses and their gradients as functions of plain tensors, which may be compiled or vmapped.
 
     Running statistics, such as those of batch renormalisation, are written after the gradient,
-    because a differentiated function cannot write to tensors from outside.
+    because a differentiated function cannot write to tensors from outside. Entries that the loss
+    writes into its batches, such as ``td_error``, are returned.
 
     Args:
         loss_module: any loss module.
@@ -30,6 +32,7 @@ class FunctionalLoss:
         trained: path and tensor of each parameter that asks for a gradient.
         fixed: path and tensor of each other parameter, target and buffer of the networks.
         moving: positions among ``fixed`` of running statistics, see :meth:`find_moving`.
+        written: keys of the entries that the loss writes into each of its batches, found there too.
 
     Examples:
         >>> import torch
@@ -50,11 +53,13 @@ class FunctionalLoss:
         self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
         self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
         self.moving: list[int] = []
+        self.written: list[list[NestedKey]] = []
 
     def find_moving(self, *batches: TensorDictBase) -> None:
-        """Find the running statistics, and let the module make what it makes at its first use.
+        """Find what a call writes, and let the module make what it makes at its first use.
 
-        Nothing is moved: statistics and the generator of the CPU are put back.
+        Nothing is moved: statistics, buffers and the generator of the CPU are put back, and the
+        batches are copied.
 
         Args:
             batches: arguments of ``loss_fn``.
@@ -62,8 +67,12 @@ class FunctionalLoss:
         rng = torch.get_rng_state()
         fixed = [leaf for _, leaf in self.fixed]
         saved = [(leaf.clone(), leaf._version) for leaf in fixed]
+        own = [(leaf, leaf.clone()) for leaf in self.loss_module.buffers(recurse=False)]
         with torch.no_grad():
-            self.loss_fn(*(batch.copy() for batch in batches))
+            given = [batch.to_tensordict() for batch in batches]
+            used = [batch.copy() for batch in given]
+            self.loss_fn(*used)
+            self.written = [_written(*pair) for pair in zip(given, used, strict=True)]
             # torch's own batch normalisation writes without a new version.
             self.moving = [
                 i
@@ -72,11 +81,13 @@ class FunctionalLoss:
             ]
             for i in self.moving:
                 fixed[i].copy_(saved[i][0])
+            for leaf, value in own:
+                leaf.copy_(value)
         torch.set_rng_state(rng)
 
     def gradient(
         self, trained: list[Tensor], fixed: list[Tensor], data: Data
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+    ) -> tuple[list[Tensor], dict[str, Tensor], list[Entries]]:
         """Compute gradients at given tensors, and move the running statistics among them.
 
         Args:
@@ -85,13 +96,14 @@ class FunctionalLoss:
             data: arguments of ``loss_fn``, each as a dictionary and its batch size.
 
         Returns:
-            The gradient of the sum of the losses by each trained tensor, and the detached losses.
+            The gradient of the sum of the losses by each trained tensor, the detached losses, and
+            the entries that the loss wrote into each argument.
         """
         function = torch.func.grad_and_value(self._loss, has_aux=True)
-        gradients, (_, (losses, moved)) = function(trained, fixed, data)
+        gradients, (_, (losses, moved, written)) = function(trained, fixed, data)
         for i, statistic in zip(self.moving, moved, strict=True):
             fixed[i].copy_(statistic)
-        return gradients, losses
+        return gradients, losses, written
 
     def call(self, function: Callable[[], Any], trained: list[Tensor], fixed: list[Tensor]) -> Any:
         """Call a function while given tensors stand in place of the module's own.
@@ -123,13 +135,19 @@ class FunctionalLoss:
 
     def _loss(
         self, trained: list[Tensor], fixed: list[Tensor], data: Data
-    ) -> tuple[Tensor, tuple[dict[str, Tensor], list[Tensor]]]:
-        """Return the total; and the losses and the running statistics that they moved."""
+    ) -> tuple[Tensor, tuple[dict[str, Tensor], list[Tensor], list[Entries]]]:
+        """Return the total; and the losses, and what they moved and wrote."""
         fixed = [leaf.clone() if i in self.moving else leaf for i, leaf in enumerate(fixed)]
         args = [TensorDict(entries, batch_size=size) for entries, size in data]
+        for arg, keys in zip(args, self.written, strict=False):
+            arg.update(arg.select(*keys, strict=False).clone())  # a loss may write in place
         losses = self.call(lambda: self.loss_fn(*args), trained, fixed)
         moved = [fixed[i] for i in self.moving]
-        return total_loss(losses), (dict(losses.detach().items()), moved)
+        written = [
+            dict(arg.select(*keys, strict=False).detach().items(True, True))
+            for arg, keys in zip(args, self.written, strict=False)
+        ]
+        return total_loss(losses), (dict(losses.detach().items()), moved, written)
 
 
 def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
@@ -141,6 +159,15 @@ def _leaves(loss_module: LossModule) -> Iterator[tuple[Path, Tensor]]:
     for name, parameter in loss_module.named_parameters(recurse=False):
         if parameter.requires_grad:
             yield (name,), parameter
+
+
+def _written(before: TensorDictBase, after: TensorDictBase) -> list[NestedKey]:
+    """Return the keys of new, replaced and changed tensors of a batch."""
+    return [
+        key
+        for key, value in after.items(True, True)
+        if isinstance(value, Tensor) and (value is not before.get(key, None) or value._version)
+    ]
 
 
 def _nested(

@@ -99,6 +99,8 @@ class TraceTransitions(nn.Module):
             require(end_states, key, reader, cure).reshape(-1, 1).repeat_interleave(num, 0)
             for key in ("reward", "terminated")  # where step_mdp puts them too
         )
+        if not reward.is_floating_point():  # an integer would cut the fraction off a learned one
+            reward = reward.to(torch.get_default_dtype())
 
         keys = [self.observation_key, self.action_key, next_key(self.observation_key)]
         transitions = TensorDict({}, batch_size=traces.shape)
@@ -268,5 +270,7 @@ def join_rows(
                 f"real transitions have {key!r}, which the loss reads, but those of traces do not. "
                 "Leave it out of the replay buffer, or write it in Recall(reward=...)."
             )
+        if key == ("next", "reward") and not own.is_floating_point():
+            own = own.to(imagined.dtype)
         rows.set(key, torch.cat([own, imagined.to(own.dtype)]))
     return rows

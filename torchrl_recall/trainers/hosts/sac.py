@@ -73,17 +73,13 @@ class SAC(Stateful):
         """Take one gradient step, then move the targets (Alg. 1, lines 6 and 7).
 
         Args:
-            batch: real transitions. With a ``priority_weight``, ``td_error`` is written for them.
+            batch: real transitions. Without traces, ``td_error`` is written for them.
             traces: transitions of traces, from which the critics alone learn.
 
         Returns:
             Detached losses.
         """
-        if batch.get("priority_weight", None) is None:
-            return self._step(batch) if traces is None else self._step(batch, traces)
-        losses = self._step(batch)
-        batch.set("td_error", losses.pop("td_error"))
-        return losses
+        return self._step(batch) if traces is None else self._step(batch, traces)
 
     def stateful_parts(self) -> Mapping[str, Part]:
         """Name weights, targets, entropy coefficient and optimiser."""
@@ -98,12 +94,7 @@ def _losses(loss: SACLoss) -> Callable[..., TensorDictBase]:
 
     def losses(real: TensorDictBase, traces: TensorDictBase | None = None) -> TensorDictBase:
         if traces is None:
-            found = loss(real)
-            if (
-                real.get("priority_weight", None) is not None
-            ):  # a compiled step returns entries instead of writing them
-                found.set("td_error", real["td_error"])
-            return found
+            return loss(real)
         found = critic_losses(real, traces)
         loss_actor, metadata = loss.actor_loss(real)
         loss_alpha = loss.alpha_loss(metadata["log_prob"]).mean()
