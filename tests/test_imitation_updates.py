@@ -10,6 +10,7 @@ import torch
 from experience import episode, padded, same, weights
 from policies import Bandit, actor_of, gaussian
 from tensordict import TensorDict
+from tensordict.nn import NormalParamExtractor
 from torchrl.modules import IndependentNormal
 
 from torchrl_recall import ImitationLoss, LoopErasure
@@ -291,3 +292,25 @@ def test_state_is_that_of_the_steps():
 def test_bad_arguments_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         build(**{name: value})
+
+
+@pytest.mark.parametrize("max_kl", [None, 0.01])
+def test_running_statistics_of_the_policy_stay_those_of_real_data(max_kl):
+    net = torch.nn.Sequential(
+        torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 4), NormalParamExtractor()
+    )
+    loss = ImitationLoss(actor_of(net, IndependentNormal))
+    steps = make_steps(loss, lr=0.1, max_kl=max_kl, compile=False)
+    data = pairs(*torch.linspace(-1, 1, 9).tolist()).reshape(-1)
+    steps.observe(data)
+    steps.begin(1.0, num_updates=1)
+    before = mean_weight(loss)
+    steps(data)
+    assert not torch.equal(mean_weight(loss), before)
+    assert net[0].training
+    assert net[0].num_batches_tracked == 0
+    assert not net[0].running_mean.any()
+
+
+def mean_weight(loss: ImitationLoss) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in loss.parameters()])

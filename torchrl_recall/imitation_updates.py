@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchrl_recall.checks import at_least, positive
 from torchrl_recall.data.top_trajectories import valid_steps
+from torchrl_recall.modules.evaluation import evaluating
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.batches import BatchSource, Draws, mean_losses
@@ -181,7 +182,7 @@ class TrustRegionSteps:
         positive(max_kl=max_kl)
         self.max_kl = max_kl
         self.region = TrustRegion(loss, max_kl=max_kl)
-        self._keys = loss.actor_network.in_keys
+        self._actor, self._keys = loss.actor_network, loss.actor_network.in_keys
         self._newest: TensorDictBase | None = None
 
     def begin(self, share: float, num_updates: int) -> None:
@@ -204,7 +205,8 @@ class TrustRegionSteps:
 
     def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
         """Take one step on a batch of pairs, and return its losses."""
-        return self.region.step(pairs, self._newest)
+        with evaluating(self._actor):  # the divergence too
+            return self.region.step(pairs, self._newest)
 
     def state_dict(self) -> dict:
         """Return the region's state and the newest experience."""

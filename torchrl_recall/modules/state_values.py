@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
 from torchrl_recall.checks import positive
+from torchrl_recall.modules.evaluation import evaluating
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 
 __all__ = ["SACCritic", "StateValues"]
@@ -174,7 +173,7 @@ class StateValues(TensorDictModuleBase):
             else (params.data.to_dict(), params.batch_size)
             for name in self._names
         ]
-        with self._evaluating():
+        with evaluating(*(getattr(self.loss_module, name) for name in self._names)):
             values = [
                 self._evaluate(
                     parameters, chunk[torch.arange(_CHUNK).clamp(max=len(chunk) - 1)].to_dict()
@@ -185,19 +184,6 @@ class StateValues(TensorDictModuleBase):
             value = torch.cat(columns)[: len(data)]
             tensordict.set(key, value.reshape(*tensordict.shape, 1))
         return tensordict
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Put the networks into evaluation mode, and restore the mode of each part afterwards."""
-        networks = [getattr(self.loss_module, name) for name in self._names]
-        training = [m for net in networks for m in net.modules() if m.training]
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
 
     def _values(self, parameters: list[tuple[dict, torch.Size] | None], data: dict) -> list[Tensor]:
         """Evaluate a chunk of rows: V, and Q if the data have an action."""
