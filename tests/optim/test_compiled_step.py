@@ -259,3 +259,29 @@ def test_compiled_imitation_leaves_running_statistics_alone():
     assert update(data)["loss_imitation"] < expected
     assert not net[0].running_mean.any()
     assert all(module.training for module in actor.modules())
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+def test_the_number_of_batches_may_change():
+    """As with SAC, which has no traces in its first steps."""
+
+    def losses(real, traces=None):
+        batches = [real] if traces is None else [real, traces]
+        found = [loss(batch)["loss_x"] for batch in batches]
+        return TensorDict({"loss_x": sum(found)})
+
+    trained = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        loss = Writing()
+        optimizer = torch.optim.Adam(loss.parameters(), lr=0.1)
+        update = make_update(loss, optimizer, compile=compile, loss_fn=losses)
+        for num in (1, 2, 1, 2):
+            batches = [
+                TensorDict({"x": torch.randn(8, 3), "goal": torch.randn(8)}, [8])
+                for _ in range(num)
+            ]
+            update(*batches)
+            assert all("td_error" in batch for batch in batches)
+        trained.append([p.detach().clone() for p in loss.parameters()])
+    torch.testing.assert_close(*trained)

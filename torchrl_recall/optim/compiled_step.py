@@ -91,13 +91,17 @@ class CompiledStep:
         """Update the parameters in place, and write into the arguments what ``loss_fn`` writes.
 
         Args:
-            args: the arguments of ``loss_fn``. Entries that it writes are found at the first call.
+            args: the arguments of ``loss_fn``. Entries that it writes are found at the first call
+                with as many arguments.
 
         Returns:
             The output of ``loss_fn`` before the step, detached.
         """
         if not self.initialized:
-            self._initialize(args)
+            self._initialize()
+        if len(args) not in self.loss.written:
+            # Loss modules make some attributes in their first forward, which moves statistics.
+            self.loss.find_moving(*args)
         trained = [leaf.detach() for _, leaf in self.trained]
         fixed = [leaf.detach() for _, leaf in self.fixed]
         data = [(arg.to_dict(), arg.batch_size) for arg in args]
@@ -115,12 +119,8 @@ class CompiledStep:
             arg.update(entries)
         return TensorDict(losses)
 
-    def _initialize(self, args: tuple[TensorDictBase, ...]) -> None:
-        """Fix the module's attributes and the optimiser's groups, which the graph assumes."""
-        # Loss modules make some attributes in their first forward, which moves running statistics.
-        self.loss.find_moving(*args)
-
-        # The optimiser's groups as positions among the trained tensors.
+    def _initialize(self) -> None:
+        """Find the optimiser's groups, as positions among the trained tensors."""
         indices = {leaf: i for i, (_, leaf) in enumerate(self.trained)}
         groups = self.optimizer.param_groups
         if foreign := sum(p not in indices for group in groups for p in group["params"]):

@@ -32,7 +32,8 @@ class FunctionalLoss:
         trained: path and tensor of each parameter that asks for a gradient.
         fixed: path and tensor of each other parameter, target and buffer of the networks.
         moving: positions among ``fixed`` of running statistics, see :meth:`find_moving`.
-        written: keys of the entries that the loss writes into each of its batches, found there too.
+        written: keys of the entries that the loss writes into each of its batches, by the number
+            of batches; found there too.
 
     Examples:
         >>> import torch
@@ -53,7 +54,7 @@ class FunctionalLoss:
         self.trained = [(path, leaf) for path, leaf in leaves if leaf.requires_grad]
         self.fixed = [(path, leaf) for path, leaf in leaves if not leaf.requires_grad]
         self.moving: list[int] = []
-        self.written: list[list[NestedKey]] = []
+        self.written: dict[int, list[list[NestedKey]]] = {}
 
     def find_moving(self, *batches: TensorDictBase) -> None:
         """Find what a call writes, and let the module make what it makes at its first use.
@@ -72,14 +73,16 @@ class FunctionalLoss:
             given = [batch.to_tensordict() for batch in batches]
             used = [batch.copy() for batch in given]
             self.loss_fn(*used)
-            self.written = [_written(*pair) for pair in zip(given, used, strict=True)]
+            pairs = zip(given, used, strict=True)
+            self.written[len(batches)] = [_written(*pair) for pair in pairs]
             # torch's own batch normalisation writes without a new version.
-            self.moving = [
+            moved = [
                 i
                 for i, (leaf, (value, version)) in enumerate(zip(fixed, saved, strict=True))
                 if leaf._version != version or not torch.equal(leaf, value)
             ]
-            for i in self.moving:
+            self.moving = sorted({*self.moving, *moved})
+            for i in moved:
                 fixed[i].copy_(saved[i][0])
             for leaf, value in own:
                 leaf.copy_(value)
@@ -139,13 +142,14 @@ class FunctionalLoss:
         """Return the total; and the losses, and what they moved and wrote."""
         fixed = [leaf.clone() if i in self.moving else leaf for i, leaf in enumerate(fixed)]
         args = [TensorDict(entries, batch_size=size) for entries, size in data]
-        for arg, keys in zip(args, self.written, strict=False):
+        keys_of_args = self.written.get(len(args), [[] for _ in args])
+        for arg, keys in zip(args, keys_of_args, strict=True):
             arg.update(arg.select(*keys, strict=False).clone())  # a loss may write in place
         losses = self.call(lambda: self.loss_fn(*args), trained, fixed)
         moved = [fixed[i] for i in self.moving]
         written = [
             dict(arg.select(*keys, strict=False).detach().items(True, True))
-            for arg, keys in zip(args, self.written, strict=False)
+            for arg, keys in zip(args, keys_of_args, strict=True)
         ]
         return total_loss(losses), (dict(losses.detach().items()), moved, written)
 

@@ -196,6 +196,10 @@ class AdvantageGate(TensorDictModuleBase):
 
         Returns:
             The same tensordict with its mask.
+
+        Raises:
+            KeyError: the critic does not write Q(s, a) or V(s) under the keys.
+            ValueError: the critic writes more or less than one value for each pair.
         """
         mask = tensordict.get(self.mask_key, None)
         if mask is None:

@@ -54,6 +54,10 @@ class ReachedStates(HighValueStates):
         Returns:
             End states of shape ``[num_states]`` or less, with ``reward`` and, if known,
             ``terminated``.
+
+        Raises:
+            KeyError: the transitions lack a next state or a reward.
+            ValueError: there are no transitions, or several rewards for each.
         """
         keys = next_key(self.observation_key), next_key(self.reward_key)
         tensordict = valid_steps(tensordict)
