@@ -34,7 +34,7 @@ class Effect:
         baseline: baseline in the same rows.
         says: text before the number.
         decides: whether the verdict depends on this comparison.
-        metric: metric of ``values``, ``means`` and ``scores``.
+        metric: metric of ``values``, ``means``, ``scores`` and ``falls``.
     """
 
     kind: str

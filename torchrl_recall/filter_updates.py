@@ -1,4 +1,4 @@
-"""What filters of traces learn from real transitions."""
+"""Training of filters of traces on real transitions."""
 
 from __future__ import annotations
 

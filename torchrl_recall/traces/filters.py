@@ -213,7 +213,7 @@ class AdvantageGate(TensorDictModuleBase):
             require(values, key, "AdvantageGate", cure)
             for key in (self.state_action_value_key, self.value_key)
         )
-        num = int(mask.sum())
+        num = values.shape.numel()
         if not state_action_value.numel() == value.numel() == num:
             raise ValueError(
                 f"the critic of AdvantageGate writes {self.state_action_value_key!r} of shape "

@@ -155,7 +155,7 @@ class RecallHook(TrainerHookBase):
 
     @property
     def replay_buffer(self) -> ReplayBuffer:
-        """Buffer of all experience, found anew because hooks may be registered later."""
+        """Return the buffer of all experience, which hooks registered later may bring."""
         if self._given_buffer is not None:
             return self._given_buffer
         is_on_policy = isinstance(self.trainer, OnPolicyTrainer)  # its buffer holds one batch
@@ -164,7 +164,7 @@ class RecallHook(TrainerHookBase):
 
     @property
     def fills(self) -> bool:
-        """Whether the hook alone writes experience to the buffer."""
+        """Return whether the hook alone writes experience to the buffer."""
         return self.replay_buffer not in self._filled()
 
     def _filled(self, *, flat: bool = False) -> list[ReplayBuffer]:
