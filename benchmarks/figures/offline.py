@@ -1,11 +1,13 @@
-"""Measure the gain by reverse rollouts for an offline host, in a small sparse task.
+"""Measure the gain by reverse rollouts for an offline host, in a sparse task or on MuJoCo.
 
     python benchmarks/figures/offline.py seeds=5 first_seed=0 out=runs/offline host=iql
+    python benchmarks/figures/offline.py task=Hopper-v5 tasks=[random,medium_replay,expert] \
+        host=td3bc frames=10000 seeds=5 out=runs/offline_hopper
 
-Makes three data sets of ``task``: random actions, the policy of an agent, and the experience
-of its training. Trains the host on each, alone, with traces of a trained model beside the data, and
-with traces of a random one. Prints returns and paired differences; ``results.csv`` and
-``figure.png`` go to ``out``; ``collect=true`` makes them from existing runs.
+Makes the data sets ``tasks=`` of ``task`` where they are missing, as ``data_sets.py`` does. Trains
+the host on each, alone, with traces of a trained model beside the data, and with traces of a random
+one. Prints returns and paired differences; ``results.csv`` and ``figure.png`` go to ``out``;
+``collect=true`` makes them from existing runs.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from runs.critic_runs import HOST, ROOT
+from runs.critic_runs import ROOT
+from runs.critic_runs import TASKS as SPARSE
+from runs.data_sets import DATA, make_data_sets, task_words
 from runs.evidence import folders, options, save
-from runs.launchers import OPTIONS, in_new_process, run_all, run_command
+from runs.launchers import OPTIONS, in_new_process, run_all
 from torchrl_recall.results.names import task_name
 from torchrl_recall.results.picture import draw_curves
 from torchrl_recall.results.rows import write_rows
@@ -35,9 +39,14 @@ from torchrl_recall.results.statistics import interval
 DEFAULTS = {
     "figure": "offline",
     "out": "runs/offline",
+    **DATA,
     "task": "point_free4",
     "host": "iql",
-    "tasks": ["random", "expert", "replay"],  # data sets
+    "tasks": [
+        "random",
+        "expert",
+        "replay",
+    ],  # data sets: random | medium | medium_replay | expert | replay
     "methods": ["none", "backtracking", "random_model"],
     "seeds": 5,
     "first_seed": 0,
@@ -45,39 +54,15 @@ DEFAULTS = {
     "collect": False,  # use existing runs only
     **OPTIONS,  # a job is a method on a data set
 }
-AGENT = 1_000  # the seed of the agent behind the data
-# Of random actions, of the policy; all of its experience.
-RECORDED: dict[str, dict[str, Any]] = {
-    "random": {"policy": "random", "frames": 5_000},
-    "expert": {"policy": "trained", "frames": 1_000},
-    "replay": {"policy": "replay"},
-}
 SMALL = [
     "replay_buffer.batch_size=64", "backtracking.num_cells=[64,64]", "backtracking.batch_size=64",
     "backtracking.num_updates=1000", "recall.reward_updates=1000", "recall.interval=200",
-    "recall.num_high_value_states=500", "compile=false", "resume=auto", "logger.backend=none",
-    "checkpoint.interval=0", "eval.num_episodes=60", "eval.interval=500",
+    "recall.num_high_value_states=500", "compile=false", "eval.num_episodes=60",
+    "eval.interval=500",
 ]  # fmt: skip
+RUN = ["resume=auto", "logger.backend=none", "checkpoint.interval=0"]
 Key = tuple[str, str]
 Runs = dict[int, dict[str, Any]]  # by seed
-
-
-def prepare(config: DictConfig) -> None:
-    """Train the agent behind the data, and record missing data sets."""
-    from torchrl_recall.trained.record import record_run
-
-    agent = Path(config.out) / "agent"
-    if not (agent / "summary.json").exists():
-        words = [f"env.name={config.task}", "recall=none", "sac.n_step=1", *HOST]
-        words += [f"seed={AGENT}", "collector.total_frames=6000", "eval.interval=100"]
-        words += ["eval.num_episodes=60", "eval.target_return=0.5", "compile=false"]
-        words += ["logger.backend=none", "resume=auto", f"run_dir={agent}"]
-        done = run_command([str(ROOT / "recipes/sac_recall.py"), *words])
-        if done.returncode:
-            raise SystemExit(done.stderr)
-    for name in config.tasks:
-        if not (folder := Path(config.out) / "data" / name).exists():
-            record_run(agent, folder, seed=AGENT, **RECORDED[name])
 
 
 def run_seeds(
@@ -97,8 +82,12 @@ def run_seeds(
         for seed, run_dir in run_dirs.items():
             if (run_dir / "summary.json").exists():
                 continue
-            words = [f"data_set={data_set}", f"env.name={task}", f"host={host}", *SMALL]
-            words += [f"{host}.num_cells=[64,64]", f"collector.total_frames={frames}"]
+            words = [f"data_set={data_set}", *task_words(task), f"host={host}"]
+            words += [*RUN, f"collector.total_frames={frames}"]
+            if task in SPARSE:
+                words += [*SMALL, f"{host}.num_cells=[64,64]"]
+            else:
+                words += [f"eval.interval={max(100, frames // 4)}"]
             if recall == "random_model":
                 words.append("backtracking.num_updates=0")
             words += [f"recall={recall}", *overrides, f"seed={seed}", f"run_dir={run_dir}"]
@@ -162,7 +151,8 @@ def draw(results: dict[Key, Runs], path: Path, task: str, host: str) -> None:
         if runs
     }
     figure = draw_curves(curves, ylabel="return", host=host, xlabel="gradient steps")
-    told = "share of 60 episodes that reach the goal, mean, 95 % interval and each seed."
+    sparse = "share of 60 episodes that reach the goal" if task in SPARSE else "return"
+    told = f"{sparse}, mean, 95 % interval and each seed."
     save(figure, path, f"{task_name(task)}: {told}")
 
 
@@ -174,11 +164,10 @@ def main() -> None:
         run_dirs[data_set, method][seed] = run_dir
     if not config.collect:
         os.environ["OMP_NUM_THREADS"] = "1"
-        prepare(config)
-        data = Path(config.out) / "data"
+        data = make_data_sets(config, config.tasks)
         more = config.host, config.task, config.frames
         calls = [
-            partial(in_new_process, run_seeds, data / name, method, dirs, *more)
+            partial(in_new_process, run_seeds, data[name], method, dirs, *more)
             for (name, method), dirs in run_dirs.items()
         ]
         run_all(config, calls)
