@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from runs.critic_runs import ROOT
 from runs.critic_runs import TASKS as SPARSE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -321,6 +322,7 @@ def test_the_offline_figure_makes_its_data_and_goes_on(tmp_path):
     command = [
         sys.executable, str(FIGURES / "offline.py"), "tasks=[random]", "frames=500", "jobs=1",
         "methods=[none,random_model]", "host=td3bc", "seeds=1", f"out={tmp_path / 'out'}",
+        f"data={tmp_path / 'data'}",
     ]  # fmt: skip
     written = []
     for _ in range(2):
@@ -334,9 +336,42 @@ def test_the_offline_figure_makes_its_data_and_goes_on(tmp_path):
             for method in ("none", "random_model")
             for metric in ("final_return", "wall_seconds")
         ]
-        written.append((rows, (tmp_path / "out" / "agent" / "summary.json").stat().st_mtime_ns))
+        agent = tmp_path / "data/point_free4/agents/expert/summary.json"
+        written.append((rows, agent.stat().st_mtime_ns))
     assert written[0] == written[1]  # nothing was trained again
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_data_sets_of_four_kinds_come_from_two_agents(tmp_path):
+    """The medium agent trains on to the expert; observations of several entries are joined."""
+    task = "gymnasium_robotics:PointMaze_UMazeDense-v3"
+    joined = "+env.observation_keys=[observation,desired_goal]"
+    command = [
+        sys.executable, str(FIGURES / "data_sets.py"), f"task={task}{joined}", "medium=1100",
+        "expert=1300", "recorded=400", f"data={tmp_path}",
+    ]  # fmt: skip
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    about = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/about.json")}
+    assert {name: (data["policy"], data["run"]["frames"]) for name, data in about.items()} == {
+        "random": ("random", 1_100),
+        "medium": ("trained", 1_100),
+        "medium_replay": ("replay", 1_100),
+        "expert": ("trained", 1_300),
+    }
+    assert about["medium_replay"]["frames"] == 1_100
+    assert about["medium"]["frames"] >= 400
+    done = subprocess.run(
+        [*command[:2], "task=point_free4", "names=[medium]", f"data={tmp_path}"],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "point_free4 has no medium agent" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """Agents of our own, and data sets recorded with them, as Fu et al. (2020) made theirs.
 
-``random`` holds random actions, ``medium`` and ``expert`` episodes of an agent early and late in its
-training, ``medium_replay`` and ``replay`` all that the agent had seen by then.
+``random`` holds random actions, ``medium`` and ``expert`` episodes of an agent early and late in
+its training, ``medium_replay`` and ``replay`` all that the agent had seen by then.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ DATA: dict[str, Any] = {
     "task": "Hopper-v5",  # with overrides of its configuration after a plus
     "medium": 40_000,  # frames of the agents; those of small sparse tasks end at a target
     "expert": 100_000,
+    "agent": "none",  # a method of SAC, as in none+sac.num_cells=[64,64]
     "recorded": None,  # frames of a data set; null: 20,000, in small sparse tasks 5,000 and 1,000
     "data": "runs/data_sets",  # holds a folder for each task
 }
@@ -49,7 +51,7 @@ def task_words(task: str) -> list[str]:
 
 def data_folder(config: DictConfig) -> Path:
     """Return the folder of the task's data sets, and of the agents behind them."""
-    return Path(config.data) / config.task.replace(":", "-")
+    return Path(config.data) / re.sub(r"[^\w.\-+]+", "-", config.task)  # Hydra splits at =
 
 
 def make_data_sets(config: DictConfig, names: Iterable[str]) -> dict[str, Path]:
@@ -89,7 +91,8 @@ def _agent(config: DictConfig, stage: str) -> Path:
     folder = data_folder(config) / "agents" / stage
     if (folder / "summary.json").exists():
         return folder
-    words = [*task_words(config.task), "recall=none", f"seed={AGENT}"]
+    recall, *overrides = config.agent.split("+")
+    words = [*task_words(config.task), f"recall={recall}", *overrides, f"seed={AGENT}"]
     if config.task in SPARSE:
         words += _SPARSE_AGENT
     else:
