@@ -25,6 +25,7 @@ def build(config: OfflineRecallConfig, device: torch.device) -> OfflineParts:
     from functools import partial
 
     from torchrl_recall import BacktrackingModel, StateValues
+    from torchrl_recall.trainers.build_audit import build_audit
     from torchrl_recall.trainers.build_offline_recall import build_offline_recall
     from torchrl_recall.trainers.hosts.offline import CQL, IQL, TD3BC, OfflineHost
     from torchrl_recall.trainers.tasks.data_set import GradientSteps, OfflineParts, load_data_set
@@ -42,6 +43,7 @@ def build(config: OfflineRecallConfig, device: torch.device) -> OfflineParts:
     specs = env.observation_spec_unbatched, env.action_spec_unbatched
     make_model = partial(BacktrackingModel.from_specs, *specs)  # Eq. 1
     recall = build_offline_recall(config, make_model, specs, critic, device)
+    evaluation = MeanReturn(host.actor, config, device)
     return OfflineParts(
         config.env.name,
         env,
@@ -49,7 +51,8 @@ def build(config: OfflineRecallConfig, device: torch.device) -> OfflineParts:
         data_set,
         host,
         recall,
-        evaluation=MeanReturn(host.actor, config, device),
+        evaluation=evaluation,
+        audit=build_audit(config.recall.audit, recall, evaluation.env),
     )
 
 

@@ -5,7 +5,14 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
 
-from torchrl_recall import Agreement, BacktrackingModel, OfflineRecall, RewardModel, UniformStates
+from torchrl_recall import (
+    Agreement,
+    BacktrackingModel,
+    MeasuredLength,
+    OfflineRecall,
+    RewardModel,
+    UniformStates,
+)
 from torchrl_recall.trainers.tasks.data_set import check_losses
 from torchrl_recall.trainers.tasks.gym import DivergenceError
 
@@ -131,3 +138,19 @@ def test_a_data_set_in_two_dimensions_is_one_of_steps(data_set):
     recall.step(streams)
     assert len(recall.buffer) > 0
     assert int(recall.model.observations.count) == NUM
+
+
+def test_bad_input_is_named(data_set):
+    measured = MeasuredLength(BacktrackingModel.from_specs(*SPECS))
+    with pytest.raises(ValueError, match="got a MeasuredLength"):
+        make(trace_length=measured)
+    with pytest.raises(RuntimeError, match="the data set is empty"):
+        make(1).step(ReplayBuffer(storage=LazyTensorStorage(10)))
+    recall = make(1)
+    with pytest.raises(ValueError, match="given the model that generates them"):
+        OfflineRecall(
+            recall.model,
+            recall.train_reward.model,
+            UniformStates(4),
+            filters=[Agreement(recall.model)],
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -11,6 +11,7 @@ from torchrl.data import ReplayBuffer
 
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.traces.agreement import Agreement, QuantileFilter
 
@@ -38,7 +39,8 @@ class FilterUpdates(Stateful):
         train_forward: gradient steps of the forward model, or None.
 
     Raises:
-        ValueError: two filters have a forward model each.
+        ValueError: two filters have a forward model each, or an Agreement has the backtracking
+            model in place of one.
 
     Examples:
         >>> import torch
@@ -62,7 +64,7 @@ class FilterUpdates(Stateful):
 
     def __init__(
         self,
-        filters: Iterable[TensorDictModuleBase],
+        filters: Sequence[TensorDictModuleBase],
         model: BacktrackingModel,
         *,
         num_updates: int = 50,
@@ -70,6 +72,14 @@ class FilterUpdates(Stateful):
         lr: float = 1e-3,
         compile: bool = False,
     ) -> None:
+        for each in filters:
+            untaught = isinstance(each, Agreement) and not isinstance(each.model, JointModel)
+            if untaught and each.model is model:
+                raise ValueError(
+                    "Agreement asks a forward model about traces, but was given the model that "
+                    "generates them. Give it one of its own, BacktrackingModel.from_specs(...), or "
+                    "make both a JointModel."
+                )
         judges = {id(each): each for each in filters if isinstance(each, QuantileFilter)}
         self.judges = list(judges.values())
         forward_models = {

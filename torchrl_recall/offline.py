@@ -25,7 +25,7 @@ from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import HighValueStates
-from torchrl_recall.traces.transitions import TraceTransitions
+from torchrl_recall.traces.transitions import NewestTraces, TraceTransitions
 
 __all__ = ["OfflineRecall"]
 
@@ -113,6 +113,11 @@ class OfflineRecall(Stateful):
         compile: bool = False,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size, buffer_size=buffer_size)
+        if not isinstance(trace_length, int):
+            raise ValueError(
+                f"trace_length must be an integer, got a {type(trace_length).__name__}: lengths "
+                "are measured while data are collected, and here nothing is."
+            )
         self.model, self.high_value_states = model, high_value_states
         self.filters, self.state_batch_size = list(filters), state_batch_size
         self.schedule, self.learned = Schedule(interval), Steps()
@@ -133,6 +138,7 @@ class OfflineRecall(Stateful):
         device = next((p.device for p in model.parameters()), None)
         storage = LazyTensorStorage(buffer_size, device=device or torch.device("cpu"))
         self.buffer = ReplayBuffer(storage=storage)
+        self.newest = NewestTraces(device)  # before filters, for an audit or a picture
 
     def extend(self, data: TensorDictBase) -> None:
         """Count gradient steps of the host.
@@ -151,6 +157,9 @@ class OfflineRecall(Stateful):
         Returns:
             Detached means of losses and of the share that filters kept; empty if no rollout was
             due.
+
+        Raises:
+            RuntimeError: the data set is empty.
         """
         if not self.learned.taken:
             learned = self.learn_models(data_set)
@@ -169,7 +178,15 @@ class OfflineRecall(Stateful):
 
         Returns:
             Detached means of the losses.
+
+        Raises:
+            RuntimeError: the data set is empty.
         """
+        if not len(data_set):
+            raise RuntimeError(
+                "the data set is empty, so no model can learn from it; fill the replay buffer with "
+                "real transitions before step()."
+            )
         rows = valid_steps(data_set[:]).reshape(-1)
         held_out = 0
         if judges := self.train_filters.judges:
@@ -203,6 +220,7 @@ class OfflineRecall(Stateful):
         if not len(end_states):
             return metrics
         traces = self.generate(end_states)
+        self.newest.replace(traces)
         for transform in self.filters:
             traces = transform(traces)
         rows = self.to_transitions(traces, end_states)
@@ -243,6 +261,7 @@ class OfflineRecall(Stateful):
             "train_model": self.train_model,
             "train_reward": self.train_reward,
             "buffer": BufferState(self.buffer),
+            "newest": self.newest,
             **self.train_filters.stateful_parts(),
         }
 

@@ -30,7 +30,7 @@ from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import CriticStates, GoalStates, HighValueStates
 from torchrl_recall.traces.measured_length import MeasuredLength
-from torchrl_recall.traces.transitions import FreshTransitions, TraceTransitions
+from torchrl_recall.traces.transitions import FreshTransitions, NewestTraces, TraceTransitions
 
 __all__ = ["Recall"]
 
@@ -364,7 +364,7 @@ class Recall(Stateful):
         self.draws: BatchSource = Draws() if draws is None else draws
         device = next((p.device for p in model.parameters()), None)
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
-        self.newest, self.num_kept = FreshTransitions(device), 32  # traces, for an audit
+        self.newest = NewestTraces(device)  # before filters, for an audit or a picture
         self.train_filters = FilterUpdates((), model) if train_filters is None else train_filters
         self.transition_filters = list(transition_filters)
         self.demonstrations: Demonstrations | None = None
@@ -436,21 +436,12 @@ class Recall(Stateful):
                 traces = self.generate(end_states)  # l.11
                 if self.measured_length is not None:
                     metrics["recall/trace_length"] = torch.tensor(float(traces.shape[1]))
-                self.show(traces)
+                self.newest.replace(traces)
                 if self.to_transitions is not None:
                     metrics |= self._replace_transitions(traces.copy(), end_states)
                 if self.imitate is not None and share:
                     metrics |= self.imitate(traces, share)  # l.12-13, Eq. 3
         return metrics | self.schedule.metrics
-
-    def show(self, traces: TensorDictBase) -> None:
-        """Keep a few traces, before filters, for an audit or a picture.
-
-        Args:
-            traces: shape ``[num_traces, trace_length]``. ``num_kept`` of them, evenly spaced over
-                end states, are kept in ``newest``.
-        """
-        self.newest.replace(traces[:: -(-len(traces) // self.num_kept)].clone())
 
     def _replace_transitions(
         self, traces: TensorDictBase, end_states: TensorDictBase

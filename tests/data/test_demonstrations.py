@@ -24,6 +24,8 @@ def test_episodes_are_cut_where_they_end_and_the_rest_is_said_to_be_left_out():
 
 
 def test_data_without_an_end_and_returns_that_are_not_finite_are_refused():
+    with pytest.raises(DataSetError, match="marks the ends of episodes"):
+        whole_trajectories(TensorDict({"next": {"reward": torch.ones(3, 1)}}, [3]))
     with pytest.raises(DataSetError, match="no episode ends within the 3 steps"):
         whole_trajectories(steps([1.0] * 3, []))
     with pytest.raises(DataSetError, match="the return of episode 0 is inf"):

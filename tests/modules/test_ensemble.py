@@ -123,6 +123,11 @@ def test_the_gradient_of_a_member_is_that_of_its_own_loss():
     assert not own[0].any()
 
 
+def test_bootstrap_of_one_model_is_refused():
+    with pytest.raises(ValueError, match="num_models=5"):
+        BacktrackingLoss(BacktrackingModel.from_specs(*SPECS), bootstrap=True)
+
+
 def test_bootstrapped_batches_differ_between_members():
     """A member's loss is a mean over rows drawn with replacement: on average the plain one."""
     model, data = make(4), transitions()

@@ -98,6 +98,16 @@ def test_every_host_runs_with_every_group(runs, host, recall):
     assert ("forward_model/loss_state_predictor" in last) == (recall == "backtracking")
 
 
+def test_an_audit_of_its_traces_moves_no_bit(runs, data_set, tmp_path):
+    for recall in ("backtracking", "random_model"):
+        last = metrics(runs("iql", recall))[-1]
+        assert 0 <= float(last["traces/impossible_1"]) <= 1
+        assert float(last["traces/displacement_5"]) > 0
+    assert train(tmp_path / "run", data_set, "backtracking", "recall.audit=0").status == 0
+    assert not any(key.startswith("traces/") for key in metrics(tmp_path / "run")[-1])
+    assert sha256(tmp_path / "run") == sha256(runs("iql"))
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(runs, host, data_set, tmp_path):
     whole = runs(host)

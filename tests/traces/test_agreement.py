@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical, LazyTensorStorage, ReplayBuffer, Unbounded
 
 from torchrl_recall import Agreement, BacktrackingModel, Disagreement
+from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.recipes import sac_recall
 from torchrl_recall.trainers.schema import ConfigError
@@ -164,6 +165,24 @@ def test_bad_input_is_named(forward_model):
         Agreement(forward_model)(steps(4).unsqueeze(1))
     with pytest.raises(ValueError, match=r"\[num_traces, trace_length\]"):
         Agreement(forward_model)(steps(4))
+    with pytest.raises(TypeError, match="got NoneType"):
+        Agreement(None)
+    with pytest.raises(ValueError, match="given the model that generates them"):
+        FilterUpdates([Agreement(forward_model)], forward_model)
+
+
+def test_nothing_is_learned_from_nothing_and_nan_judges_nothing(forward_model):
+    agreement = Agreement(forward_model)
+    agreement.observe(steps(4)[:0])
+    agreement.observe(steps(4).reshape(2, 2)[:, :0])
+    assert not agreement.count
+    data = steps(4)
+    data["next", "observation"].fill_(torch.nan)
+    agreement.observe(data)
+    with pytest.raises(RuntimeError, match="are all NaN, so it cannot judge"):
+        agreement(steps(4).unsqueeze(1))
+    agreement.observe(steps(4))  # one error that is a number is enough
+    assert agreement(steps(4).unsqueeze(1))["mask"].any()
 
 
 # In recall and in the recipe
@@ -215,6 +234,8 @@ def test_a_step_is_judged_before_models_learn_from_it():
     [
         (["recall.disagreement=0.9"], "backtracking.num_models=5"),
         (["recall.agreement=1.5"], "recall.agreement"),
+        (["recall=self_imitation", "recall.agreement=0.9"], "leave them out"),
+        (["recall=self_imitation", "backtracking.joint=true"], "leave it out"),
     ],
 )
 def test_what_does_not_fit_is_refused(words, cure):

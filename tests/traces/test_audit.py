@@ -140,6 +140,19 @@ def test_the_exact_filter_walks_back_and_narrows():
     assert mask.tolist() == [[False, False, True], [False, False, False]]
 
 
+def test_traces_of_another_task_are_refused():
+    audit = TraceAuditor(gymnasium.make("Pendulum-v1"), lengths=[1])
+    states, actions = torch.tensor([[[1.0, 0.0, 0.0]] * 2]), torch.zeros(1, 1, 1)
+    assert audit(traces_of(states, actions))[1].impossible == 0
+    with pytest.raises(ValueError, match=r"state shape \(3,\), the traces have \(4,\)"):
+        audit(traces_of(torch.zeros(1, 2, 4), actions))
+    with pytest.raises(ValueError, match=r"action shape \(1,\), the traces have \(3,\)"):
+        audit(traces_of(states, torch.zeros(1, 1, 3)))
+    audit.scale = torch.ones(2)
+    with pytest.raises(ValueError, match=r"scale= has the shape \(2,\), states have \(3,\)"):
+        audit(traces_of(states, actions))
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="Reacher-v5 cannot be put"):
         TraceAuditor(gymnasium.make("Reacher-v5"))

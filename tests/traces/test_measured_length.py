@@ -205,6 +205,9 @@ def test_bad_input_is_named():
             MeasuredLength(model, **words)
     with pytest.raises(KeyError, match="done_key="):
         MeasuredLength(model).observe(walk(3).exclude(("next", "done")))
+    length = MeasuredLength(model)
+    length.observe(walk(3)[:0])  # nothing, which says nothing
+    assert length.relative_errors.isnan().all()
     with pytest.raises(ValueError, match="at most 10,000"):
         RecallTraceGenerator(model, trace_length=MeasuredLength(model, max_length=10_001))
 

@@ -101,7 +101,7 @@ def test_few_traces_of_many_are_spread_over_their_end_states(audit, rows):
     found = build_audit(audit, recall, task)
     assert found() == {}  # nothing has been generated yet
     states = torch.arange(64.0).expand(11, 1, 64).T
-    recall.show(
+    recall.newest.replace(
         TensorDict(
             {"observation": states, "action": states, "next": {"observation": states}}, [64, 1]
         )

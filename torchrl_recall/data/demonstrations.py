@@ -39,7 +39,8 @@ def whole_trajectories(
         The whole trajectories, shape ``[time]`` each.
 
     Raises:
-        DataSetError: no episode ends in the data, or a return is not finite.
+        DataSetError: the done flag is missing, no episode ends in the data, or a return is not
+            finite.
 
     Examples:
         >>> import torch
@@ -51,6 +52,11 @@ def whole_trajectories(
         >>> [len(trajectory) for trajectory in whole_trajectories(data)]
         [3, 3]
     """
+    if data.get(next_key(done_key), None) is None:
+        raise DataSetError(
+            f"the data have no {next_key(done_key)}, which marks the ends of episodes. Add it, or "
+            "name the entry that does with done_key=."
+        )
     streams = TrajectoryStreams(next_key(done_key), observation_key)
     found = streams.finished(data, capacity=max(1, data.shape.numel()))
     if not found:

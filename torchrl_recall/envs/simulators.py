@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -214,6 +215,7 @@ class _GymSimulator(ABC):
 
     def is_valid(self, states: Tensor) -> Tensor:
         """Return True for possible states in which the episode has not ended, as far as known."""
+        self._require("state", states.shape[1:], self._task.observation_space)
         rows = states.detach().double().cpu().numpy()
         valid = [bool(np.isfinite(row).all()) and self._can_be(row) for row in rows]
         return torch.tensor(valid, dtype=torch.bool, device=states.device)
@@ -224,6 +226,9 @@ class _GymSimulator(ABC):
 
     def replay(self, states: Tensor, actions: Tensor) -> Tensor:
         """Take actions from states, and return the states after each."""
+        self._require("state", states.shape[1:], self._task.observation_space)
+        if isinstance(self._task.action_space, Box):
+            self._require("action", actions.shape[2:], self._task.action_space)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the physics may warn in imagined states
             paths = [self._replay(*row) for row in zip(states, actions, strict=True)]
@@ -232,6 +237,14 @@ class _GymSimulator(ABC):
     def coordinates(self, states: Tensor) -> Tensor:
         """Return the whole state."""
         return states
+
+    def _require(self, name: str, shape: Sequence[int], space: gymnasium.Space) -> None:
+        """Refuse states or actions of another task."""
+        if tuple(shape) != space.shape:
+            raise ValueError(
+                f"{self.name} has the {name} shape {space.shape}, the traces have {tuple(shape)}. "
+                "Audit them by the task that their model has learned."
+            )
 
     def _replay(self, state: Tensor, actions: Tensor) -> Tensor:
         self.put(state.detach().double().cpu().numpy())

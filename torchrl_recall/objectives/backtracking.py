@@ -43,7 +43,7 @@ class BacktrackingLoss(LossModule):
 
     Raises:
         TypeError: the model is not a :class:`~torchrl_recall.BacktrackingModel`.
-        ValueError: the reduction is unknown.
+        ValueError: the reduction is unknown, or ``bootstrap`` is given without an ensemble.
 
     Examples:
         >>> import torch
@@ -97,6 +97,11 @@ class BacktrackingLoss(LossModule):
                 f"BacktrackingLoss trains a BacktrackingModel, got "
                 f"{type(backtracking_model).__name__}. Build one with "
                 "BacktrackingModel.from_specs(observation_spec, action_spec)."
+            )
+        if bootstrap and getattr(backtracking_model, "num_models", 1) < 2:
+            raise ValueError(
+                "bootstrap=True draws a batch for each member of an ensemble; build one with "
+                "BacktrackingModel.from_specs(..., num_models=5), or leave it False."
             )
         self.reduction, self.bootstrap = check_reduction(reduction), bootstrap
         self.convert_to_functional(backtracking_model, "backtracking_model")

@@ -41,6 +41,7 @@ class QuantileFilter(TensorDictModuleBase):
         mask_key: key of the mask.
 
     Raises:
+        TypeError: the model is no backtracking model.
         ValueError: a number is out of its range.
     """
 
@@ -57,6 +58,11 @@ class QuantileFilter(TensorDictModuleBase):
         mask_key: NestedKey = "mask",
     ) -> None:
         super().__init__()
+        if not isinstance(model, BacktrackingModel):
+            raise TypeError(
+                f"{type(self).__name__} measures the error of a BacktrackingModel, got "
+                f"{type(model).__name__}. Build one with BacktrackingModel.from_specs(...)."
+            )
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile must be in (0, 1], got {quantile}.")
         at_least(1, window=window)
@@ -84,14 +90,20 @@ class QuantileFilter(TensorDictModuleBase):
         """The largest error that is kept.
 
         Raises:
-            RuntimeError: no real transition has been observed.
+            RuntimeError: no real transition has been observed, or all errors are NaN.
         """
         if not self.count:
             raise RuntimeError(
                 f"{type(self).__name__} has seen no real transitions, by which it judges traces. "
                 "Call observe(data) with collected ones; Recall does."
             )
-        return self.errors.nanquantile(self.quantile)
+        threshold = self.errors.nanquantile(self.quantile)
+        if threshold.isnan():
+            raise RuntimeError(
+                f"the errors that {type(self).__name__} measured on real transitions are all NaN, "
+                "so it cannot judge traces: the model has diverged, or the data hold NaN."
+            )
+        return threshold
 
     @torch.no_grad()
     def observe(self, data: TensorDictBase) -> None:
@@ -101,11 +113,11 @@ class QuantileFilter(TensorDictModuleBase):
             data: ``observation``, ``action`` and ``("next", "observation")``, any batch shape.
         """
         data = valid_steps(data)
+        if not data.shape.numel():
+            return
         if data.ndim > 1:  # the newest of each stream, not all of the last one
             data = data[..., -self._per_stream(data) :]
         rows = data.reshape(-1)[-self.window :].select(*self.in_keys)
-        if not len(rows):
-            return
         index = (self.count + torch.arange(len(rows))) % self.window
         self.errors[index.to(self.errors.device)] = self.error(rows).to(self.errors.dtype)
         self.count += len(rows)
@@ -153,6 +165,7 @@ class Agreement(QuantileFilter):
         mask_key: key of the mask.
 
     Raises:
+        TypeError: the model is no backtracking model.
         ValueError: a number is out of its range.
 
     Examples:
@@ -212,6 +225,7 @@ class Disagreement(QuantileFilter):
         mask_key: key of the mask.
 
     Raises:
+        TypeError: the model is no backtracking model.
         ValueError: a number is out of its range, or the model is no ensemble.
 
     Examples:
@@ -241,12 +255,12 @@ class Disagreement(QuantileFilter):
         window: int = 200,
         mask_key: NestedKey = "mask",
     ) -> None:
+        super().__init__(model, quantile=quantile, window=window, mask_key=mask_key)
         if getattr(model, "num_models", 1) < 2:
             raise ValueError(
                 "Disagreement is of several models; build them with "
                 "BacktrackingModel.from_specs(..., num_models=5)."
             )
-        super().__init__(model, quantile=quantile, window=window, mask_key=mask_key)
 
     def error(self, tensordict: TensorDictBase) -> Tensor:
         """Compute the disagreement of the members.

@@ -122,7 +122,8 @@ class TraceAuditor:
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: traces do not have the shape ``[num_traces, trace_length]``.
+            ValueError: traces do not have the shape ``[num_traces, trace_length]``, or their states
+                or actions, or the scale, are of another task.
         """
         check_traces(traces)
         keys = self.observation_key, self.action_key, self.next_observation_key
@@ -270,10 +271,16 @@ class Distance:
     def __init__(self, simulator: Any, scale: Scale) -> None:
         self._coordinates = simulator.coordinates
         scale = scale() if callable(scale) else scale
+        self._shape = None if scale is None else scale.shape
         self._scale = None if scale is None else self._coordinates(scale.detach().cpu())
 
     def __call__(self, states: Tensor, others: Tensor) -> Tensor:
         """Compute distances ``[num]`` of states ``[num, *state_shape]``."""
+        if self._shape is not None and self._shape != states.shape[1:]:
+            raise ValueError(
+                f"scale= has the shape {tuple(self._shape)}, states have "
+                f"{tuple(states.shape[1:])}; give one number for each dimension of the state."
+            )
         difference = self._coordinates(states) - self._coordinates(others)
         if self._scale is not None:
             difference = difference / self._scale

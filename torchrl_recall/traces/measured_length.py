@@ -125,6 +125,8 @@ class MeasuredLength(nn.Module):
                 f"MeasuredLength measures {missing}, which the data do not hold. Give transitions "
                 "in order, as a collector does, and name their done flag with done_key=."
             )
+        if not data.shape.numel():
+            return
         mask = data.get(_MASK, None)
         rows = data.select(*keys).reshape(-1, data.shape[-1])
         real = torch.ones(rows.shape, dtype=torch.bool, device=self.sums.device)

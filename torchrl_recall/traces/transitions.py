@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrl_recall.checks import next_key, require
 from torchrl_recall.data.returns_to_go import RETURN_TO_GO
 
-__all__ = ["FreshTransitions", "TraceTransitions", "join_rows"]
+__all__ = ["FreshTransitions", "NewestTraces", "TraceTransitions", "join_rows"]
 
 
 class TraceTransitions(nn.Module):
@@ -216,6 +216,38 @@ class FreshTransitions:
         """Restore :meth:`state_dict`."""
         rows = state["rows"]
         self.rows = rows if rows is None or self.device is None else rows.to(self.device)
+
+
+class NewestTraces(FreshTransitions):
+    """Store of a few of the newest traces, as they are before any filter.
+
+    Args:
+        device: device of restored traces; checkpoints are read onto the CPU.
+
+    Attributes:
+        num: number of stored traces, at most; they are evenly spaced over end states.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.traces.transitions import NewestTraces
+        >>> newest = NewestTraces()
+        >>> newest.replace(TensorDict({"action": torch.ones(100, 5, 1)}, [100, 5]))
+        >>> newest.rows.shape
+        torch.Size([25, 5])
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        super().__init__(device)
+        self.num = 32
+
+    def replace(self, rows: TensorDictBase) -> None:
+        """Replace the stored traces by some of a new round.
+
+        Args:
+            rows: traces of shape ``[num_traces, trace_length]``.
+        """
+        super().replace(rows[:: -(-len(rows) // self.num)].clone())
 
 
 def join_rows(

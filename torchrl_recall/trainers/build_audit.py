@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from torchrl_recall.modules.standardization import ContinuousCodec
+from torchrl_recall.offline import OfflineRecall
 from torchrl_recall.recall import Recall
 from torchrl_recall.traces.audit import TraceAuditor
 from torchrl_recall.trainers.recall_like import RecallLike
@@ -23,7 +24,7 @@ def build_audit(
     """Build the audit of the newest traces, as they were before any filter.
 
     The audit draws no random number. Its traces are some of those that were generated for
-    imitation or for the critic, evenly spaced over their end states. Weights are bitwise the same
+    imitation or for a critic, evenly spaced over their end states. Weights are bitwise the same
     with and without it.
 
     Args:
@@ -39,7 +40,7 @@ def build_audit(
     Raises:
         ConfigError: a number is given, but the task cannot be put into a state.
     """
-    if not isinstance(recall, Recall) or num_traces == 0:
+    if not isinstance(recall, Recall | OfflineRecall) or num_traces == 0:
         return None
     observations = recall.model.observations
     scale = observations.scale if isinstance(observations, ContinuousCodec) else None
@@ -50,7 +51,7 @@ def build_audit(
             raise ConfigError(f"recall.audit={num_traces}: {error} Or leave it auto.") from error
         say(f"traces are not audited: {error} recall.audit=0 leaves this line out.")
         return None
-    recall.num_kept = _NUM_TRACES if num_traces == "auto" else num_traces
+    recall.newest.num = _NUM_TRACES if num_traces == "auto" else num_traces
 
     def audit() -> dict[str, float]:
         return {} if recall.newest.rows is None else auditor.metrics(recall.newest.rows)

@@ -108,11 +108,11 @@ def build_recall(
         "max_kl": recall.max_kl,
         "compile": config.compile,
     }
+    _check_judges(config)
     if recall.method == "self_imitation":
         return SelfImitation(imitation_loss, filters=gate, **rounds)
     if recall.method == "cloning":
         return Cloning(imitation_loss, filters=gate, **rounds)
-    _check_judges(config)
     model = make_model(
         num_cells=backtracking.num_cells,
         action_scale=backtracking.action_scale,

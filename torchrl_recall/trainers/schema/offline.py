@@ -90,6 +90,7 @@ class OfflineTracesConfig(Group):
     share: Share
     buffer_size: Count
     reward_updates: Count
+    audit: CountOrZero | Literal["auto"]
 
 
 class OfflineBacktrackingConfig(Group):
