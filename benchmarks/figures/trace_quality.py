@@ -5,7 +5,8 @@
 
 A task is a group of ``env`` of ``goal_gan_recall.py``, or a task's name for ``trpo_recall.py``.
 Models, end states and experience are those of the last checkpoints of the runs. Each filter gets
-the same traces; ``none`` is without a filter. Pieces of real trajectories show the error that comes
+the same traces; ``none`` is without a filter. ``Disagreement`` and a measured length are audited
+where the words of ``methods=`` have them. Pieces of real trajectories show the error that comes
 from incomplete observations. On the point mass, the actions of traces are also replayed by its
 exact reverse dynamics. ``trace_quality.csv`` and ``trace_quality.png`` go to ``out``; a table is
 printed.
@@ -16,8 +17,9 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -27,13 +29,13 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torchrl.data import ReplayBuffer
 
 from runs import goal_runs, mujoco_runs
 from runs.evidence import options, run_missing, save
 from torchrl_recall import (
     Agreement,
+    Disagreement,
     ExactDynamics,
     LoopErasure,
     NearVisited,
@@ -82,6 +84,7 @@ LOOKS = {  # of what is drawn; the table has all
     "ExactDynamics": Look("the simulator as filter", SKY, SOLID),
     "real trajectories": Look("real trajectories", BLACK, DOTTED),
 }
+Filter = Callable[[TensorDictBase], TensorDictBase]
 # By task, filter, length and metric; then by seed.
 Quality = dict[tuple[str, str, int, str], dict[int, float]]
 
@@ -103,8 +106,8 @@ def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) ->
         mujoco_runs.run("trpo", task, method, seed, own, run_dir)
 
 
-def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase | None]:
-    """Make the filters of a run, with its forward model and with radii from its experience."""
+def filters(run: TrainedRun, tolerance: float) -> dict[str, Filter | None]:
+    """Make the filters of a run, with its own judges and with radii from its experience."""
     recall, env = run.parts.recall, run.parts.env
     assert isinstance(recall, Recall)
     states = recall.model.observations
@@ -118,14 +121,23 @@ def filters(run: TrainedRun, tolerance: float) -> dict[str, TensorDictModuleBase
     assert isinstance(run.config.recall, RecallConfig)
     erase = run.config.recall.loop_erasure or 0.5
     judges = recall.train_filters.judges
+    length = recall.measured_length
     return {
         "none": None,
         "WithinSupport": WithinSupport(states.normalize),
         "NearVisited": NearVisited(lambda: visited, radius, project=project),
         "LoopErasure": LoopErasure(erase, scale=states.scale),
         "Agreement": next((each for each in judges if isinstance(each, Agreement)), None),
+        "Disagreement": next((each for each in judges if isinstance(each, Disagreement)), None),
+        "measured length": None if length is None else partial(shorten, num_steps=int(length)),
         "ExactDynamics": ExactDynamics(simulated(run), tolerance, scale=states.scale),
     }
+
+
+def shorten(traces: TensorDictBase, *, num_steps: int) -> TensorDictBase:
+    """Mask all but the last steps of traces."""
+    kept = torch.arange(traces.shape[1]) >= traces.shape[1] - num_steps
+    return traces.set("mask", kept.expand(traces.shape).clone())
 
 
 def simulated(run: TrainedRun) -> object:
