@@ -142,7 +142,7 @@ def test_a_data_set_in_two_dimensions_is_one_of_steps(data_set):
 
 def test_bad_input_is_named(data_set):
     measured = MeasuredLength(BacktrackingModel.from_specs(*SPECS))
-    with pytest.raises(ValueError, match="got a MeasuredLength"):
+    with pytest.raises(TypeError, match="got a MeasuredLength"):
         make(trace_length=measured)
     with pytest.raises(RuntimeError, match="the data set is empty"):
         make(1).step(ReplayBuffer(storage=LazyTensorStorage(10)))

@@ -25,6 +25,7 @@ from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import HighValueStates
+from torchrl_recall.traces.measured_length import MeasuredLength
 from torchrl_recall.traces.transitions import NewestTraces, TraceTransitions
 
 __all__ = ["OfflineRecall"]
@@ -67,6 +68,7 @@ class OfflineRecall(Stateful):
         compile: whether gradient steps and trace generation are compiled.
 
     Raises:
+        TypeError: ``trace_length`` is a :class:`~torchrl_recall.MeasuredLength`.
         ValueError: a number is out of its range.
 
     Examples:
@@ -113,10 +115,10 @@ class OfflineRecall(Stateful):
         compile: bool = False,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size, buffer_size=buffer_size)
-        if not isinstance(trace_length, int):
-            raise ValueError(
-                f"trace_length must be an integer, got a {type(trace_length).__name__}: lengths "
-                "are measured while data are collected, and here nothing is."
+        if isinstance(trace_length, MeasuredLength):
+            raise TypeError(
+                "trace_length must be an integer, got a MeasuredLength: lengths are measured while "
+                "data are collected, and here nothing is."
             )
         self.model, self.high_value_states = model, high_value_states
         self.filters, self.state_batch_size = list(filters), state_batch_size

@@ -367,6 +367,13 @@ def test_data_sets_of_four_kinds_come_from_two_agents(tmp_path):
     assert about["medium_replay"]["frames"] == 1_100
     assert about["medium"]["frames"] >= 400
     done = subprocess.run(
+        [*command, "expert=1400"],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "'expert': 1300" in done.stderr
+    assert "another folder by data=" in done.stderr
+    done = subprocess.run(
         [*command[:2], "task=point_free4", "names=[medium]", f"data={tmp_path}"],
         cwd=tmp_path, env=one_thread(), capture_output=True, text=True, timeout=60,
     )  # fmt: skip

@@ -236,6 +236,7 @@ def test_a_step_is_judged_before_models_learn_from_it():
         (["recall.agreement=1.5"], "recall.agreement"),
         (["recall=self_imitation", "recall.agreement=0.9"], "leave them out"),
         (["recall=self_imitation", "backtracking.joint=true"], "leave it out"),
+        (["recall=self_imitation", "backtracking.num_models=5"], "does not have; leave it out"),
     ],
 )
 def test_what_does_not_fit_is_refused(words, cure):

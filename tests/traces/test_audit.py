@@ -149,8 +149,16 @@ def test_traces_of_another_task_are_refused():
     with pytest.raises(ValueError, match=r"action shape \(1,\), the traces have \(3,\)"):
         audit(traces_of(states, torch.zeros(1, 1, 3)))
     audit.scale = torch.ones(2)
-    with pytest.raises(ValueError, match=r"scale= has the shape \(2,\), states have \(3,\)"):
+    with pytest.raises(ValueError, match="scale= has 2 numbers, states have 3"):
         audit(traces_of(states, actions))
+
+
+def test_states_of_the_ant_may_leave_out_contact_forces():
+    simulator = make_simulator(gymnasium.make("Ant-v5"))
+    state = torch.tensor([[0.7, 1.0, *[0.0] * 25]])
+    assert simulator.is_valid(state).all()
+    with pytest.raises(ValueError, match=r"state shape \(105,\), the traces have \(28,\)"):
+        simulator.is_valid(torch.zeros(1, 28))
 
 
 def test_bad_input_is_refused():

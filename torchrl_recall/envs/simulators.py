@@ -215,7 +215,7 @@ class _GymSimulator(ABC):
 
     def is_valid(self, states: Tensor) -> Tensor:
         """Return True for possible states in which the episode has not ended, as far as known."""
-        self._require("state", states.shape[1:], self._task.observation_space)
+        self._require("state", states.shape[1:], self._state_shapes())
         rows = states.detach().double().cpu().numpy()
         valid = [bool(np.isfinite(row).all()) and self._can_be(row) for row in rows]
         return torch.tensor(valid, dtype=torch.bool, device=states.device)
@@ -226,9 +226,9 @@ class _GymSimulator(ABC):
 
     def replay(self, states: Tensor, actions: Tensor) -> Tensor:
         """Take actions from states, and return the states after each."""
-        self._require("state", states.shape[1:], self._task.observation_space)
+        self._require("state", states.shape[1:], self._state_shapes())
         if isinstance(self._task.action_space, Box):
-            self._require("action", actions.shape[2:], self._task.action_space)
+            self._require("action", actions.shape[2:], [self._task.action_space.shape])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the physics may warn in imagined states
             paths = [self._replay(*row) for row in zip(states, actions, strict=True)]
@@ -238,12 +238,17 @@ class _GymSimulator(ABC):
         """Return the whole state."""
         return states
 
-    def _require(self, name: str, shape: Sequence[int], space: gymnasium.Space) -> None:
+    def _state_shapes(self) -> list[tuple[int, ...]]:
+        """List the shapes of states that the simulator understands; errors name the first."""
+        return [self._task.observation_space.shape or ()]
+
+    def _require(self, name: str, shape: Sequence[int], known: list[tuple[int, ...]]) -> None:
         """Refuse states or actions of another task."""
-        if tuple(shape) != space.shape:
+        if tuple(shape) not in known:
             raise ValueError(
-                f"{self.name} has the {name} shape {space.shape}, the traces have {tuple(shape)}. "
-                "Audit them by the task that their model has learned."
+                f"{self.name} has the {name} shape {known[0]}, the traces have {tuple(shape)}. "
+                "Audit them by the task that their model has learned, with the observation space "
+                "that it sees."
             )
 
     def _replay(self, state: Tensor, actions: Tensor) -> Tensor:
@@ -323,6 +328,9 @@ class MuJoCoSimulator(_GymSimulator):
             getattr(model, "nv", None),
         )
         super().__init__(task)
+
+    def _state_shapes(self) -> list[tuple[int, ...]]:
+        return [*super()._state_shapes(), (sum(self._num),)]  # contact forces are not compared
 
     def put(self, observation: np.ndarray) -> None:
         """Put the simulator into an observed state.

@@ -276,10 +276,10 @@ class Distance:
 
     def __call__(self, states: Tensor, others: Tensor) -> Tensor:
         """Compute distances ``[num]`` of states ``[num, *state_shape]``."""
-        if self._shape is not None and self._shape != states.shape[1:]:
+        if self._shape and self._shape[-1] not in (1, states.shape[-1]):
             raise ValueError(
-                f"scale= has the shape {tuple(self._shape)}, states have "
-                f"{tuple(states.shape[1:])}; give one number for each dimension of the state."
+                f"scale= has {self._shape[-1]} numbers, states have {states.shape[-1]}; give one "
+                "number for each dimension of the state."
             )
         difference = self._coordinates(states) - self._coordinates(others)
         if self._scale is not None:

@@ -225,7 +225,7 @@ class NewestTraces(FreshTransitions):
         device: device of restored traces; checkpoints are read onto the CPU.
 
     Attributes:
-        num: number of stored traces, at most; they are evenly spaced over end states.
+        num: largest number of stored traces; they are evenly spaced over end states.
 
     Examples:
         >>> import torch
@@ -247,7 +247,7 @@ class NewestTraces(FreshTransitions):
         Args:
             rows: traces of shape ``[num_traces, trace_length]``.
         """
-        super().replace(rows[:: -(-len(rows) // self.num)].clone())
+        super().replace(rows[:: max(1, -(-len(rows) // self.num))].clone())
 
 
 def join_rows(

@@ -269,6 +269,11 @@ def _check_judges(config: Any) -> None:
             f"out with recall.method={recall.method}, backtracking.num_models="
             f"{backtracking.num_models}."
         )
+    if backtracking.num_models > 1 and recall.method in ("self_imitation", "cloning"):
+        raise ConfigError(
+            f"backtracking.num_models={backtracking.num_models} makes an ensemble of a model that "
+            f"recall.method={recall.method} does not have; leave it out."
+        )
     if backtracking.bootstrap and backtracking.num_models < 2:
         raise ConfigError(
             "backtracking.bootstrap=true is of the members of an ensemble; take "

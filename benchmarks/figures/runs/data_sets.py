@@ -6,10 +6,11 @@ its training, ``medium_replay`` and ``replay`` all that the agent had seen by th
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 from runs.critic_runs import HOST, ROOT
 from runs.critic_runs import TASKS as SPARSE
 from runs.launchers import run_command
+from torchrl_recall.trainers.runs.process import write_whole
 
 __all__ = ["DATA", "KINDS", "data_folder", "make_data_sets", "task_words"]
 
@@ -54,7 +56,7 @@ def data_folder(config: DictConfig) -> Path:
     return Path(config.data) / re.sub(r"[^\w.\-+]+", "-", config.task)  # Hydra splits at =
 
 
-def make_data_sets(config: DictConfig, names: Iterable[str]) -> dict[str, Path]:
+def make_data_sets(config: DictConfig, names: Sequence[str]) -> dict[str, Path]:
     """Train missing agents, and record missing data sets.
 
     Args:
@@ -68,6 +70,7 @@ def make_data_sets(config: DictConfig, names: Iterable[str]) -> dict[str, Path]:
 
     if unknown := [name for name in names if name not in KINDS]:
         sys.exit(f"there are no data sets {unknown}; there are {list(KINDS)}.")
+    _check_settings(config)
     made = {name: data_folder(config) / name for name in names}
     for name, folder in made.items():
         if folder.exists():
@@ -84,6 +87,17 @@ def make_data_sets(config: DictConfig, names: Iterable[str]) -> dict[str, Path]:
         frames = None if kind["policy"] == "replay" else frames
         record_run(_agent(config, stage), folder, seed=AGENT, frames=frames, **kind)
     return made
+
+
+def _check_settings(config: DictConfig) -> None:
+    """Note with which settings the data of a task are made, and refuse others later."""
+    path = data_folder(config) / "settings.json"
+    wanted = {key: config[key] for key in ("agent", "medium", "expert", "recorded")}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(wanted) + "\n")
+    elif (made := json.loads(path.read_text())) != wanted:
+        sys.exit(f"{path.parent} was made with {made}. Give the same, or another folder by data=.")
 
 
 def _agent(config: DictConfig, stage: str) -> Path:
