@@ -41,11 +41,7 @@ DEFAULTS = {
     **DATA,
     "task": "point_free4",
     "host": "iql",
-    "tasks": [
-        "random",
-        "expert",
-        "replay",
-    ],  # data sets: random | medium | medium_replay | expert | replay
+    "tasks": ["random", "expert", "replay"],  # data sets of data_sets.py
     "methods": ["none", "backtracking", "random_model"],
     "seeds": 5,
     "first_seed": 0,

@@ -21,7 +21,7 @@ from runs.critic_runs import TASKS as SPARSE
 from runs.launchers import run_command
 from torchrl_recall.trainers.runs.process import write_whole
 
-__all__ = ["DATA", "KINDS", "data_folder", "make_data_sets", "task_words"]
+__all__ = ["DATA", "KINDS", "make_data_sets", "task_words"]
 
 DATA: dict[str, Any] = {
     "task": "Hopper-v5",  # with overrides of its configuration after a plus
