@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -64,7 +64,7 @@ class FilterUpdates(Stateful):
 
     def __init__(
         self,
-        filters: Sequence[TensorDictModuleBase],
+        filters: Iterable[TensorDictModuleBase],
         model: BacktrackingModel,
         *,
         num_updates: int = 50,
@@ -72,21 +72,16 @@ class FilterUpdates(Stateful):
         lr: float = 1e-3,
         compile: bool = False,
     ) -> None:
-        for each in filters:
-            untaught = isinstance(each, Agreement) and not isinstance(each.model, JointModel)
-            if untaught and each.model is model:
-                raise ValueError(
-                    "Agreement asks a forward model about traces, but was given the model that "
-                    "generates them. Give it one of its own, BacktrackingModel.from_specs(...), or "
-                    "make both a JointModel."
-                )
         judges = {id(each): each for each in filters if isinstance(each, QuantileFilter)}
         self.judges = list(judges.values())
-        forward_models = {
-            id(judge.model): judge.model
-            for judge in judges.values()
-            if isinstance(judge, Agreement) and judge.model is not model
-        }
+        asked = [judge.model for judge in self.judges if isinstance(judge, Agreement)]
+        if not isinstance(model, JointModel) and any(each is model for each in asked):
+            raise ValueError(
+                "Agreement asks a forward model about traces, but was given the model that "
+                "generates them. Give it one of its own, BacktrackingModel.from_specs(...), or "
+                "make both a JointModel."
+            )
+        forward_models = {id(each): each for each in asked if each is not model}
         if len(forward_models) > 1:
             raise ValueError(
                 "two Agreement filters have a forward model each, of which one would be trained; "

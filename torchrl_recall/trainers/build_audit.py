@@ -15,8 +15,6 @@ from torchrl_recall.trainers.schema.group import ConfigError
 
 __all__ = ["build_audit"]
 
-_NUM_TRACES = 32
-
 
 def build_audit(
     num_traces: int | Literal["auto"], recall: RecallLike, task: Any
@@ -51,7 +49,8 @@ def build_audit(
             raise ConfigError(f"recall.audit={num_traces}: {error} Or leave it auto.") from error
         say(f"traces are not audited: {error} recall.audit=0 leaves this line out.")
         return None
-    recall.newest.num = _NUM_TRACES if num_traces == "auto" else num_traces
+    if num_traces != "auto":
+        recall.newest.num = num_traces
 
     def audit() -> dict[str, float]:
         return {} if recall.newest.rows is None else auditor.metrics(recall.newest.rows)

@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # the agent, and what of it is
     "replay": ("expert", {"policy": "replay"}),
 }
 AGENT = 1_000  # the seed of agents and data
+_SPARSE_FRAMES = {"random": 5_000, "trained": 1_000}
 _SPARSE_AGENT = [
     *HOST, "sac.n_step=1", "collector.total_frames=6000", "eval.interval=100",
     "eval.num_episodes=60", "eval.target_return=0.5", "compile=false",
@@ -80,12 +81,10 @@ def make_data_sets(config: DictConfig, names: Sequence[str]) -> dict[str, Path]:
             if stage == "medium" and name != "random":
                 sys.exit(f"{config.task} has no medium agent: its data are random, expert, replay.")
             stage = "expert"
-        frames = config.recorded
-        if kind["policy"] != "replay" and frames is None:
-            small = {"random": 5_000, "trained": 1_000}
-            frames = small[kind["policy"]] if config.task in SPARSE else 20_000
-        frames = None if kind["policy"] == "replay" else frames
-        record_run(_agent(config, stage), folder, seed=AGENT, frames=frames, **kind)
+        if kind["policy"] != "replay":
+            usual = _SPARSE_FRAMES[kind["policy"]] if config.task in SPARSE else 20_000
+            kind = kind | {"frames": config.recorded or usual}
+        record_run(_agent(config, stage), folder, seed=AGENT, **kind)
     return made
 
 
