@@ -1,12 +1,13 @@
 """Figure 16: TRPO with a forward model, the Dyna control of App. G.
 
-    python benchmarks/figures/figure_16.py seeds=3 first_seed=0 out=runs/figure_16
+    python benchmarks/figures/figure_16.py seeds=5 first_seed=500 out=runs/figure_16
 
+Experience comes from 16 environments of one process, because there are many steps.
 ``results.csv`` and ``figure.png`` go to ``out``; ``collect=true`` makes them from the runs there
 are, without starting any.
 """
 
-from runs.mujoco_runs import experiment
+from runs.mujoco_runs import VECTOR, experiment
 
 if __name__ == "__main__":
     experiment(
@@ -16,5 +17,8 @@ if __name__ == "__main__":
             "out": "runs/figure_16",
             "tasks": ["Ant-v5", "Humanoid-v5"],
             "methods": ["none", "forward_model", "backtracking"],
+            "frames": 501_760,
+            "eval_interval": 20_000,
+            "overrides": VECTOR,
         },
     )

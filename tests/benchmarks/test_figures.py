@@ -158,7 +158,7 @@ def test_delayed_rewards_are_the_tasks_own_setting(tmp_path):
     assert [config.env.delay for config in configs] == [20, 20]
     assert f"| `{methods[1]}` | 1 | 150 |" in done.stdout
     peer = sac_figure("delayed", out, f"tasks=['{task}']", "methods=[sb3]")
-    assert "sb3 takes no settings of a task; leave env.delay=20 out" in peer.stderr
+    assert "sb3 takes no overrides; leave those of tasks and overrides= out" in peer.stderr
 
 
 @pytest.mark.slow

@@ -31,7 +31,17 @@ from torchrl_recall.results.rows import COLUMNS, write_rows
 from torchrl_recall.results.table import table
 from torchrl_recall.trainers.runs.process import write_whole
 
-__all__ = ["CAPTION", "DIVERGED", "MUJOCO", "Curves", "collect", "draw", "experiment", "show"]
+__all__ = [
+    "CAPTION",
+    "DIVERGED",
+    "MUJOCO",
+    "VECTOR",
+    "Curves",
+    "collect",
+    "draw",
+    "experiment",
+    "show",
+]
 
 ROOT = Path(__file__).parents[3]
 MUJOCO = {
@@ -39,9 +49,11 @@ MUJOCO = {
     "first_seed": 0,
     "frames": 200_704,
     "eval_interval": 10_000,
+    "overrides": [],  # of the recipe, for all tasks and methods
     "collect": False,  # use existing runs only
     **OPTIONS,
 }
+VECTOR = ["collector.backend=vector", "collector.num_envs=16"]  # overrides for many cheap frames
 CAPTION = "Return of the deterministic policy: mean and 95 % interval of up to {} seeds."
 DIVERGED = "diverged.txt"  # in a run's folder: the error that ended it
 PEERS = {"sb3": "stable_baselines3", "sbx": "sbx"}
@@ -56,7 +68,8 @@ def words_of(recipe: str, task: str, method: str, seed: int, config: DictConfig)
         return None
     task, *of_task = task.split("+")
     return host or recipe, [
-        f"env.name={task}", f"recall={recall}", *of_task, *overrides, f"seed={seed}",
+        f"env.name={task}", f"recall={recall}", *config.overrides, *of_task, *overrides,
+        f"seed={seed}",
         f"collector.total_frames={config.frames}", f"eval.interval={config.eval_interval}",
         "logger.backend=none",
     ]  # fmt: skip
@@ -69,8 +82,8 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
         return
     if job is None:
         host, library, others = split_method(method)
-        if "+" in task:
-            sys.exit(f"{method} takes no settings of a task; leave those of {task} out.")
+        if "+" in task or config.overrides:
+            sys.exit(f"{method} takes no overrides; leave those of tasks and overrides= out.")
         command = [
             str(ROOT / "benchmarks/peers/sb3_peer.py"), f"--library={PEERS[library]}",
             f"--algorithm={'+'.join(others) or host or recipe}", f"--env={task}",
