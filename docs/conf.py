@@ -53,6 +53,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!torchrl_recall\b).*\..*"),
     ("py:.*", r".*\b_AcceptedKeys"),
     ("py:class", r".*\._\w+"),  # a private base
+    ("py:class", r".*\.GymSimulator"),  # a base that is not part of the interface
     ("py:data", "Ellipsis"),
 ]
 

@@ -37,3 +37,10 @@ __all__ = [
 gymnasium.register(
     "torchrl_recall/FourRooms-v0", entry_point="torchrl_recall.envs.four_rooms:FourRoomsGymEnv"
 )
+for _name, _steps in {"mujoco_umaze": 300, "mujoco_medium_maze": 600}.items():  # extra mazes
+    gymnasium.register(
+        _name,
+        entry_point="torchrl_recall.envs.sparse_mazes:SparseMaze",
+        max_episode_steps=_steps,
+        kwargs={"name": _name},
+    )

@@ -11,15 +11,15 @@ from tensordict.nn import TensorDictModuleBase
 
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.joint_model import JointModel
-from torchrl_recall.trainers.hosts.crossq import normalised_mlp
-from torchrl_recall.trainers.hosts.networks import (
+from torchrl_recall.trainers.hosts.actors import (
     bounded_gaussian_actor,
     deterministic_actor,
     gaussian_actor,
     greedy_actor,
     squashed_actor,
-    standardized_mlp,
 )
+from torchrl_recall.trainers.hosts.crossq import normalised_mlp
+from torchrl_recall.trainers.hosts.networks import standardized_mlp
 from torchrl_recall.trainers.schema import (
     DQNRecallConfig,
     GoalGANRecallConfig,

@@ -66,6 +66,14 @@ TASKS = {
     "point_umaze_long": [
         "collector.total_frames=10000", "eval.interval=120", "sac.gamma=0.99",
     ],
+    "mujoco_umaze": [
+        "collector.total_frames=20000", "eval.interval=500", "eval.num_episodes=20",
+        "sac.gamma=0.99",
+    ],
+    "mujoco_medium_maze": [
+        "collector.total_frames=40000", "eval.interval=1000", "eval.num_episodes=20",
+        "sac.gamma=0.99",
+    ],
 }  # fmt: skip
 CAPTION = "Steps to a success of 0.9 in two evaluations in a row."
 Key = tuple[str, str]

@@ -11,7 +11,7 @@ from recipe_fixtures import configure, tiny
 from tensordict import TensorDict
 from torch import nn
 
-from torchrl_recall.trainers.hosts.networks import GaussianParameters
+from torchrl_recall.trainers.hosts.actors import GaussianParameters
 from torchrl_recall.trainers.hosts.sac import SAC
 from torchrl_recall.trainers.replay_buffers import make_replay_buffer
 from torchrl_recall.trainers.schema import ConfigError

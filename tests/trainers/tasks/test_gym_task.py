@@ -99,6 +99,21 @@ def test_numbers_of_any_kind_become_a_vector_of_floats(name):
         assert found["next", "done"].flatten().tolist() == [i == 9 for i in range(15)]
 
 
+class FirstTwo(gymnasium.ObservationWrapper):
+    observation_space = spaces.Box(-10, 10, (2,))
+
+    def observation(self, observation):
+        return observation[:2]
+
+
+def test_a_task_that_is_made_in_a_wrapper_observes_what_the_wrapper_returns():
+    if "InWrapper-v0" not in gymnasium.registry:
+        gymnasium.register(
+            "InWrapper-v0", entry_point=lambda: FirstTwo(Task()), max_episode_steps=10
+        )
+    assert make_env("InWrapper-v0", seed=0).rollout(3)["observation"].shape == (3, 2)
+
+
 def test_a_number_of_a_few_becomes_a_one_hot_vector():
     task = make_task("CliffWalking-v1", actions="discrete")
     observation, _ = task.reset(seed=0)

@@ -11,13 +11,9 @@ from torchrl.envs import EnvBase
 from torchrl.modules import BatchRenorm1d
 from torchrl.objectives import CrossQLoss
 
+from torchrl_recall.trainers.hosts.actors import squashed_actor
 from torchrl_recall.trainers.hosts.delayed_policy import DelayedPolicy
-from torchrl_recall.trainers.hosts.networks import (
-    ConcatInputs,
-    MakeNetwork,
-    make_qvalues,
-    squashed_actor,
-)
+from torchrl_recall.trainers.hosts.networks import ConcatInputs, MakeNetwork, make_qvalues
 from torchrl_recall.trainers.schema import SACRecallConfig
 
 __all__ = ["CrossQ", "normalised_mlp"]

@@ -23,11 +23,8 @@ from torchrl.objectives.utils import TargetNetUpdater
 from torchrl_recall.modules.policies import GaussianPolicy
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
-from torchrl_recall.trainers.hosts.networks import (
-    deterministic_actor,
-    make_qvalues,
-    squashed_actor,
-)
+from torchrl_recall.trainers.hosts.actors import deterministic_actor, squashed_actor
+from torchrl_recall.trainers.hosts.networks import make_qvalues
 from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import SACRecallConfig
 

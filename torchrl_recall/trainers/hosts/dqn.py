@@ -15,7 +15,7 @@ from torchrl_recall.modules.policies import BoltzmannPolicy
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful, Steps
-from torchrl_recall.trainers.hosts.networks import greedy_actor
+from torchrl_recall.trainers.hosts.actors import greedy_actor
 from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import DQNRecallConfig
 

@@ -15,15 +15,17 @@ from torchrl.objectives import CQLLoss, IQLLoss, LossModule, SoftUpdate, TD3BCLo
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.trainers.hosts.actors import (
+    bounded_gaussian_actor,
+    deterministic_actor,
+    squashed_actor,
+)
 from torchrl_recall.trainers.hosts.delayed_policy import DelayedPolicy
 from torchrl_recall.trainers.hosts.networks import (
     HasSpecs,
-    bounded_gaussian_actor,
-    deterministic_actor,
     make_qvalues,
     mlp,
     policy_inputs,
-    squashed_actor,
     standardized_mlp,
 )
 from torchrl_recall.trainers.schema.offline import OfflineRecallConfig

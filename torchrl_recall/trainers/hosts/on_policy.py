@@ -20,7 +20,8 @@ from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.optim.natural_gradient import kl_divergence
 from torchrl_recall.optim.trust_region import TrustRegion
 from torchrl_recall.stateful import Part, Stateful
-from torchrl_recall.trainers.hosts.networks import gaussian_actor, policy_inputs, tanh_mlp
+from torchrl_recall.trainers.hosts.actors import gaussian_actor
+from torchrl_recall.trainers.hosts.networks import policy_inputs, tanh_mlp
 from torchrl_recall.trainers.schema import (
     GoalGANRecallConfig,
     OnPolicyRecallConfig,

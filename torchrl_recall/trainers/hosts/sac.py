@@ -13,7 +13,8 @@ from torchrl_recall.data.returns_to_go import BoundedTD0
 from torchrl_recall.optim.adam import make_adam
 from torchrl_recall.optim.gradient_step import make_update
 from torchrl_recall.stateful import Part, Stateful
-from torchrl_recall.trainers.hosts.networks import make_qvalues, squashed_actor
+from torchrl_recall.trainers.hosts.actors import squashed_actor
+from torchrl_recall.trainers.hosts.networks import make_qvalues
 from torchrl_recall.trainers.hosts.trace_rows import with_traces
 from torchrl_recall.trainers.schema import GoalGANRecallConfig, SACRecallConfig
 from torchrl_recall.trainers.schema.parts import SACHostConfig
