@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from tensordict import NestedKey, TensorDictBase
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-__all__ = ["at_least", "next_key", "positive", "require", "unraveled"]
+__all__ = ["all_finite", "at_least", "next_key", "positive", "require", "unraveled"]
+
+
+def all_finite(entries: Mapping[NestedKey, Tensor]) -> None:
+    """Refuse entries that would spoil running statistics.
+
+    Args:
+        entries: tensors by their keys.
+
+    Raises:
+        ValueError: an entry holds NaN or infinity.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.checks import all_finite
+        >>> all_finite({"action": torch.tensor([0.5])})
+        >>> all_finite({"action": torch.tensor([torch.nan])})
+        Traceback (most recent call last):
+            ...
+        ValueError: 'action' holds NaN or infinity; the statistics were left as they were. ...
+    """
+    for key, value in entries.items():
+        if not value.isfinite().all():
+            raise ValueError(
+                f"{key!r} holds NaN or infinity; the statistics were left as they were. Find the "
+                "environment step that produced it and drop it from the data."
+            )
 
 
 def at_least(least: int, **named: object) -> None:

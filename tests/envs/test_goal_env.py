@@ -80,3 +80,36 @@ def test_actions_are_clipped_and_finite():
     assert torch.allclose(after["observation"], torch.tensor([[0.1, -0.05]]))
     with pytest.raises(ValueError, match="NaN or infinite"):
         env.step(env.reset().set("action", torch.full((1, 2), torch.nan)))
+
+
+def test_a_fresh_start_ignores_what_the_tensordict_holds():
+    env = PointMassEnv(2, batch_size=[1])
+    env.set_goals(torch.tensor([[0.7, 0.7]]))
+    old = env.reset()
+    old["observation"] += 0.5
+    old["desired_goal"] -= 0.1
+    fresh = env.reset(old, set_state=False)
+    assert torch.equal(fresh["observation"], env.reset()["observation"])
+    assert fresh["desired_goal"].tolist() == [pytest.approx([0.7, 0.7])]
+
+
+@pytest.mark.parametrize("key", ["observation", "desired_goal"])
+def test_first_states_and_goals_have_their_shape(key):
+    env = PointMassEnv(2, batch_size=[3])
+    with pytest.raises(ValueError, match=rf"{key} must have the shape \(3, 2\), got \(3, 1\)"):
+        env.reset(TensorDict({key: torch.zeros(3, 1)}, [3]), set_state=True)
+
+
+def test_a_goal_that_is_nan_is_refused_at_the_start():
+    env = PointMassEnv(2, batch_size=[1])
+    goal = TensorDict({"desired_goal": torch.full((1, 2), torch.nan)}, [1])
+    with pytest.raises(ValueError, match="the goals hold NaN"):
+        env.reset(goal, set_state=True)
+
+
+def test_no_valid_goal_is_an_error_and_no_endless_search(monkeypatch):
+    env = PointMassEnv(2)
+    nowhere = lambda states: torch.zeros(len(states), dtype=torch.bool)  # noqa: E731
+    monkeypatch.setattr(env, "is_valid", nowhere)
+    with pytest.raises(ValueError, match="is_valid was False for each"):
+        env.sample_goals(4)

@@ -234,3 +234,15 @@ def test_a_fallen_inverted_pendulum_is_not_valid():
     angles = torch.tensor([[0.0, 0.5, 0.0, 0.0], [0.0, -0.1, 0.0, 0.0]])
     valid = make_simulator(gymnasium.make("InvertedPendulum-v5")).is_valid(angles)
     assert valid.tolist() == [False, True]
+
+
+class Turned(gymnasium.ActionWrapper):
+    def action(self, action):
+        return (action + 1) % 4
+
+
+def test_other_actions_than_those_of_the_grid_are_refused():
+    task = gymnasium.make("torchrl_recall/FourRooms-v0")
+    make_simulator(task)
+    with pytest.raises(ValueError, match="Turned changes what"):
+        make_simulator(Turned(task))

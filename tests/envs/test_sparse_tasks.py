@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.utils.env_checker import check_env
+from torchrl.envs import GymEnv
 
 from torchrl_recall.envs import PointMassEnv
 from torchrl_recall.envs.sparse_tasks import SPARSE_TASKS, goal_rule
@@ -122,3 +123,17 @@ def test_the_rule_says_of_observations_what_the_task_gave(name):
     assert torch.equal(imagined["next", "reward"], rollout["next", "reward"])
     assert torch.equal(imagined["next", "terminated"], rollout["next", "terminated"])
     assert rollout["next", "terminated"].any() or name == "point_umaze_long"
+
+
+@pytest.mark.parametrize("name", ["point_free4", "pendulum_swingup"])
+def test_an_action_that_is_nan_is_refused(name):
+    task = gymnasium.make(name).unwrapped
+    task.reset(seed=0)
+    with pytest.raises(ValueError, match="an action is NaN"):
+        task.step(np.full(task.action_space.shape, np.nan, np.float32))
+
+
+def test_the_rule_names_the_tasks_that_it_knows():
+    with pytest.raises(ValueError, match="goal_rule knows the goals of"):
+        goal_rule(GymEnv("Pendulum-v1"))
+    goal_rule(GymEnv("point_free4"))

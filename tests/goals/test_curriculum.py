@@ -140,3 +140,42 @@ def test_bad_goals_and_rates():
     for rate in (torch.rand(3), torch.full((4,), 1.5), torch.full((4,), torch.nan)):
         with pytest.raises(ValueError, match="success"):
             goal_gan.update(goals, rate)
+
+
+def test_goals_on_a_line_are_thinned_and_not_lost():
+    """A goal near a dropped one is kept if it is near none that is kept."""
+    line = torch.stack([torch.linspace(-1, 1, 31), torch.zeros(31)], 1)  # 0.067 apart
+    kept = curriculum(min_distance=0.1)
+    kept._keep(line)
+    assert torch.equal(kept.kept, line[::2])
+    one_by_one = curriculum(min_distance=0.1)
+    for goal in line:
+        one_by_one._keep(goal.unsqueeze(0))
+    assert torch.equal(one_by_one.kept, line[::2])
+    kept._keep(line)  # nothing is left to add
+    assert len(kept.kept) == 16
+
+
+def test_every_dropped_goal_is_near_one_that_is_kept():
+    goals = 0.1 * torch.randn(500, 2)
+    goal_gan = curriculum()
+    goal_gan._keep(goals)
+    distances = torch.cdist(goals, goal_gan.kept)
+    assert distances.amin(1).max() < goal_gan.min_distance
+    among = torch.cdist(goal_gan.kept, goal_gan.kept).fill_diagonal_(9)
+    assert among.min() >= goal_gan.min_distance
+
+
+def test_goals_of_float64_are_taken():
+    goal_gan = curriculum()
+    goals = torch.rand(50, 2, dtype=torch.float64)
+    goal_gan.pretrain(goals)
+    goal_gan.update(goals, torch.full((50,), 0.5))
+    assert goal_gan.kept.dtype is torch.float32
+
+
+def test_noise_that_is_nan_and_goals_without_a_good_one_are_refused():
+    with pytest.raises(ValueError, match="goal_noise must be zero or positive"):
+        curriculum(goal_noise=float("nan"))
+    with pytest.raises(ValueError, match="no goal is labelled good"):
+        curriculum().fit(torch.rand(5, 2), torch.zeros(5, dtype=torch.bool))

@@ -46,3 +46,10 @@ def test_steps_of_a_trace_share_no_memory():
     traces["desired_goal"][:, 0] = 9.0
     assert traces["desired_goal"][:, 1].item() == 3.0
     assert traces["next", "observation"][:, -1].item() == 3.0
+
+
+def test_pairs_and_missing_states_are_refused():
+    with pytest.raises(ValueError, match="HindsightGoal needs traces of shape"):
+        HindsightGoal()(traces_of([1.0, 2.0, 3.0])[0])
+    with pytest.raises(KeyError, match="HindsightGoal reads"):
+        HindsightGoal()(traces_of([1.0, 2.0, 3.0]).exclude("next"))

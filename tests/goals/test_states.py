@@ -39,7 +39,7 @@ def test_goals_inside_walls_are_no_end_states():
         (lambda goals: goals[:3], "must turn 8 goals"),
         (lambda goals: goals.flatten(), "into 8 state vectors"),
         (lambda goals: goals * torch.nan, "NaN or infinity"),
-        (lambda goals: goals + 5, "no valid state"),
+        (lambda goals: goals + 5, "none of 1,000 goals has a valid state"),
     ],
 )
 def test_bad_decoders(decoder, words):
@@ -47,3 +47,15 @@ def test_bad_decoders(decoder, words):
     states = GoalGANStates(curriculum(), 8, goal_decoder=decoder, is_valid=env.is_valid)
     with pytest.raises(ValueError, match=words):
         states()
+
+
+def test_validity_of_another_shape_is_refused():
+    goal_gan = curriculum(1)
+    with pytest.raises(ValueError, match=r"is_valid must return 8 booleans, .* got shape \(8, 1\)"):
+        GoalGANStates(goal_gan, 8, is_valid=lambda states: states > -2)()
+
+
+def test_no_valid_goal_is_refused_without_a_decoder_too():
+    nowhere = lambda states: torch.zeros(len(states), dtype=torch.bool)  # noqa: E731
+    with pytest.raises(ValueError, match="none of 1,000 goals has a valid state"):
+        GoalGANStates(curriculum(), 8, is_valid=nowhere)()

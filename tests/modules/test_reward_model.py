@@ -97,3 +97,37 @@ def test_rewards_that_are_not_finite_leave_the_statistics_as_they_were():
     with pytest.raises(ValueError, match="drop it from the data"):
         model.update_statistics(bad)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("key", ["observation", "action", ("next", "observation")])
+def test_statistics_are_not_spoilt_by_one_bad_entry(key):
+    data = experience(50)
+    model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,)))
+    model.update_statistics(data)
+    before = model(data.clone())["next", "reward"]
+    bad = data.clone()
+    bad[key][7] = torch.nan
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        model.update_statistics(bad)
+    assert torch.equal(model(data.clone())["next", "reward"], before)
+
+
+def test_masked_rows_do_not_count():
+    data = experience(20)
+    model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,)))
+    model.update_statistics(data)
+    loss = RewardModelLoss(model)
+    right = loss(data[:12])
+    data["mask"] = torch.arange(20) < 12
+    data["next", "reward"][15] = torch.nan
+    for key, value in loss(data).items():
+        torch.testing.assert_close(value, right[key])
+
+
+def test_an_empty_batch_and_a_missing_flag_are_named():
+    data = experience(20)
+    loss = RewardModelLoss(RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,))))
+    with pytest.raises(ValueError, match="the batch is empty"):
+        loss(data[:0])
+    with pytest.raises(KeyError, match="terminated"):
+        loss(data.exclude(("next", "terminated")))

@@ -371,3 +371,16 @@ def test_scoring_is_the_same_under_every_exploration_type(make_actor):
             values.append(loss(data)["loss_imitation"].item())
     assert values[0] == values[1] == values[2]
     assert isinstance(make_actor().get_dist(data), TanhNormal)
+
+
+def test_an_action_of_one_number_is_scored_in_each_row():
+    """No dimension of the batch is summed over."""
+    actor = ProbabilisticActor(
+        TensorDictModule(Fixed(1.0, 2.0), ["observation"], ["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        distribution_class=torch.distributions.Normal,
+    )
+    data = TensorDict({"observation": torch.zeros(3, 3), "action": torch.tensor([1.0, 0, 3])}, [3])
+    each = ImitationLoss(actor, reduction="none")(data)["loss_imitation"]
+    assert each.tolist() == pytest.approx([gaussian(x) for x in (1.0, 0.0, 3.0)])
+    assert float(ImitationLoss(actor)(data)["loss_imitation"]) == pytest.approx(float(each.mean()))

@@ -15,6 +15,7 @@ from torch import nn
 from torchrl.modules import (
     Actor,
     IndependentNormal,
+    RunningValueNorm,
     ValueOperator,
 )
 from torchrl.objectives import PPOLoss
@@ -107,3 +108,41 @@ def test_a_missing_advantage_is_named():
     actor = gaussian()
     with pytest.raises(KeyError, match=r"reads 'advantage'.*set_keys"):
         TRPOLoss(actor).actor_loss(experience(actor).exclude("advantage"))
+
+
+@pytest.mark.parametrize("shape", [(256,), (256, 1, 1)])
+def test_an_advantage_of_another_shape_is_refused_as_by_ppo(shape):
+    """Its gradient would be that of the mean advantage."""
+    actor = gaussian()
+    data = experience(actor)
+    data["advantage"] = data["advantage"].reshape(shape)
+    with pytest.raises(ValueError, match="outer product"):
+        TRPOLoss(actor).actor_loss(data)
+
+
+def test_the_scale_of_advantages_moves_as_in_ppo():
+    """It does where the loss computes the advantage, and not where the data have one."""
+    scales = []
+    for kind in (TRPOLoss, PPOLoss):
+        torch.manual_seed(0)
+        actor, critic = gaussian(), ValueOperator(nn.Linear(3, 1), ["observation"])
+        data = experience(actor).exclude("advantage")
+        data["next"] = {
+            "observation": data["observation"].clone(),
+            "reward": 50 * torch.randn(256, 1),
+            "done": torch.zeros(256, 1, dtype=torch.bool),
+            "terminated": torch.zeros(256, 1, dtype=torch.bool),
+        }
+        norm = RunningValueNorm(shape=1)
+        loss = kind(actor, critic, advantage_norm=norm, critic_coeff=1.0)
+        loss.make_value_estimator()
+        out = loss(data.reshape(1, 256))
+        scales.append((float(norm.scale()), float(out["loss_objective"])))
+    assert scales[0] == pytest.approx(scales[1], rel=1e-4)
+    assert scales[0][0] > 1
+
+
+def test_without_a_critic_a_missing_advantage_is_named():
+    actor = gaussian()
+    with pytest.raises(KeyError, match="TRPOLoss reads 'advantage'"):
+        TRPOLoss(actor)(experience(actor).exclude("advantage"))

@@ -373,3 +373,10 @@ def test_it_bounds_other_losses_too():
     data["value_target"] = torch.zeros(256, 1)
     region = TrustRegion(loss, loss_fn=lambda td: loss(td).select("loss_objective"))
     assert region.step(data)["accepted"]
+
+
+def test_no_state_to_measure_on_is_refused():
+    actor = gaussian()
+    data = experience(actor)
+    with pytest.raises(ValueError, match="no state is left"):
+        TrustRegion(TRPOLoss(actor)).step(data, data[:0])

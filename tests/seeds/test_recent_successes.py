@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tensordict import TensorDict
 
 from torchrl_recall.envs import FourRoomsEnv
 from torchrl_recall.seeds import SeedStreams
@@ -197,3 +198,20 @@ def test_successes_stay_when_open_episodes_are_dropped():
     before = successes.count.clone()
     successes.drop_unfinished()
     assert torch.equal(successes.count, before)
+
+
+def test_a_demonstration_longer_than_the_store_is_visited_as_a_whole():
+    store = RecentSuccesses(1, ENVS, 4, 2, num_states=25, streams=SeedStreams([0]))
+    path = torch.tensor([1, 2, 3])
+    trajectory = TensorDict(
+        {
+            "observation": torch.tensor([0, 1, 2]),
+            "action": torch.zeros(3, dtype=torch.long),
+            "next": {"observation": path},
+        },
+        [3],
+    )
+    store.demonstrate([trajectory])
+    assert store.visited[0].nonzero().flatten().tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="has no step"):
+        store.demonstrate([trajectory[:0]])

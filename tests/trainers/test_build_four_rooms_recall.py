@@ -10,6 +10,7 @@ from four_rooms_fixtures import experience, parts, tiny
 from torchrl_recall import ConfidentSteps, LoopErasure, NoRecall, Recall, SelfImitation
 from torchrl_recall.seeds.draws import SeededDraws
 from torchrl_recall.trainers.hosts.prioritized_replay import PrioritizedReplay
+from torchrl_recall.trainers.schema import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -99,13 +100,10 @@ def test_without_the_gate_everything_is_imitated():
         assert torch.equal(built.host.policy_table(), before) is not changes
 
 
-def test_rewarded_end_states_need_a_success_even_without_the_gate():
-    words = ["recall=exact", "recall.gate=false", "env.start=opposite", "env.size=15"]
-    _, built = parts(*words)
-    built.recall.extend(experience(built, 16))
-    before = built.host.policy_table()
-    built.recall.step(built.replay_buffer)
-    assert torch.equal(built.host.policy_table(), before)
+@pytest.mark.parametrize("method", ["exact", "self_imitation"])
+def test_rewarded_end_states_need_a_success_so_that_the_gate_stays(method):
+    with pytest.raises(ConfigError, match=r"recall\.gate=false .*high_value_states=value"):
+        parts(f"recall={method}", "recall.gate=false")
 
 
 @pytest.mark.parametrize("mode", ["rewarded", "value"])

@@ -65,7 +65,12 @@ class Cloning(Stateful):
 
         Args:
             trajectories: whole trajectories, shape ``[time]`` each.
+
+        Raises:
+            ValueError: there are none.
         """
+        if not len(trajectories):
+            raise ValueError("there are no demonstrations to clone; give at least one trajectory.")
         self.imitation.demonstrate(trajectories)
 
     def extend(self, data: TensorDictBase) -> None:

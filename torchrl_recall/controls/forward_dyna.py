@@ -168,6 +168,9 @@ class ForwardDyna(Stateful):
             row.set(model.next_observation_key, following)
             ended = torch.zeros(len(states), 1, dtype=torch.bool, device=states.device)
             row = self.reward(row.set(("next", "terminated"), ended))
+            cure = "The rule that reward= gives must write it."
+            require(row, ("next", "reward"), "ForwardDyna", cure)
+            row.set(("next", "terminated"), row["next", "terminated"].bool())
             row.set(("next", "done"), row["next", "terminated"].clone())
             row.set("steps_to_next_obs", torch.ones_like(ended[:, 0], dtype=torch.int64))
             rows.append(row)

@@ -108,7 +108,9 @@ class BacktrackingEnv(ModelBasedEnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs) -> TensorDictBase:
         model = self.world_model
-        states = None if tensordict is None else tensordict.get(model.observation_key, None)
+        states = None
+        if tensordict is not None and kwargs.get("set_state") is not False:
+            states = tensordict.get(model.observation_key, None)
         if tensordict is None or states is None:
             return self.full_observation_spec.rand().update(self.full_done_spec.zero())
         out = TensorDict({}, batch_size=tensordict.batch_size)

@@ -17,6 +17,8 @@ from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_cont
 
 __all__ = ["GoalEnv"]
 
+_TRIES = 1_000  # draws of goals, all invalid, before giving up
+
 
 class GoalEnv(EnvBase):
     """Batch of environments, each with a goal that an algorithm can set.
@@ -190,11 +192,19 @@ class GoalEnv(EnvBase):
 
         Returns:
             Goals of shape ``[num, goal_dim]``, environment units.
+
+        Raises:
+            ValueError: no goal is valid.
         """
         generator = self.generator if generator is None else generator
         low, high = self.goal_spec.space.low, self.goal_spec.space.high
-        goals = torch.empty(0, len(low))
+        goals, tries = torch.empty(0, len(low)), 0
         while len(goals) < num:
+            if not len(goals) and (tries := tries + 1) > _TRIES:
+                raise ValueError(
+                    f"is_valid was False for each of {_TRIES} times {2 * num} goals within "
+                    "goal_spec; mend is_valid, state_of_goal or the bounds."
+                )
             drawn = low + (high - low) * torch.rand(2 * num, len(low), generator=generator)
             goals = torch.cat([goals, drawn[self.is_valid(self.state_of_goal(drawn))]])
         return goals[:num]
@@ -246,17 +256,25 @@ class GoalEnv(EnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDict:
         goal = states = None
-        if tensordict is not None and tensordict.get("_reset", None) is None:
+        begins_there = kwargs.get("set_state") is not False
+        if begins_there and tensordict is not None and tensordict.get("_reset", None) is None:
             goal, states = (tensordict.get(key, None) for key in ("desired_goal", "observation"))
+        self._check_shape("observation", states)
+        self._check_shape("desired_goal", goal)
         if states is not None and not self.is_valid(states).all():
             raise ValueError(
                 "episodes cannot begin inside a wall or outside the bounds; check starts with "
                 "is_valid, or decode goals of sample_goals with state_of_goal."
             )
         out = self._begin(states)
-        out["desired_goal"] = self._draw_goals() if goal is None else goal
+        out["desired_goal"] = self._draw_goals() if goal is None else _finite(goal)
         out |= episode_begins(self.batch_size)
         return TensorDict(out, batch_size=self.batch_size)
+
+    def _check_shape(self, key: str, value: Tensor | None) -> None:
+        shape = self.observation_spec[key].shape
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{key} must have the shape {tuple(shape)}, got {tuple(value.shape)}.")
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         action, goal = tensordict.get("action"), tensordict.get("desired_goal")

@@ -71,6 +71,8 @@ class GoalMazeEnv(GoalEnv):
         max_steps: int | None = None,
         batch_size: Sequence[int] = (1,),
     ) -> None:
+        if len(torch.Size(batch_size)) != 1:
+            raise ValueError(f"batch_size must have one dimension, as in [4], got {batch_size}.")
         task, limit = _make(name)
         self._maze = task.maze
         inner = getattr(task, "point_env", None) or task.ant_env

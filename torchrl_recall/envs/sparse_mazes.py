@@ -6,8 +6,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium_robotics.envs.maze.maps import MEDIUM_MAZE, U_MAZE
-from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+
+try:
+    from gymnasium_robotics.envs.maze.maps import MEDIUM_MAZE, U_MAZE
+    from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+except ImportError as error:
+    raise ImportError(
+        "mazes need Gymnasium-Robotics: pip install 'torchrl-recall[mazes]'."
+    ) from error
 
 __all__ = ["SparseMaze"]
 

@@ -260,7 +260,11 @@ class SparseTask(gymnasium.Env):
 
         Returns:
             Observation, reward, terminated, truncated, and an empty dictionary.
+
+        Raises:
+            ValueError: the action is NaN or infinite.
         """
+        _check_actions(action)
         dynamics = SPARSE_TASKS[self.name]
         self.state = dynamics.move(self.state, np.asarray(action, np.float32).clip(-1, 1)[None])
         reached = bool(dynamics.reached(self.state)[0])
@@ -314,7 +318,11 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
         Returns:
             Observations, rewards, terminated and truncated flags, and a dictionary of the last
             observations of ended episodes.
+
+        Raises:
+            ValueError: an action is NaN or infinite.
         """
+        _check_actions(actions)
         dynamics = SPARSE_TASKS[self.name]
         self.state = dynamics.move(self.state, np.asarray(actions, np.float32).clip(-1, 1))
         self.steps += 1
@@ -330,6 +338,11 @@ class SparseTaskVector(gymnasium.vector.VectorEnv):
         return observed, reached.astype(np.float64), reached, truncated, infos
 
 
+def _check_actions(actions: Array) -> None:
+    if not np.isfinite(actions).all():
+        raise ValueError("an action is NaN or infinite; look for diverged weights.")
+
+
 def goal_rule(env: EnvBase) -> Callable[[TensorDictBase], TensorDictBase]:
     """Return the reward rule of a task, for imagined transitions (``recall.reward``).
 
@@ -338,8 +351,18 @@ def goal_rule(env: EnvBase) -> Callable[[TensorDictBase], TensorDictBase]:
 
     Returns:
         A function that writes ``("next", "reward")`` and ``("next", "terminated")``.
+
+    Raises:
+        ValueError: the environment is another one.
     """
-    dynamics = SPARSE_TASKS[env.base_env._env.unwrapped.name]
+    inner = getattr(getattr(env, "base_env", env), "_env", None)
+    task = getattr(inner, "unwrapped", None)
+    if not isinstance(task, SparseTask):
+        raise ValueError(
+            f"goal_rule knows the goals of {sorted(SPARSE_TASKS)}; give the environment of one of "
+            "these, or a rule of your own."
+        )
+    dynamics = SPARSE_TASKS[task.name]
 
     def reward(transitions: TensorDictBase) -> TensorDictBase:
         observed = transitions["next", "observation"]

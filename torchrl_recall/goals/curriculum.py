@@ -92,6 +92,8 @@ class GoalGANCurriculum(NoDeepCopy):
             1, num_new=num_new, max_kept=max_kept, num_updates=num_updates, batch_size=batch_size
         )
         at_least(0, num_old=num_old)
+        if not goal_noise >= 0:
+            raise ValueError(f"goal_noise must be zero or positive, got {goal_noise}.")
         positive(lr=lr, generator_lr=generator_lr)
         self.gan = gan
         self.num_new, self.num_old = num_new, num_old
@@ -124,7 +126,7 @@ class GoalGANCurriculum(NoDeepCopy):
         Raises:
             ValueError: no goal is within the bounds.
         """
-        self._check(goals)
+        goals = self._check(goals)
         goals = goals[((goals >= self.gan.low) & (goals <= self.gan.high)).all(1)]
         if not len(goals):
             raise ValueError(
@@ -192,7 +194,7 @@ class GoalGANCurriculum(NoDeepCopy):
             Metrics for the log.
         """
         # Label the goals, and keep those that can be reached.
-        self._check(goals, success_rate)
+        goals = self._check(goals, success_rate)
         labels = self.label(success_rate)
         metrics = {"goal_gan/good": labels.float().mean()}
         metrics["goal_gan/hopeless"] = (success_rate < self.success_range[0]).float().mean()
@@ -235,7 +237,13 @@ class GoalGANCurriculum(NoDeepCopy):
 
         Returns:
             Means of the losses.
+
+        Raises:
+            ValueError: no goal is good.
         """
+        goals = self._check(goals)
+        if not labels.any():
+            raise ValueError("no goal is labelled good, so that there is nothing to imitate.")
         data = TensorDict({"goal": goals, "label": labels.unsqueeze(-1)}, [len(goals)])
         # Half of each batch are good goals, even if they are few, so that none is forgotten.
         size, half = (self.num_updates, self.batch_size), self.batch_size // 2
@@ -250,18 +258,25 @@ class GoalGANCurriculum(NoDeepCopy):
         return not bool(goals.std(0).amax() >= self.min_spread)  # NaN too
 
     def _keep(self, goals: Tensor) -> None:
-        """Add goals that are not near a kept goal or an earlier one."""
+        """Add goals that are not near a kept goal, in the order given."""
         ours, new = (self.gan.normalized(g) for g in (self.kept, goals))
-        free = (torch.cdist(new, ours) >= self.min_distance).all(1)
-        self.kept = torch.cat([self.kept, goals[free & self._apart(goals)]])[-self.max_kept :]
+        goals = goals[(torch.cdist(new, ours) >= self.min_distance).all(1)]
+        self.kept = torch.cat([self.kept, goals[self._apart(goals)]])[-self.max_kept :]
 
     def _apart(self, goals: Tensor) -> Tensor:
-        """Return True for goals that are not near an earlier one."""
+        """Choose goals in the order given, each of which is not near one that is chosen."""
         goals = self.gan.normalized(goals)
-        near = torch.cdist(goals, goals) < self.min_distance
-        return ~(near & torch.ones_like(near).tril(-1)).any(1)
+        near = (torch.cdist(goals, goals) < self.min_distance).cpu()
+        chosen = torch.zeros(len(goals), dtype=torch.bool)
+        free = ~chosen
+        while free.any():
+            first = int(free.int().argmax())
+            chosen[first], free[first] = True, False
+            free &= ~near[first]
+        return chosen.to(goals.device)
 
-    def _check(self, goals: Tensor, success_rate: Tensor | None = None) -> None:
+    def _check(self, goals: Tensor, success_rate: Tensor | None = None) -> Tensor:
+        """Refuse goals of another kind; return them in the GAN's type."""
         if goals.ndim != 2 or goals.shape[1] != self.gan.goal_dim or not len(goals):
             raise ValueError(
                 f"goals must have the shape [num_goals, {self.gan.goal_dim}] of this GAN, got "
@@ -269,8 +284,9 @@ class GoalGANCurriculum(NoDeepCopy):
             )
         if not goals.isfinite().all():
             raise ValueError("the goals hold NaN or infinity; drop those.")
+        goals = goals.to(self.gan.low)
         if success_rate is None:
-            return
+            return goals
         if success_rate.shape != goals.shape[:1]:
             raise ValueError(
                 f"success_rate must have the shape [{len(goals)}] of the goals, got "
@@ -278,6 +294,7 @@ class GoalGANCurriculum(NoDeepCopy):
             )
         if not ((success_rate >= 0) & (success_rate <= 1)).all():
             raise ValueError("success rates must be in [0, 1], without NaN.")
+        return goals
 
     def state_dict(self) -> dict:
         """Return networks, optimiser, kept goals and counts."""

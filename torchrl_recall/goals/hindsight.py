@@ -9,7 +9,7 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_recall.checks import next_key
+from torchrl_recall.checks import next_key, require
 
 __all__ = ["HindsightGoal"]
 
@@ -63,8 +63,18 @@ class HindsightGoal(TensorDictModuleBase):
 
         Returns:
             The same tensordict with the goals.
+
+        Raises:
+            KeyError: the next state is missing.
+            ValueError: the traces have another number of dimensions.
         """
-        end = tensordict.get(self.in_keys[0])[:, -1]
+        if tensordict.ndim != 2:
+            raise ValueError(
+                "HindsightGoal needs traces of shape [num_traces, trace_length], got "
+                f"{tuple(tensordict.shape)}."
+            )
+        cure = "Rename the state with observation_key=."
+        end = require(tensordict, self.in_keys[0], "HindsightGoal", cure)[:, -1]
         goal = end if self.goal_of_state is None else self.goal_of_state(end)
         steps = tensordict.shape[1]
         return tensordict.set(self.out_keys[0], goal.unsqueeze(1).expand(-1, steps, -1).clone())

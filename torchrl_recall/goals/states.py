@@ -87,11 +87,17 @@ class GoalGANStates(HighValueStates):
         if self.is_valid is None:
             return self._end_states(states)
         valid = self.is_valid(states)
-        if self.goal_decoder is not None and not valid.any():
-            anywhere = self.goal_decoder(self.curriculum.gan.uniform(1_000))
+        if valid.shape != states.shape[:1]:
+            raise ValueError(
+                f"is_valid must return {len(states)} booleans, shape [{len(states)}], got shape "
+                f"{tuple(valid.shape)}."
+            )
+        if not valid.any():
+            goals = self.curriculum.gan.uniform(1_000)
+            anywhere = goals if self.goal_decoder is None else self.goal_decoder(goals)
             if not self.is_valid(anywhere).any():  # the decoder is wrong, not the GAN
                 raise ValueError(
-                    "goal_decoder gave no valid state for any of 1,000 goals. Let it return states "
-                    "of the environment, in environment units."
+                    "none of 1,000 goals has a valid state. Let goal_decoder return states of the "
+                    "environment, in environment units, and is_valid judge those."
                 )
         return self._end_states(states[valid])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.data import TensorSpec
 
-from torchrl_recall.checks import at_least, next_key, require, unraveled
+from torchrl_recall.checks import all_finite, at_least, next_key, require, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
 from torchrl_recall.modules.ensemble import EnsembleDistribution
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
@@ -353,16 +353,13 @@ class BacktrackingModel(TensorDictModuleBase):
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
         action = self._read(tensordict, self.action_key)
-        for key, value in (
-            (self.observation_key, observation),
-            (self.next_observation_key, next_observation),
-            (self.action_key, action),
-        ):
-            if not value.isfinite().all():
-                raise ValueError(
-                    f"{key!r} holds NaN or infinity; the statistics were left as they were. "
-                    "Find the environment step that produced it and drop it from the data."
-                )
+        all_finite(
+            {
+                self.observation_key: observation,
+                self.next_observation_key: next_observation,
+                self.action_key: action,
+            }
+        )
         if not next_observation.numel():
             return
         self._warn_outside(observation, next_observation)

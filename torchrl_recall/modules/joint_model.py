@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.modules import MLP
 
-from torchrl_recall.checks import next_key, unraveled
+from torchrl_recall.checks import all_finite, next_key, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.reward_model import check_rewards, real_reward, write_outcome
+from torchrl_recall.modules.reward_model import real_reward, write_outcome
 from torchrl_recall.modules.standardization import ContinuousCodec, codec_from_spec
 
 __all__ = ["JointModel"]
@@ -240,7 +240,7 @@ class JointModel(BacktrackingModel):
             ValueError: an entry holds NaN or infinity.
         """
         reward = self.reward_of(tensordict)
-        check_rewards(reward)
+        all_finite({("next", "reward"): reward})
         super().update_statistics(tensordict)
         if reward.numel():
             self.rewards.update(reward)

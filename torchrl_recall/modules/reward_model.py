@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.modules import MLP
 
-from torchrl_recall.checks import next_key, require, unraveled
+from torchrl_recall.checks import all_finite, next_key, require, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
 
@@ -51,22 +51,6 @@ def real_reward(tensordict: TensorDictBase, reader: str) -> Tensor:
     """
     reward = require(tensordict, ("next", "reward"), reader, "Give real transitions.")
     return reward.reshape(*tensordict.shape, 1)
-
-
-def check_rewards(reward: Tensor) -> None:
-    """Refuse rewards that would spoil the running statistics.
-
-    Args:
-        reward: rewards of any shape.
-
-    Raises:
-        ValueError: a reward is NaN or infinite.
-    """
-    if not reward.isfinite().all():
-        raise ValueError(
-            "('next', 'reward') holds NaN or infinity; the statistics were left as they were. "
-            "Find the environment step that produced it and drop it from the data."
-        )
 
 
 class RewardModel(TensorDictModuleBase):
@@ -143,11 +127,12 @@ class RewardModel(TensorDictModuleBase):
             tensordict: real transitions, any batch shape, environment units.
 
         Raises:
-            ValueError: a reward is NaN or infinite.
+            ValueError: a state, action or reward is NaN or infinite.
         """
         state, action, following = self._read(tensordict)
         reward = self.reward_of(tensordict)
-        check_rewards(reward)
+        entries = dict(zip(self.in_keys, (state, action, following), strict=True))
+        all_finite(entries | {("next", "reward"): reward})
         if not state.numel():
             return
         self.observations.update(state)

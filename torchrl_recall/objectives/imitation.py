@@ -155,7 +155,8 @@ class ImitationLoss(LossModule):
             dist = actor.get_dist(states)
         _check_shape(dist, action, self.tensor_keys.action)
         log_prob = dist.log_prob(self._clamp(action))
-        if action.is_floating_point() and log_prob.shape == action.shape:
+        is_vector = action.ndim > tensordict.ndim
+        if action.is_floating_point() and is_vector and log_prob.shape == action.shape:
             log_prob = log_prob.sum(-1)  # a distribution without event dimensions
         loss = self._reduce_loss(-log_prob, tensordict)
         return TensorDict({"loss_imitation": loss}, batch_size=loss.shape)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
 from torch import Tensor
 from torch.nn import functional as F
 from torchrl.objectives import LossModule
 
+from torchrl_recall.checks import require
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
+from torchrl_recall.objectives.backtracking import zero_masked
 
 __all__ = ["RewardModelLoss", "outcome_errors"]
 
@@ -62,24 +64,34 @@ class RewardModelLoss(LossModule):
                 f"RewardModelLoss trains a RewardModel, got {type(reward_model).__name__}."
             )
         self.in_keys = [*reward_model.in_keys, ("next", "reward"), ("next", "terminated")]
+        self.reduction = "mean"
         self.convert_to_functional(reward_model, "reward_model")
 
     def _forward_value_estimator_keys(self, **kwargs) -> None:
         """Do nothing: the loss has no value estimator."""
+
+    def _loss_mask_keys(self) -> tuple[NestedKey, ...]:
+        return ("mask", *super()._loss_mask_keys())
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute both errors.
 
         Args:
-            tensordict: real transitions, any batch shape.
+            tensordict: real transitions, any batch shape. ``"mask"`` may leave some out.
 
         Returns:
             ``loss_reward`` and ``loss_termination``, scalars.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: the batch is empty.
         """
+        data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
         with self._functional():
-            reward, termination = outcome_errors(self.reward_model, tensordict)
-        return TensorDict({"loss_reward": reward.mean(), "loss_termination": termination.mean()})
+            errors = outcome_errors(self.reward_model, data)
+        reward, termination = (self._reduce_loss(each, tensordict) for each in errors)
+        return TensorDict({"loss_reward": reward, "loss_termination": termination})
 
     def _functional(self) -> AbstractContextManager:
         return self.reward_model_params.to_module(self.reward_model, preserve_module_state=False)
@@ -100,7 +112,9 @@ def outcome_errors(
     """
     reward, logit = model.predict(tensordict)
     target = model.rewards.features(model.reward_of(tensordict))
-    ended = tensordict["next", "terminated"].to(logit.dtype).reshape(logit.shape)
+    cure = "Collect it with the transitions; the model learns where episodes end."
+    ended = require(tensordict, ("next", "terminated"), type(model).__name__, cure)
+    ended = ended.to(logit.dtype).reshape(logit.shape)
     errors = (
         F.mse_loss(reward, target, reduction="none"),
         F.binary_cross_entropy_with_logits(logit, ended, reduction="none"),

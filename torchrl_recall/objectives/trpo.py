@@ -6,6 +6,10 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, dispatch
 from torch import Tensor
 from torchrl.objectives import PPOLoss
+from torchrl.objectives.ppo import (
+    _broadcast_advantage_to_log_weight,
+    _check_advantage_broadcast,
+)
 
 from torchrl_recall.checks import require
 
@@ -89,8 +93,8 @@ class TRPOLoss(PPOLoss):
         """Compute the losses of the policy.
 
         Args:
-            tensordict: observations, actions, ``sample_log_prob`` and ``advantage`` of any batch
-                shape.
+            tensordict: observations, actions, ``action_log_prob`` and ``advantage`` of any batch
+                shape. The advantage has a last dimension of one, as GAE writes it.
 
         Returns:
             ``loss_objective``, ``kl_approx`` and, with the bonus, ``entropy`` and
@@ -98,16 +102,24 @@ class TRPOLoss(PPOLoss):
 
         Raises:
             KeyError: the advantage or the log-probability is missing.
+            ValueError: the advantage has another shape than the log-probability's, with one more
+                dimension.
         """
+        return self._actor_loss(tensordict, update_norm=False)
+
+    def _actor_loss(self, tensordict: TensorDictBase, *, update_norm: bool) -> TensorDict:
+        """Compute :meth:`actor_loss`, and move the scale of new advantages first if asked."""
         cure = (
             "Write it with GAE or loss.value_estimator, or rename it with "
             "loss.set_keys(advantage=...)."
         )
         tensordict = tensordict.copy()  # the actor writes into it
         advantage = require(tensordict, self.tensor_keys.advantage, "TRPOLoss", cure)
-        advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=False)
+        advantage = self._maybe_normalize_advantage(advantage, tensordict, update_norm=update_norm)
         shape = advantage.shape[:-1]
         log_weight, dist, kl_approx, correction = self._log_weight(tensordict, adv_shape=shape)
+        advantage = _broadcast_advantage_to_log_weight(advantage, log_weight)
+        _check_advantage_broadcast(advantage, log_weight)
         if correction is not None:
             log_weight = log_weight + correction
         out = TensorDict(
@@ -139,20 +151,21 @@ class TRPOLoss(PPOLoss):
         """Compute all losses, and the advantage first if it is missing.
 
         Args:
-            tensordict: observations, actions and ``sample_log_prob`` of any batch shape, with
+            tensordict: observations, actions and ``action_log_prob`` of any batch shape, with
                 ``advantage`` or with what the value estimator reads.
 
         Returns:
             The entries of :meth:`actor_loss` and, with a critic, of :meth:`critic_loss`.
         """
         tensordict = tensordict.clone(False)
-        if tensordict.get(self.tensor_keys.advantage, None) is None:
+        is_new = tensordict.get(self.tensor_keys.advantage, None) is None
+        if is_new and self._has_critic:
             self.value_estimator(
                 tensordict,
                 params=self._cached_critic_network_params_detached,
                 target_params=self.target_critic_network_params,
             )
-        out = self.actor_loss(tensordict)
+        out = self._actor_loss(tensordict, update_norm=is_new)
         return out.update(self.critic_loss(tensordict)) if self._has_critic else out
 
     def _reduced(self, loss: Tensor, tensordict: TensorDictBase) -> Tensor:

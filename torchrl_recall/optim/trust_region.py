@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from torchrl.objectives import LossModule
 
 from torchrl_recall.checks import at_least, positive
+from torchrl_recall.optim.functional_loss import total_loss
 from torchrl_recall.optim.natural_gradient import conjugate_gradient, kl_divergence
 
 __all__ = ["TrustRegion"]
@@ -138,6 +139,11 @@ class TrustRegion:
         """
         # The old policy, from which the divergence is measured.
         states = self._rows(tensordict if states is None else states)
+        if not len(states):
+            raise ValueError(
+                "no state is left to measure the divergence on; give states, or a mask with a "
+                "True in it."
+            )
         with torch.no_grad():
             old = self._dist(states, frozen=True)
             kl_divergence(old, old)  # refuses distributions without a divergence
@@ -245,7 +251,7 @@ class TrustRegion:
         self, losses: TensorDictBase, tensordict: TensorDictBase, *, check: bool = True
     ) -> Tensor:
         """Sum the losses, and refuse a sum that is not a finite scalar."""
-        total = sum(value for key, value in losses.items() if key.startswith("loss_"))
+        total = total_loss(losses)
         if check and total.numel() != 1:
             raise ValueError(
                 f"the loss has shape {tuple(total.shape)}, but a step needs one number; build "

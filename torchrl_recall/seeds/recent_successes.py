@@ -123,8 +123,10 @@ class RecentSuccesses:
             trajectories: cells and directions of whole successes, shape ``[time]`` each.
 
         Raises:
-            ValueError: there are more than ``num_trajectories``.
+            ValueError: there are more than ``num_trajectories``, or one has no step.
         """
+        if any(not len(trajectory) for trajectory in trajectories):
+            raise ValueError("a demonstration has no step; leave it out.")
         if len(trajectories) > self.num_trajectories:
             raise ValueError(
                 f"{len(trajectories)} demonstrations are more than the {self.num_trajectories} "
@@ -137,7 +139,7 @@ class RecentSuccesses:
             for key in self.keys:
                 self._kept[key][:, slot, -len(tail) :] = tail[key]
             self._kept["mask"][:, slot] = torch.arange(self.length) >= self.length - len(tail)
-            self.visited[:, tail["next", "observation"]] = True
+            self.visited[:, trajectory["next", "observation"]] = True
             self.count += 1
 
     @property

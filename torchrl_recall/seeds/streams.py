@@ -25,6 +25,9 @@ class SeedStreams:
         stream: name of the purpose. Streams of different names are independent: drawing from one
             does not change the numbers of another.
 
+    Raises:
+        ValueError: there is no seed.
+
     Examples:
         >>> from torchrl_recall.seeds import SeedStreams
         >>> both, single = SeedStreams([3, 4]), SeedStreams([4])
@@ -33,6 +36,8 @@ class SeedStreams:
     """
 
     def __init__(self, seeds: Sequence[int], *, stream: str = "") -> None:
+        if not len(seeds):
+            raise ValueError("there is no seed; give at least one.")
         self.generators = []
         for seed in seeds:
             number = zlib.crc32(f"{seed} {stream}".encode())  # torch's generator takes 32 bits

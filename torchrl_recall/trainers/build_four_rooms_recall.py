@@ -74,9 +74,7 @@ def build_four_rooms_recall(
         streams=streams,
         num_pairs=recall.num_traces,
     )
-    # End states of seeds without a success are arbitrary, unless they are chosen by value.
-    gate = recall.gate or recall.high_value_states == "rewarded"
-    draws = SeededDraws(streams, successes, gate=gate)
+    draws = SeededDraws(streams, successes, gate=recall.gate)
     frames_per_batch = config.collector.num_envs * config.collector.frames_per_env
     schedule = Schedule(recall.interval * frames_per_batch, anneal_frames=recall.anneal_frames)
     optimizer = make_adam(imitation_loss, recall.lr, foreach=True)

@@ -332,3 +332,53 @@ def test_every_pair_of_cells_and_actions_is_covered():
     assert triples == {
         (s, a, int(layout.next_cell[s, a])) for s, a in itertools.product(free, range(4))
     }
+
+
+def test_rows_of_a_batch_have_bounds_of_their_own():
+    layout = FourRoomsLayout(5, start=(1, 1))
+    oracle = Oracle(layout, max_steps=STEPS, gamma=GAMMA)
+    policy = random_policy(0)
+    log_q = oracle.log_prob_of(four_rooms_model(layout, nn.Embedding(CELLS, 4)))
+    good = torch.zeros(STEPS + 3, dtype=torch.float64)
+    good[4] = 1
+    long = torch.zeros_like(good)
+    long[-1] = 1
+    alone = oracle.elbo(policy, log_q, good)
+    both = oracle.elbo(policy, log_q.expand(2, -1), torch.stack([good, long]))
+    assert both.tolist() == [float(alone), -math.inf]
+
+
+class Anywhere(nn.Module):
+    """A state predictor that knows nothing."""
+
+    def forward(self, action, following):
+        return torch.zeros(*following.shape, CELLS)
+
+
+def test_a_model_that_leaves_the_grid_has_no_bound():
+    layout = FourRoomsLayout(5)
+    oracle = Oracle(layout, max_steps=STEPS, gamma=GAMMA)
+    model = four_rooms_model(layout, nn.Embedding(CELLS, 4), Anywhere())
+    log_q, policy = oracle.log_prob_of(model), random_policy(0)
+    one_step = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert float(oracle.elbo(policy, log_q, one_step)) == -math.inf
+    assert float(oracle.reverse_kl(policy, log_q, one_step)) == math.inf
+
+
+def test_discounts_and_thresholds_that_nothing_reaches_are_refused():
+    layout = FourRoomsLayout(5, start=(1, 1))
+    assert Oracle(layout, max_steps=STEPS, gamma=1.0).horizon(0.5) == STEPS
+    for gamma in (0.0, 1.5):
+        with pytest.raises(ValueError, match="gamma must be in"):
+            Oracle(layout, gamma=gamma)
+    oracle = Oracle(layout, max_steps=STEPS, gamma=GAMMA)
+    with pytest.raises(ValueError, match="no trajectory of the policy has a return above"):
+        oracle.posterior(random_policy(0), oracle.optimum + 0.01)
+
+
+def test_smoothing_needs_actions_to_draw_from():
+    layout = FourRoomsLayout(5)
+    with pytest.raises(ValueError, match="give possible="):
+        four_rooms_model(layout, nn.Embedding(CELLS, 4), Anywhere(), smoothing=0.5)
+    with pytest.raises(ValueError, match="must be a probability"):
+        four_rooms_model(layout, nn.Embedding(CELLS, 4), smoothing=1.5)

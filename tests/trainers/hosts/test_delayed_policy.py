@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from recipe_fixtures import configure, metrics, sha256, tiny, train
 from tensordict import TensorDict
+from torchrl.data import Bounded
 from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.objectives import CrossQLoss, REDQLoss, TD3Loss
 
@@ -90,7 +92,7 @@ def test_targets_of_redq_move_with_the_critics():
 def test_settings_reach_the_losses():
     _, td3 = build(TD3, "td3.gamma=0.9", "td3.policy_noise=0.3", "optim.lr=0.01")
     assert float(td3.loss_module.value_estimator.gamma) == pytest.approx(0.9)
-    assert float(td3.loss_module.policy_noise) == pytest.approx(0.3)
+    assert td3.loss_module.policy_noise.tolist() == pytest.approx([0.3] * 3)
     assert all(o.param_groups[0]["lr"] == 0.01 for o in td3.optimizers)
     _, redq = build(REDQ, "redq.sub_sample_len=3")
     assert (redq.loss_module.num_qvalue_nets, redq.loss_module.sub_sample_len) == (4, 3)
@@ -204,3 +206,16 @@ def test_a_run_resumes_bitwise(host, recall, tmp_path):
         last = metrics(tmp_path / "whole")[-1]
         assert float(last["recall/ready"]) == 1
         assert float(last["reward_model/loss_reward"]) >= 0
+
+
+def test_noise_of_the_target_is_scaled_to_each_dimension(monkeypatch):
+    """As the configuration says: in halves of the action's range."""
+    env = make_env("Hopper-v5", seed=0)
+    spec = Bounded(torch.tensor([-1.0, -10.0]), torch.tensor([1.0, 10.0]))
+    stub = SimpleNamespace(
+        action_spec_unbatched=spec, observation_spec_unbatched=env.observation_spec_unbatched
+    )
+    config = configure([*tiny(), *SMALL, "td3.policy_noise=0.2", "td3.noise_clip=0.5"])
+    loss = TD3(stub, config, CPU).loss_module
+    assert loss.policy_noise.tolist() == pytest.approx([0.2, 2.0])
+    assert loss.noise_clip.tolist() == pytest.approx([0.5, 5.0])

@@ -307,6 +307,9 @@ def four_rooms_model(
     Returns:
         The model; without a ``state_predictor`` only its backward policy has parameters.
 
+    Raises:
+        ValueError: ``smoothing`` is not in [0, 1], or has no possible actions to draw from.
+
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
@@ -322,6 +325,13 @@ def four_rooms_model(
     next_observation_key = ("next", "observation")
 
     # Backward policy, q(a_t | s_{t+1}).
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing must be a probability in [0, 1], got {smoothing}.")
+    if smoothing and possible is None and state_predictor is not None:
+        raise ValueError(
+            f"smoothing={smoothing} draws among possible actions, which learned dynamics do not "
+            "know; give possible=."
+        )
     if possible is None and state_predictor is None:
         possible = exact.possible()
     if possible is not None:

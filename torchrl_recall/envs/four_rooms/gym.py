@@ -56,6 +56,8 @@ class FourRoomsGymEnv(gymnasium.Env):
         max_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}.")
         self.layout = FourRoomsLayout(size, start=start, goal=goal, slip=slip)
         self.max_steps = step_limit(size, max_steps)
         self.render_mode = render_mode

@@ -43,6 +43,9 @@ class Posterior:
     counts: Tensor
 
 
+_ROUNDING = 1e-6  # of the probability that a model keeps within the grid
+
+
 class Oracle:
     r"""Exact values, posteriors and bounds of policies on a four-room grid.
 
@@ -61,7 +64,7 @@ class Oracle:
         gamma: γ, the discount factor.
 
     Raises:
-        ValueError: ``max_steps`` is below one.
+        ValueError: ``max_steps`` is below one, or gamma is not in (0, 1].
 
     Examples:
         >>> import torch
@@ -78,6 +81,8 @@ class Oracle:
         self, layout: FourRoomsLayout, *, max_steps: int | None = None, gamma: float = 0.99
     ) -> None:
         self.layout = layout
+        if not 0 < gamma <= 1:
+            raise ValueError(f"gamma must be in (0, 1], got {gamma}.")
         self.max_steps = step_limit(layout.size, max_steps)
         self.gamma = gamma
         self.source, self.action, self.following, self.probability = layout.transitions()
@@ -152,7 +157,7 @@ class Oracle:
                 f"the threshold must be in [0, 1), got {threshold}: returns here lie between 0 "
                 "and 1."
             )
-        if threshold == 0:
+        if threshold == 0 or self.gamma == 1:
             return self.max_steps
         # gamma^(T - 1) > L solved for T, then corrected for rounding.
         steps = math.ceil(1 + math.log(threshold) / math.log(self.gamma)) - 1
@@ -181,12 +186,20 @@ class Oracle:
 
         Returns:
             The posterior.
+
+        Raises:
+            ValueError: no trajectory of the policy has such a return.
         """
         # Backward messages: reach[n] is the probability of reaching the goal within n steps.
         weights, horizon = self._weights(policy), self.horizon(threshold)
         reach = self._reach(weights, horizon)
         here = self.starts.expand(*policy.shape[:-1])
         evidence = (here * reach[horizon]).sum(-1)
+        if not (evidence > 0).all():
+            raise ValueError(
+                f"no trajectory of the policy has a return above {threshold}, so there is no "
+                f"posterior; the best policy's mean return is {self.optimum:.4f}."
+            )
 
         # Forward messages: here is the probability of being in a cell after each number of steps.
         starts = here * reach[horizon] / evidence.unsqueeze(-1)
@@ -263,8 +276,9 @@ class Oracle:
 
         .. math:: \mathcal{L} = \sum_\tau q(\tau) \log \frac{p(R > L \mid \tau) \, p(\tau)}{q(\tau)}
 
-        The bound is minus infinity if a trace can begin in a cell where no episode begins, or can
-        be longer than :math:`R > L` allows.
+        The bound is minus infinity if a trace can begin in a cell where no episode begins, can be
+        longer than :math:`R > L` allows, or can take a step that the grid does not have. Learned
+        state predictors take such steps.
 
         Args:
             policy: table, shape ``[*batch, num_cells, 4]``.
@@ -276,10 +290,11 @@ class Oracle:
             Bounds in nats, shape ``[*batch]``.
         """
         counts, starts = self.trace_counts(log_q, lengths)
-        if (lengths[..., self.horizon(threshold) + 1 :] > 0).any():
-            return torch.full(counts.shape[:-1], -torch.inf, dtype=torch.float64)
         log_p = _dot(counts, self._weights(policy).log()) + _dot(starts, self.starts.log())
-        return log_p - _dot(counts, log_q) - _dot(lengths, lengths.log())
+        bound = log_p - _dot(counts, log_q) - _dot(lengths, lengths.log())
+        too_long = (lengths[..., self.horizon(threshold) + 1 :] > 0).any(-1)
+        leaves = starts.sum(-1) < lengths.sum(-1) - _ROUNDING
+        return torch.where(too_long | leaves, -torch.inf, bound)
 
     def reverse_kl(
         self, policy: Tensor, log_q: Tensor, lengths: Tensor, threshold: float = 0.0

@@ -100,9 +100,10 @@ def make_simulator(task: Any) -> Simulator:
         )
     inner = task.unwrapped
     if isinstance(inner, Simulator):  # a user's own
-        _refuse_changed_states(task)
+        _refuse_changed_states(task, gymnasium.ActionWrapper, gymnasium.ObservationWrapper)
         return inner
     if isinstance(inner, FourRoomsGymEnv):
+        _refuse_changed_states(task, gymnasium.ActionWrapper)  # cells may be one-hot
         return GridSimulator(inner.layout)
     if isinstance(inner, SparseTask):
         return SparseTaskSimulator(task)
@@ -127,10 +128,10 @@ def _in_transforms(task: Any) -> Any:
     return task
 
 
-def _refuse_changed_states(task: gymnasium.Env) -> None:
+def _refuse_changed_states(task: gymnasium.Env, *kinds: type[gymnasium.Wrapper]) -> None:
     """Refuse wrappers in which states or actions are not those of the task."""
     while isinstance(task, gymnasium.Wrapper):
-        if isinstance(task, gymnasium.ObservationWrapper | gymnasium.ActionWrapper):
+        if isinstance(task, kinds):
             raise ValueError(
                 f"{type(task).__name__} changes what {type(task.unwrapped).__name__} observes or "
                 "is given, so its own methods do not fit. Give the simulator's methods to an "

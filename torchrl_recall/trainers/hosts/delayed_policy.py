@@ -150,8 +150,8 @@ class TD3(DelayedPolicy):
             make_qvalues(env, spec, td3.num_cells, device, num=2),
             action_spec=spec,
             num_qvalue_nets=2,
-            policy_noise=td3.policy_noise * float(half.max()),
-            noise_clip=td3.noise_clip * float(half.max()),
+            policy_noise=td3.policy_noise * half,
+            noise_clip=td3.noise_clip * half,
             loss_function="l2",
             delay_actor=True,
         )

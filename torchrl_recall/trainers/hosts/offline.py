@@ -168,8 +168,8 @@ class TD3BC(OfflineHost):
             make_qvalues(env, spec, *sizes, num=2, make=make),
             action_spec=spec,
             num_qvalue_nets=2,
-            policy_noise=td3bc.policy_noise * float(half.max()),
-            noise_clip=td3bc.noise_clip * float(half.max()),
+            policy_noise=td3bc.policy_noise * half,
+            noise_clip=td3bc.noise_clip * half,
             alpha=td3bc.alpha,
             loss_function="l2",
         )

@@ -109,8 +109,14 @@ class FourRoomsRecallConfig(Group):
     demonstrations: Text | None
 
     def faults(self) -> Iterator[str]:
-        """Refuse demonstrations that would have no effect."""
+        """Refuse settings that would have no effect."""
         yield from demonstrations_fit(self, ("recall", "self_imitation"))
+        uses_gate = self.method in ("recall", "self_imitation")
+        if uses_gate and self.high_value_states == "rewarded" and not self.gate:
+            yield (
+                "recall.gate=false imitates before the first reward, when there are no rewarded "
+                "states to begin at; set recall.high_value_states=value, or leave recall.gate=true."
+            )
 
 
 class FourRoomsBacktrackingConfig(Group):
