@@ -87,6 +87,13 @@ def _collect(words: Sequence[str], options: Options) -> None:
         for run in method.runs.values()
         if not run.is_finished
     ]
+    notes += [
+        f"{run.folder} was prolonged ({', '.join(f'{n:,}' for n in run.total_frames)} steps): what "
+        f"is annealed over a run had ended before, unlike in a run of {run.total_frames[-1]:,}."
+        for method in methods
+        for run in method.runs.values()
+        if len(run.total_frames) > 1
+    ]
     text = table(methods, options.metric, options.baseline)
     if notes:
         text += "\n\n" + "\n".join(f"- {note}" for note in notes)

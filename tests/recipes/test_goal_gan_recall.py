@@ -122,6 +122,7 @@ def test_hindsight_sac_runs_and_resumes_bitwise(recall, tmp_path):
         ("goal_gan.num_new=0", r"goal_gan\.num_new must be positive"),
         ("collector.total_frames=15000", r"leaves nothing to learn from.* 22500 frames"),
         ("goal_gan.min_success=0.95", r"min_success=0\.95 must be below"),
+        ("env.task=foo", r"env\.task='foo' must be point_mass or a maze"),
         ("env.maze=v", r"env\.maze must be one of free, u"),
         ("eval.target=1.5", r"eval\.target must be at most 1"),
         ("recall.method=prioritized_replay", r"recall\.method must be one of"),

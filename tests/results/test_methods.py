@@ -151,3 +151,22 @@ def test_a_run_that_ended_at_its_target_keeps_its_last_value():
     assert values.tolist() == [[1, 2, 2, 2], [4, 5, 6, 7]]
     methods = group_runs([short, long])
     assert curve(methods[0], methods)[1].tolist() == [[1, 2, 2, 2]]
+
+
+def test_the_cap_of_measured_lengths_tells_methods_apart():
+    lengths = ((0, 2), (1, 50))
+    auto = [
+        run("backtracking", seed, recall__trace_length="auto", env__trace_length=length)
+        for seed, length in lengths
+    ]
+    assert len(names(*auto)) == 2
+    fixed = [run("backtracking", seed, env__trace_length=length) for seed, length in lengths]
+    assert names(*fixed) == [("Hopper-v5", "backtracking", [0, 1])]
+
+
+def test_the_length_of_a_run_tells_methods_of_dqn_apart():
+    """Its exploration ends after a share of the run."""
+    lengths = {"collector__total_frames": 1_000}, {"collector__total_frames": 8_000}
+    dqn = [run(seed=i, host="dqn", dqn__annealed_fraction=0.5, **n) for i, n in enumerate(lengths)]
+    assert len(names(*dqn)) == 2
+    assert len(names(*(run(seed=i, **n) for i, n in enumerate(lengths)))) == 1

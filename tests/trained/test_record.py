@@ -94,3 +94,15 @@ def test_the_rest_of_an_episode_that_was_overwritten_does_not_count():
     data = TensorDict({"next": {"reward": torch.ones(250, 1), "done": done.unsqueeze(-1)}}, [250])
     assert _returns(data, begins=True)["mean_return"] == 125
     assert _returns(data, begins=False) == {"frames": 250, "episodes": 1, "mean_return": 200}
+
+
+def test_an_episode_that_a_resumed_run_left_is_not_part_of_the_next():
+    done, begins = torch.zeros(650, 1, dtype=torch.bool), torch.zeros(650, 1, dtype=torch.bool)
+    done[[199, 449, 649]] = True
+    begins[[0, 200, 250, 450]] = True  # stopped at 250
+    data = TensorDict(
+        {"is_init": begins, "next": {"reward": torch.ones(650, 1), "done": done}}, [650]
+    )
+    assert _returns(data) == {"frames": 650, "episodes": 3, "mean_return": 200}
+    cut = data[100:]  # its first episode was overwritten in part
+    assert _returns(cut) == {"frames": 550, "episodes": 2, "mean_return": 200}

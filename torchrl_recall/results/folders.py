@@ -49,6 +49,7 @@ class Run:
             all later frames too.
         knows_target: whether the run had a target.
         frames_to_target: number of frames after which the target was reached; None if it was not.
+        total_frames: ``collector.total_frames`` of a prolonged run, all in turn.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Run:
     holds: bool
     knows_target: bool
     frames_to_target: int | None
+    total_frames: tuple[int, ...] = ()
 
     @property
     def last_frames(self) -> int:
@@ -206,6 +208,7 @@ def _runs(
             holds=is_finished and holds,
             knows_target=target is not None or "frames_to_target" in summary,
             frames_to_target=reached.get(seed),
+            total_frames=tuple(summary.get("total_frames", ())),
         )
         for seed in seeds
     ]

@@ -215,7 +215,7 @@ def _telling(parts: list[list[Run]], prefixes: tuple[str, ...] | None) -> list[s
     for key in known:
         is_special = key.startswith((*_TASK, *_TRACES))
         fits = not is_special if prefixes is None else key.startswith(prefixes)
-        if not fits or key.startswith(_IGNORED):
+        if not fits or (key.startswith(_IGNORED) and not _matters(key, parts)):
             continue
         finer = []
         for part in parts:
@@ -226,6 +226,16 @@ def _telling(parts: list[list[Run]], prefixes: tuple[str, ...] | None) -> list[s
             chosen.append(key)
             parts = finer
     return chosen
+
+
+def _matters(key: str, parts: list[list[Run]]) -> bool:
+    """Return whether a key that is ignored elsewhere changes these runs."""
+    settings = [run.settings for part in parts for run in part]
+    if key == "env.trace_length":  # the cap of measured lengths
+        return any(each.get("recall.trace_length") == "auto" for each in settings)
+    if key == "collector.total_frames":  # DQN's exploration follows it
+        return any("dqn.annealed_fraction" in each for each in settings)
+    return False
 
 
 def _label(run: Run, keys: Iterable[str]) -> str:

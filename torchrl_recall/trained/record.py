@@ -19,7 +19,7 @@ from torchrl.envs import ExplorationType
 from torchrl_recall.trained.load import TrainedRun, load_run
 from torchrl_recall.trainers.runs import process
 from torchrl_recall.trainers.runs.checkpoints import CheckpointError, sync
-from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
+from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig, OfflineRecallConfig
 from torchrl_recall.trainers.tasks.acting import make_policy
 from torchrl_recall.trainers.tasks.gym import check_finite
 from torchrl_recall.trainers.tasks.step_collector import StepCollector
@@ -94,7 +94,7 @@ def record_run(
         "policy": policy,
         "run": {"recall": run.config.recall.name, "seed": run.config.seed, "frames": run.frames},
         "seed": seed,
-        **_returns(data, begins=policy != "replay" or not _is_full(run.parts.experience)),
+        **_returns(data, begins=policy != "replay" or not _is_overwritten(run)),
         "versions": process.versions(),
     }
     write_data_set(data, Path(out), about)
@@ -143,6 +143,12 @@ def _refuse_many(run_dir: Path) -> None:
 
 def _is_full(buffer: ReplayBuffer) -> bool:
     return len(buffer) == buffer.storage.max_size
+
+
+def _is_overwritten(run: TrainedRun) -> bool:
+    """Return whether the first rows of the replay buffer are gone; those of a data set are not."""
+    is_offline = isinstance(run.config, OfflineRecallConfig)
+    return not is_offline and run.frames > run.parts.experience.storage.max_size
 
 
 def _experience(run: TrainedRun) -> TensorDictBase:
@@ -230,13 +236,19 @@ def _clipped(act: Callable[[Tensor], Tensor], env: Any) -> Callable[[Tensor], Te
 def _returns(data: TensorDictBase, *, begins: bool = True) -> dict[str, Any]:
     """Describe the whole episodes in transitions in order of time.
 
-    Unless an episode ``begins`` the data, the rest of one that was overwritten does not count.
+    Unless an episode ``begins`` the data, the rest of one that was overwritten does not count. An
+    episode that a resumed run did not finish does not count either; ``is_init`` marks the next.
     """
     done, reward = (data["next", key].flatten() for key in ("done", "reward"))
     ends = (done.nonzero().squeeze(-1) + 1).tolist()
     starts = [0, *ends[:-1]]
-    if not begins:
-        starts, ends = starts[1:], ends[1:]
-    totals = [float(reward[a:b].sum()) for a, b in zip(starts, ends, strict=True)]
+    if "is_init" in data.keys():  # noqa: SIM118
+        first = data["is_init"].flatten().nonzero().squeeze(-1).tolist()
+        before = [max((i for i in first if i < end), default=-1) for end in ends]
+        whole = [(a, b) for a, b, i in zip(starts, ends, before, strict=True) if i >= a]
+        whole = [(max(i for i in first if i < b), b) for _, b in whole]
+    else:
+        whole = list(zip(starts, ends, strict=True))[0 if begins else 1 :]
+    totals = [float(reward[a:b].sum()) for a, b in whole]
     mean = sum(totals) / len(totals) if totals else None
     return {"frames": len(data), "episodes": len(totals), "mean_return": mean}

@@ -205,7 +205,14 @@ def build_reward(
     if name == "learned":
         model = RewardModel(observation_spec, action_spec, num_cells=config.backtracking.num_cells)
         return model.to(env.device or "cpu")
-    rule = load_function(name, key="recall.reward")(env)
+    make = load_function(name, key="recall.reward")
+    try:
+        rule = make(env)
+    except TypeError as error:
+        raise ConfigError(
+            f"recall.reward={name!r} is called with the environment: {error}. Name a function of "
+            "the environment that returns a rule."
+        ) from error
     if not callable(rule):
         raise ConfigError(
             f"recall.reward={name!r} returned a {type(rule).__name__}; return a function that "

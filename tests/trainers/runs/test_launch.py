@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -79,3 +81,25 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
         launch(train, compose_config(tiny()), SACRecallConfig)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["host=td3", "sac.n_step=3"], r"sac\.n_step has no effect with host=td3"),
+        (["recall=imitation", "recall.reward=sparse"], r"recall\.reward has no effect with"),
+    ],
+)  # fmt: skip
+def test_settings_that_nothing_reads_are_warned_of(words, reason, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recipes/sac_recall.py", *words])
+    config = compose_config([*tiny(), *words])
+    with pytest.warns(UserWarning, match=reason):
+        launch(lambda config: Ended(), config, SACRecallConfig)
+
+
+@pytest.mark.parametrize("words", [["host=td3", "td3.n_step=3"], ["recall.reward=sparse"]])
+def test_settings_that_are_read_are_not(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recipes/sac_recall.py", *words])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start(lambda config: Ended(), *words)

@@ -88,3 +88,17 @@ def test_what_is_installed(monkeypatch):
     assert not installed("no_such_library")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not installed("matplotlib")
+
+
+def test_tensorboard_forgets_what_a_killed_run_wrote_before_its_first_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for returns in ((1.0, 2.0), (3.0,)):
+        log = RunLog(tmp_path, 200, backend="tensorboard")
+        for i, value in enumerate(returns):
+            log.write(100 * (i + 1), {"eval_return": value})
+        log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("eval_return")]
+    assert found == [(100, 3.0)]

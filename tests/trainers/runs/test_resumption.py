@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from torchrl_recall.trainers.runs.resumption import check_config, command, ended_at_target
+from torchrl_recall.trainers.runs.resumption import (
+    check_config,
+    command,
+    ended_at_target,
+    finished,
+)
 from torchrl_recall.trainers.schema import ConfigError
 
 CONFIG = {"seed": 0, "optim": {"lr": 1e-3}, "collector": {"total_frames": 100}, "resume": "never"}
@@ -63,3 +70,26 @@ def test_a_shell_and_hydra_both_take_the_command(folder, monkeypatch):
 def test_a_target_ends_a_run_that_may_stop_there(reached, stops, ended):
     config = CONFIG | {"eval": {"stop_at_target": stops}}
     assert ended_at_target({"frames_to_target": reached}, config) == ended
+
+
+def test_the_command_past_a_target_leaves_the_target_out(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    argv = ["r.py", "eval.target_return=5", "eval.stop_at_target=true", "eval.interval=9"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert "eval.target_return=5" in command(Path("x"), 5)
+    words = shlex.split(command(Path("x"), 5, without_target=True))
+    assert [word for word in words if word.startswith("eval.")] == ["eval.interval=9"]
+
+
+def test_goals_of_the_evaluation_are_part_of_a_run():
+    of_9, of_25 = (CONFIG | {"eval": {"num_goals": num}} for num in (9, 25))
+    with pytest.raises(ConfigError, match=r"eval\.num_goals: 9 was saved, 25 is asked for"):
+        check_config(of_25, of_9, Path("run"))
+
+
+def test_more_patience_goes_on(tmp_path):
+    config = CONFIG | {"eval": {"stop_at_target": True, "patience": 1}}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
+    (tmp_path / "summary.json").write_text(json.dumps({"frames": 50, "frames_to_target": 50}))
+    assert finished(config, tmp_path)["frames"] == 50
+    assert finished(config | {"eval": {"stop_at_target": True, "patience": 5}}, tmp_path) is None

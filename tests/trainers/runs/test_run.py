@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import warnings
 
@@ -313,3 +314,25 @@ def test_what_may_change_without_a_word(tmp_path):
         assert go(again).frames == 128
     with pytest.raises(ConfigError, match=r"another configuration \(recall\.lr: 0\.006 was saved"):
         go(rooms(tmp_path / "run", "resume=auto", "recall.lr=0.5", "collector.total_frames=128"))
+
+
+def test_a_run_that_goes_on_has_no_summary_until_it_ends_again(tmp_path):
+    """Otherwise a stopped run would count as one that had reached the new target."""
+    folder = tmp_path / "run"
+    go(rooms(folder, "collector.total_frames=64"))
+    assert (folder / "summary.json").exists()
+    longer = rooms(folder, "collector.total_frames=128", "resume=auto")
+    seen = []
+    go(longer, lambda run: seen.append((folder / "summary.json").exists()))
+    assert seen == [False, False]
+    assert summary(folder)["total_frames"] == [64, 128]
+
+
+def test_a_run_without_its_checkpoints_does_not_begin_again_over_its_results(tmp_path):
+    folder = tmp_path / "run"
+    go(rooms(folder, "collector.total_frames=64"))
+    shutil.rmtree(folder / "checkpoints")
+    before = (folder / "metrics.csv").read_text()
+    with pytest.raises(ConfigError, match="its checkpoints are gone"):
+        go(rooms(folder, "collector.total_frames=128", "resume=auto"))
+    assert (folder / "metrics.csv").read_text() == before

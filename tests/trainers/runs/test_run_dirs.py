@@ -10,6 +10,7 @@ from recipe_fixtures import RECIPES, configure, tiny, train
 
 from torchrl_recall.trainers.runs.resumption import finished
 from torchrl_recall.trainers.runs.run_dirs import names_a_folder, run_dir_of, unnamed_settings
+from torchrl_recall.trainers.schema import ConfigError
 
 DEFAULTS = {
     "sac/sac_recall": "runs/Hopper-v5_backtracking_seed0",
@@ -114,3 +115,9 @@ def test_another_annealing_is_another_run(tmp_path):
     assert names_a_folder("recall.anneal_frames")
     assert names_a_folder("eval.target_return")
     assert not names_a_folder("eval.interval")
+
+
+def test_a_folder_that_hydra_reads_as_a_number_is_refused(run_dir):
+    with pytest.raises(ConfigError, match=r"run_dir=2025_08_01 is read as the number 20250801"):
+        run_dir("run_dir=2025_08_01")
+    assert run_dir("run_dir='2025_08_01'") == "2025_08_01"

@@ -9,6 +9,7 @@ import torch
 from goal_fixtures import along, configure, tiny
 
 from torchrl_recall.envs import PointMassEnv
+from torchrl_recall.trainers.schema import ConfigError
 from torchrl_recall.trainers.tasks.coverage import Coverage, coverage_goals
 
 GOALS = torch.tensor([[0.5, 0.0], [0.0, 0.9], [0.8, 0.0], [-0.5, 0.0]])
@@ -94,3 +95,8 @@ def test_coverage_goals_are_valid_and_the_same_for_all_seeds():
     first = coverage_goals(PointMassEnv(4), 50)
     torch.manual_seed(2)
     assert torch.equal(first, coverage_goals(PointMassEnv(4), 50))
+
+
+def test_a_grid_inside_walls_is_refused():
+    with pytest.raises(ConfigError, match=r"eval\.num_goals=1 makes a grid"):
+        coverage_goals(PointMassEnv(2, maze="u"), 1)

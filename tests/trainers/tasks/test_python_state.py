@@ -158,3 +158,33 @@ def test_a_checkpoint_holds_it_without_pickle(tmp_path):
     env.reset(seed=0)
     folder = Path(checkpoints.save(tmp_path, 1, {"python": python_state(env)}))
     assert not list(folder.glob("*.p*kl"))
+
+
+class Single(gymnasium.Wrapper):
+    """Keeps numbers of numpy's types."""
+
+    def __init__(self, env, **numbers):
+        super().__init__(env)
+        self.numbers = numbers
+
+
+def test_numbers_of_numpy_keep_their_type(tmp_path):
+    """In float64, later sums would round differently."""
+    numbers = {
+        "single": np.float32(0.1), "flag": np.bool_(True), "count": np.int16(7),
+        "swapped": np.array([1.5, 2.5], ">f4"),
+    }  # fmt: skip
+    checkpoints.save(tmp_path, 1, {"task": python_state(Single(hopper(), **numbers))}, keep=1)
+    _, state = checkpoints.load_latest(tmp_path)
+    other = Single(hopper())
+    assert load_python_state(other, state["task"]) == []
+    for key in ("single", "flag", "count"):
+        assert type(other.numbers[key]) is type(numbers[key])
+        assert other.numbers[key] == numbers[key]
+    assert other.numbers["swapped"].tolist() == [1.5, 2.5]
+
+
+def test_numbers_that_no_checkpoint_holds_are_named():
+    env = Single(hopper(), long=np.zeros(2, np.longdouble))
+    (lost,) = load_python_state(Single(hopper()), python_state(env))
+    assert "numbers of float128" in lost

@@ -70,7 +70,8 @@ class RunLog:
             self._logger.log_hparams({key: _plain(value) for key, value in hparams.items()})
 
         # Drop what comes after the checkpoint.
-        if self._logger is not None and backend == "tensorboard" and frames:
+        written = list((run_dir / "tensorboard").glob("events*")) if run_dir.exists() else []
+        if self._logger is not None and backend == "tensorboard" and (frames or len(written) > 1):
             from torch.utils.tensorboard import SummaryWriter
 
             folder = str(run_dir / "tensorboard")
@@ -114,7 +115,7 @@ class RunLog:
             for key, value in metrics.items():
                 self._logger.log_scalar(key, value, step=frames)
         speed = self.steps_per_second(frames)
-        left = (self.total_frames - frames) / max(1e-9, speed)
+        left = max(0, self.total_frames - frames) / max(1e-9, speed)
         self._bar.clear()
         process.say(
             f"{frames:>9,} / {self.total_frames:,} steps | return {metrics['eval_return']:9.2f} | "

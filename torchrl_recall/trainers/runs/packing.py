@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
-__all__ = ["pack", "unpack"]
+__all__ = ["MOST_BYTES", "pack", "unpack"]
+
+MOST_BYTES = 8  # of a number that a tensor holds
 
 
 def pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
@@ -42,9 +44,10 @@ def pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
         ]
         return {"tensordict": pack(items, tensors, name), "batch_size": list(node.batch_size)}
     if isinstance(node, np.ndarray):
-        if node.dtype.kind not in "biuf":
+        if node.dtype.kind not in "biuf" or node.dtype.itemsize > MOST_BYTES:
             raise TypeError(f"{name} is an ndarray of {node.dtype}, which no checkpoint holds.")
-        return {"array": pack(torch.from_numpy(node.copy()), tensors, name)}
+        native = node.astype(node.dtype.newbyteorder("="))
+        return {"array": pack(torch.from_numpy(native), tensors, name)}
     if isinstance(node, dict):
         for key in node:
             if key is not None and not isinstance(key, str | int | float):
@@ -55,10 +58,10 @@ def pack(node: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:
     if isinstance(node, list | tuple):
         kind = "tuple" if isinstance(node, tuple) else "list"
         return {kind: [pack(v, tensors, f"{name}.{i}") for i, v in enumerate(node)]}
+    if isinstance(node, np.number | np.bool_):  # float64 is a float too, but keeps its type
+        return {"scalar": pack(np.asarray(node), tensors, name)}
     if node is None or isinstance(node, bool | int | float | str):
         return node
-    if isinstance(node, np.generic):
-        return node.item()
     raise TypeError(f"{name} is a {type(node).__name__}, which a checkpoint does not hold.")
 
 
@@ -83,6 +86,8 @@ def unpack(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return out
     if "array" in node:
         return unpack(node["array"], tensors).numpy()
+    if "scalar" in node:
+        return unpack(node["scalar"], tensors)[()]
     if "dict" in node:
         return OrderedDict((k, unpack(v, tensors)) for k, v in node["dict"])
     kind, values = next(iter(node.items()))

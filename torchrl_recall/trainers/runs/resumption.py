@@ -35,7 +35,8 @@ MAY_CHANGE = (
 
 
 # Those of them whose change continues a run that has ended.
-_ENDS_OTHERWISE = ("recall.anneal_frames", "eval.target_return", "eval.target")
+_ENDS_OTHERWISE = ("recall.anneal_frames", "eval.target_return", "eval.target", "eval.patience")
+_FIXED = ("eval.num_goals",)  # evaluations before and after would be of other goals
 
 
 def check_config(config: dict, saved: dict, run_dir: Path) -> None:
@@ -64,7 +65,7 @@ def check_config(config: dict, saved: dict, run_dir: Path) -> None:
 
 def may_change(key: str) -> bool:
     """Return whether a key may differ when a run is resumed."""
-    return key.startswith(MAY_CHANGE)
+    return key.startswith(MAY_CHANGE) and key not in _FIXED
 
 
 def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
@@ -111,15 +112,19 @@ def ended_at_target(summary: dict, config: dict) -> bool:
     return bool(config.get("eval", {}).get("stop_at_target", True) and each and all(each))
 
 
-def command(run_dir: Path, total_frames: int) -> str:
+def command(run_dir: Path, total_frames: int, *, without_target: bool = False) -> str:
     """Return the shell command that resumes a run.
 
     Args:
         run_dir: folder of the run.
         total_frames: number of frames at which the run ends.
+
+    Keyword Args:
+        without_target: whether the run goes on past the target that ended it.
     """
-    given = ("resume=", "run_dir=", "collector.total_frames=")
-    kept = (word for word in job.overrides() if not word.lstrip("+").startswith(given))
+    given = ["resume=", "run_dir=", "collector.total_frames="]
+    given += ["eval.target_return=", "eval.stop_at_target="] if without_target else []
+    kept = (word for word in job.overrides() if not word.lstrip("+").startswith(tuple(given)))
     words = [_python(), sys.argv[0], *kept]
     words += [f"collector.total_frames={total_frames}", f"run_dir={_quoted(str(run_dir))}"]
     return shlex.join([*words, "resume=auto"])

@@ -132,6 +132,7 @@ class Run:
             stack.callback(self._signal.restore)
             wall_seconds = self._restore()
             try:
+                (self.run_dir / "summary.json").unlink(missing_ok=True)  # of an earlier end
                 process.write_whole(self.run_dir / "config.yaml", OmegaConf.to_yaml(config))
                 self.log_file = RunLog(
                     self.run_dir,
@@ -328,7 +329,9 @@ class Run:
             "weights_sha256": process.weights_sha256(*(m.state_dict() for m in self.parts.weights)),
         }
         self.log_file.finish(summary)
-        process.say(f"to go on: {command(self.run_dir, 2 * self.frames)}")
+        ended = self.parts.evaluation.reached_target
+        going_on = command(self.run_dir, 2 * self.frames, without_target=ended)
+        process.say(f"to go on: {going_on}")
         if self.profile is not None:
             process.say(f"\n{self.profile.table()}")
 
@@ -345,6 +348,11 @@ class Run:
             return 0.0
         found = checkpoints.load_latest(directory)
         if found is None:
+            if (self.run_dir / "summary.json").exists():
+                raise ConfigError(
+                    f"the run in {self.run_dir} has ended, and its checkpoints are gone, so it "
+                    "cannot go on. Choose another run_dir."
+                )
             return 0.0
         self.frames, state = found
         self._previous_frames = self.frames

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from torchrl_recall.trainers.runs import job
 from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
+from torchrl_recall.trainers.schema.group import ConfigError
 
 __all__ = ["named", "names_a_folder", "parse", "run_dir_of", "settle", "unnamed_settings"]
 
@@ -42,12 +43,21 @@ def run_dir_of(cfg: DictConfig, run_dir: str) -> str:
         >>> from torchrl_recall.trainers.runs.run_dirs import run_dir_of
         >>> run_dir_of(OmegaConf.create({"run_dir": "runs/x"}), "runs/x")  # no job of Hydra's
         'runs/x'
+
+    Raises:
+        ConfigError: the folder is a number.
     """
     if not HydraConfig.initialized():
         return run_dir
     given = parse(job.words_of(HydraConfig.get().overrides.task))
-    if any(override.key_or_group == "run_dir" for override in given):
-        return run_dir
+    for override in given:
+        if override.key_or_group == "run_dir":
+            if isinstance(override.value(), int | float):
+                raise ConfigError(
+                    f"{override.input_line} is read as the number {override.value()}; add a "
+                    f"letter, or quote it: \"run_dir='...'\"."
+                )
+            return run_dir
     already, choices = named(cfg), HydraConfig.get().runtime.choices
     settings: dict[str, Any] = {}
     for key in (override.key_or_group for override in given):

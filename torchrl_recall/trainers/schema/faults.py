@@ -34,6 +34,9 @@ _LIMITS = {
 }
 
 
+_EXPECTS = re.compile(r"(?P<key>\S+) must be (?P<expected>.*)(?P<got>[,;] got .*)")
+
+
 def faults_of(error: ValidationError, values: Any, schema: type[BaseModel]) -> dict[str, str]:
     """Describe each fault by its key, the given value and the expected one.
 
@@ -51,8 +54,24 @@ def faults_of(error: ValidationError, values: Any, schema: type[BaseModel]) -> d
             faults |= {sentence: sentence for sentence in detail["ctx"]["sentences"]}
         else:
             key = _key(detail, values)
-            faults.setdefault(key, _sentence(key, detail, schema))
+            sentence = _sentence(key, detail, schema)
+            is_word = detail["type"] == "literal_error" and isinstance(detail["input"], str)
+            if key not in faults:
+                faults[key] = sentence
+            elif is_word:  # a union, such as a number or auto
+                faults[key] = _joined(faults[key], sentence)
     return faults
+
+
+def _joined(earlier: str, later: str) -> str:
+    """Join what two branches of a union expect, as in "must be an integer or one of auto"."""
+    parts = [_EXPECTS.fullmatch(sentence) for sentence in (earlier, later)]
+    if not (parts[0] and parts[1]) or parts[1]["expected"] in parts[0]["expected"].split(" or "):
+        return earlier
+    return (
+        f"{parts[0]['key']} must be {parts[0]['expected']} or {parts[1]['expected']}"
+        f"{parts[1]['got']}"
+    )
 
 
 def _key(detail: ErrorDetails, values: Any) -> str:
@@ -80,7 +99,9 @@ def _sentence(key: str, detail: ErrorDetails, schema: type[BaseModel]) -> str:
         return f"{subject} is empty."
     if kind == "literal_error":
         choices = ", ".join(re.findall(r"'([^']*)'", context["expected"]))
-        return f"{subject} must be one of {choices}; got {_shown(value)}."
+        several = ", " in choices
+        expected = f"one of {choices};" if several else f"{choices},"
+        return f"{subject} must be {expected} got {_shown(value)}."
     if kind in _LIMITS:
         limit, words, else_words = _LIMITS[kind]
         bound = context[limit]

@@ -45,6 +45,14 @@ class GoalTaskConfig(Group):
     max_steps: Count
     trace_length: TraceLength
 
+    def faults(self) -> Iterator[str]:
+        """Refuse a task of another kind."""
+        if self.task != "point_mass" and not self.task.startswith(("PointMaze", "AntMaze")):
+            yield (
+                f"env.task={self.task!r} must be point_mass or a maze of Gymnasium-Robotics, such "
+                "as PointMaze_UMaze-v3; choose env=point_free4, env=point_maze or env=ant_maze."
+            )
+
 
 class GoalCollectorConfig(Group):
     """Collection for each set of goals."""

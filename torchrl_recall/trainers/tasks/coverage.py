@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl_recall.envs import GoalEnv
 from torchrl_recall.trainers.runs.log import installed
 from torchrl_recall.trainers.runs.parts import Evaluation
-from torchrl_recall.trainers.schema import GoalGANRecallConfig
+from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
 from torchrl_recall.trainers.tasks.devices import PolicyFor
 
 __all__ = ["Coverage", "coverage_goals"]
@@ -80,12 +82,13 @@ class Coverage(Evaluation):
 
         The file has a row for each evaluation and a column for each goal.
         """
-        with (run_dir / "coverage.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            names = (" ".join(f"{x:.3f}" for x in goal) for goal in self.goals.tolist())
-            writer.writerow(["frames", "coverage", *names])
-            for frames, value, reached in zip(self.frames, self.values, self.results, strict=True):
-                writer.writerow([frames, round(value, 4), *reached.int().tolist()])
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        names = (" ".join(f"{x:.3f}" for x in goal) for goal in self.goals.tolist())
+        writer.writerow(["frames", "coverage", *names])
+        for frames, value, reached in zip(self.frames, self.values, self.results, strict=True):
+            writer.writerow([frames, round(value, 4), *reached.int().tolist()])
+        write_whole(run_dir / "coverage.csv", table.getvalue())
         if installed("matplotlib"):
             from torchrl_recall.trainers.tasks.coverage_maps import draw_maps
 
@@ -102,6 +105,9 @@ def coverage_goals(env: GoalEnv, num_goals: int) -> Tensor:
 
     Returns:
         Goals of shape ``[num_goals, goal_dim]``, environment units.
+
+    Raises:
+        ConfigError: no goal of the grid is outside walls.
     """
     low, high = env.goal_spec.space.low, env.goal_spec.space.high
     if (dim := len(low)) > 2:
@@ -110,4 +116,10 @@ def coverage_goals(env: GoalEnv, num_goals: int) -> Tensor:
     share = (torch.arange(side) + 0.5) / side  # centres of equal cells
     grid = torch.stack(torch.meshgrid(*[share] * dim, indexing="ij"), -1).reshape(-1, dim)
     grid = low + (high - low) * grid
-    return grid[env.is_valid(env.state_of_goal(grid))]
+    grid = grid[env.is_valid(env.state_of_goal(grid))]
+    if not len(grid):
+        raise ConfigError(
+            f"eval.num_goals={num_goals} makes a grid whose goals are all inside walls; take more, "
+            "such as eval.num_goals=100."
+        )
+    return grid

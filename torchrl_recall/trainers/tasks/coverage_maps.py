@@ -33,7 +33,9 @@ def draw_maps(
     figure = Figure(figsize=(2.6 * len(chosen), 2.9), layout="constrained")
     for axes, i in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
         draw_map(axes, goals, frames[i], successes[i])
-    figure.savefig(run_dir / "coverage.png", dpi=110)
+    partial = run_dir / "coverage.png.partial"
+    figure.savefig(partial, dpi=110, format="png")
+    partial.replace(run_dir / "coverage.png")
 
     film = Figure(figsize=(3, 3.3), layout="constrained")
     axes = film.subplots()
@@ -44,7 +46,9 @@ def draw_maps(
         return []
 
     animation = FuncAnimation(film, show, frames=len(frames))
-    animation.save(run_dir / "coverage.gif", writer=PillowWriter(fps=4))
+    partial = run_dir / "coverage.partial.gif"  # the format follows the end of the name
+    animation.save(partial, writer=PillowWriter(fps=4))
+    partial.replace(run_dir / "coverage.gif")
 
 
 def draw_map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:

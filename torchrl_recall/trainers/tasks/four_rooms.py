@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torchrl_recall.seeds import (
 from torchrl_recall.trainers.hosts.a2c import A2C
 from torchrl_recall.trainers.recall_like import RecallLike
 from torchrl_recall.trainers.runs.parts import Evaluation
+from torchrl_recall.trainers.runs.process import write_whole
 from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 from torchrl_recall.trainers.schema.parts import ConfigError
 
@@ -138,12 +140,13 @@ class ExactReturns(Evaluation):
 
     def finish(self, run_dir: Path) -> dict[str, list[int | None]]:
         """Write ``returns.csv``, a row for each evaluation and seed; return frames to target."""
-        with (run_dir / "returns.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["frames", "seed", "return"])
-            for frames, shares in zip(self.frames, self.results, strict=True):
-                for seed, share in zip(self.seeds, shares.tolist(), strict=True):
-                    writer.writerow([frames, seed, round(share, 6)])
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(["frames", "seed", "return"])
+        for frames, shares in zip(self.frames, self.results, strict=True):
+            for seed, share in zip(self.seeds, shares.tolist(), strict=True):
+                writer.writerow([frames, seed, round(share, 6)])
+        write_whole(run_dir / "returns.csv", table.getvalue())
         return {"frames_to_target": self.frames_to_target()}
 
 

@@ -17,6 +17,8 @@ import torch
 from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 from gymnasium.envs.registration import EnvSpec
 
+from torchrl_recall.trainers.runs.packing import MOST_BYTES
+
 __all__ = ["load_python_state", "python_state"]
 
 
@@ -102,8 +104,8 @@ def _has_protocol(layer: gymnasium.Env) -> bool:
 
 def _pack(value: Any, depth: int) -> Any:
     """Convert a value to plain containers that name its type."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.number | np.bool_):  # of float32, later steps round as before
+        return {"scalar": np.asarray(_supported(value))[()]}
     if isinstance(value, _PLAIN):
         return {"plain": value}
     if isinstance(value, _NOT_STATE):
@@ -111,7 +113,7 @@ def _pack(value: Any, depth: int) -> Any:
     if not depth:
         raise _CannotBeSavedError(f"{type(value).__name__}, nested too deep")
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return {"array": value.copy()}
+        return {"array": _supported(value).copy()}
     if isinstance(value, torch.Tensor):
         return {"tensor": value.detach().clone()}
     if isinstance(value, Enum):
@@ -126,6 +128,13 @@ def _pack(value: Any, depth: int) -> Any:
         attributes = {key: _pack(item, depth - 1) for key, item in vars(value).items()}
         return {"object": {"class": type(value).__qualname__, "attributes": attributes}}
     raise _CannotBeSavedError(type(value).__name__)
+
+
+def _supported(value: Any) -> Any:
+    """Return numbers that a checkpoint holds; refuse longer ones."""
+    if value.dtype.itemsize > MOST_BYTES:
+        raise _CannotBeSavedError(f"numbers of {value.dtype}")
+    return value
 
 
 def _is_its_attributes(value: Any) -> bool:
