@@ -64,6 +64,7 @@ VALUES = {
     "recall.end_states=reward": "from successes",
     "recall.end_states=uniform": "from any state",
     "recall.trace_length=auto": "measured lengths",
+    "recall.trace_length=1": "traces of one step",
     "recall.reward=torchrl_recall.envs.sparse_tasks:goal_rule": "told the goal",
     "recall.max_kl=null": "no radius",
     "sac.return_bound=true": "return bound",

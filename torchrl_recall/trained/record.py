@@ -240,15 +240,15 @@ def _returns(data: TensorDictBase, *, begins: bool = True) -> dict[str, Any]:
     episode that a resumed run did not finish does not count either; ``is_init`` marks the next.
     """
     done, reward = (data["next", key].flatten() for key in ("done", "reward"))
-    ends = (done.nonzero().squeeze(-1) + 1).tolist()
-    starts = [0, *ends[:-1]]
+    ends = done.nonzero().squeeze(-1) + 1
+    starts = torch.cat([ends.new_zeros(min(1, len(ends))), ends[:-1]])
     if "is_init" in data.keys():  # noqa: SIM118
-        first = data["is_init"].flatten().nonzero().squeeze(-1).tolist()
-        before = [max((i for i in first if i < end), default=-1) for end in ends]
-        whole = [(a, b) for a, b, i in zip(starts, ends, before, strict=True) if i >= a]
-        whole = [(max(i for i in first if i < b), b) for _, b in whole]
-    else:
-        whole = list(zip(starts, ends, strict=True))[0 if begins else 1 :]
-    totals = [float(reward[a:b].sum()) for a, b in whole]
+        resets = torch.cat([ends.new_full((1,), -1), data["is_init"].flatten().nonzero()[:, 0]])
+        last = resets[torch.searchsorted(resets, ends) - 1]  # the last reset before each end
+        whole = last >= starts
+        starts, ends = last[whole], ends[whole]
+    elif not begins:
+        starts, ends = starts[1:], ends[1:]
+    totals = [float(reward[a:b].sum()) for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
     mean = sum(totals) / len(totals) if totals else None
     return {"frames": len(data), "episodes": len(totals), "mean_return": mean}
