@@ -276,9 +276,9 @@ class Oracle:
 
         .. math:: \mathcal{L} = \sum_\tau q(\tau) \log \frac{p(R > L \mid \tau) \, p(\tau)}{q(\tau)}
 
-        The bound is minus infinity if a trace can begin in a cell where no episode begins, can be
-        longer than :math:`R > L` allows, or can take a step that the grid does not have. Learned
-        state predictors take such steps.
+        The bound is minus infinity if a trace can begin in a cell where no episode begins, or can
+        be longer than :math:`R > L` allows. So it is if a trace can take a step that the grid does
+        not have, as with a learned state predictor.
 
         Args:
             policy: table, shape ``[*batch, num_cells, 4]``.
