@@ -25,7 +25,7 @@ def all_finite(entries: Mapping[NestedKey, Tensor]) -> None:
         >>> import torch
         >>> from torchrl_recall.checks import all_finite
         >>> all_finite({"action": torch.tensor([0.5])})
-        >>> all_finite({"action": torch.tensor([torch.nan])})
+        >>> all_finite({"action": torch.tensor([torch.nan])})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         ValueError: 'action' holds NaN or infinity; the statistics were left as they were. ...

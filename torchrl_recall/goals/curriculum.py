@@ -23,8 +23,9 @@ class GoalGANCurriculum(NoDeepCopy):
     A goal is *good* if its success rate lies within ``success_range``: neither too hard nor
     mastered. In each iteration, :meth:`propose` returns new goals from the GAN, with noise, and old
     goals that were reached before. :meth:`update` labels them and trains the GAN. It keeps each
-    goal that was reached, unless a kept goal is near. If no goal was good, the next new goals are
-    drawn uniformly. If the goals of the GAN collapse, the GAN is reset and trained on kept goals.
+    goal with the smallest success rate of a good one or more, unless a kept goal is near. If no
+    goal was good, the next new goals are drawn uniformly. If the goals of the GAN collapse, the GAN
+    is reset and trained on kept goals.
 
     Args:
         gan: generator and discriminator to train.
