@@ -11,7 +11,8 @@ from gymnasium.utils.env_checker import check_env
 from torchrl.envs import GymEnv
 
 from torchrl_recall.envs import PointMassEnv
-from torchrl_recall.envs.sparse_tasks import SPARSE_TASKS, goal_rule
+from torchrl_recall.envs.sparse_dynamics import SPARSE_TASKS
+from torchrl_recall.envs.sparse_tasks import goal_rule
 from torchrl_recall.trainers.tasks.gym import make_env
 
 EACH = pytest.mark.parametrize("name", SPARSE_TASKS)

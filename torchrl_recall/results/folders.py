@@ -171,7 +171,7 @@ def _runs(
     reached = dict(zip(seeds, reached if isinstance(reached, list) else [reached], strict=False))
     may_stop = config.get("eval", {}).get("stop_at_target", True)
     holds = bool(summary) and may_stop and all(reached.get(seed) for seed in seeds)
-    # A run that was extended keeps its old summary until it ends again.
+    # Earlier versions kept the summary of an extended run until it ended again.
     is_finished = bool(summary) and (
         holds or summary["frames"] >= config["collector"]["total_frames"]
     )

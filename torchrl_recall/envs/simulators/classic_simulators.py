@@ -16,13 +16,8 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from torchrl_recall.envs.simulators.gym_simulator import GymSimulator
-from torchrl_recall.envs.sparse_tasks import (
-    ROUNDING,
-    SPARSE_TASKS,
-    SparseTask,
-    from_angles,
-    on_circle,
-)
+from torchrl_recall.envs.sparse_dynamics import ROUNDING, SPARSE_TASKS, from_angles, on_circle
+from torchrl_recall.envs.sparse_tasks import SparseTask
 
 __all__ = ["NUM_ANGLES", "ClassicSimulator", "SparseTaskSimulator"]
 

@@ -1,4 +1,4 @@
-"""What simulators of Gymnasium tasks share."""
+"""Base of the simulators of Gymnasium tasks."""
 
 from __future__ import annotations
 
