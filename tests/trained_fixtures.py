@@ -60,7 +60,9 @@ KINDS = {
     "sac": _sac(eval__num_episodes=3, seed=4),
     **{host: _sac(host=host, **changes) for host, changes in _OTHER_HOSTS.items()},
     "none": _sac(recall="none", collector__total_frames=80, sac__n_step=3),
-    "hopper": _sac(env__name="Hopper-v5", backtracking__num_models=2),
+    "hopper": _sac(
+        env__name="Hopper-v5", backtracking__num_models=2, backtracking__standardize="false"
+    ),
     "sparse": _sac(
         env__name="pendulum_swingup",
         recall__end_states="reward",

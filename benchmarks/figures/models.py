@@ -4,10 +4,12 @@
         frames=20000 updates=4000
 
 SAC alone collects the data. A fifth of it, in blocks of 500 steps, is held out. Each kind trains a
-backtracking model, a forward model and a reward model for as many seconds as ``separate`` takes for
-``updates`` steps of each. The reward head of a joint model reads s and a, and other reward models
-read s' too. Landing errors are capped at twice the displacement. ``models.csv`` and a table go to
-``out``.
+backtracking model, a forward model and a reward model for as many seconds as the first kind takes
+for ``updates`` steps of each. ``kinds=[separate,unstandardized]`` compares some of them, here with
+a model in units of the environment (App. C). The reward head of a joint model reads s and a, and
+other reward models read s' too. Landing errors are capped at twice the displacement. The farthest
+state of a trace of 20 steps is in standard deviations of the data, a mean over traces from held-out
+states. ``models.csv`` and a table go to ``out``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +31,17 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 from runs.evidence import options, run_missing
 from runs.launchers import in_new_process, run_all
 from runs.mujoco_runs import MUJOCO, run, words_of
-from torchrl_recall import BacktrackingModel, JointModel, MeasuredLength, RewardModel
+from torchrl_recall import (
+    BacktrackingModel,
+    JointModel,
+    MeasuredLength,
+    RecallTraceGenerator,
+    RewardModel,
+)
 from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
+from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import interval
 from torchrl_recall.reward_updates import RewardUpdates
@@ -40,16 +49,19 @@ from torchrl_recall.trained.load import load_run
 from torchrl_recall.trainers.runs import process
 
 BLOCK = 500  # steps
+NUM_ENDS = 50  # of each held-out block, from which traces begin
 ROUND = 50  # updates at a time, as in a round of recall
 KINDS: dict[str, dict[str, Any]] = {
     "separate": {},
     "joint": {},
     "ensemble of 5": {"num_models": 5},
     "256 cells": {"num_cells": [256, 256]},
+    "unstandardized": {"standardize": False},
 }
 METRICS = (
     "steps", "log q(a|s')", "log q(s|a,s')", "log p(s'|s,a)", "reward error",
     "landing error, 1 step", "landing error, 5 steps", "landing error, 20 steps",
+    "farthest state of a trace",
 )  # fmt: skip
 Quality = dict[tuple[str, str, str], list[float]]  # of each seed, by task, kind and metric
 
@@ -130,13 +142,15 @@ def _all(*steps: Callable[[], Any]) -> None:
         step()
 
 
-def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, float]]:
-    """Train every kind on the data of a run; return kind, metric and value.
+def measure(
+    run_dir: Path, seed: int, updates: int, kinds: Sequence[str]
+) -> list[tuple[str, str, float]]:
+    """Train some kinds on the data of a run; return kind, metric and value.
 
     They are kept in the run's folder, so that a stopped command continues behind them.
     """
     frames = json.loads((run_dir / "summary.json").read_text())["frames"]
-    kept = run_dir / f"models_{frames}_{updates}.json"
+    kept = run_dir / f"models_{frames}_{updates}_{'_'.join(kinds)}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     torch.set_num_threads(1)
@@ -152,7 +166,7 @@ def measure(run_dir: Path, seed: int, updates: int) -> list[tuple[str, str, floa
         trained.parts.env.action_spec_unbatched,
     )
     found, seconds = [], None
-    for kind in KINDS:
+    for kind in kinds:
         torch.manual_seed(seed)
         models = build(kind, specs, learned)
         models.step()  # the first steps are not timed
@@ -180,6 +194,11 @@ def held_out_quality(models: Models, held_out: TensorDictBase) -> Iterator[float
     length.observe(TensorDict.from_dict(held_out.to_dict(), batch_size=held_out.shape))
     for k in (1, 5, 20):
         yield float(length.relative_errors[k - 1])
+    ends = held_out[:, -NUM_ENDS:].reshape(-1)["next"].select(model.observation_key)
+    traces = RecallTraceGenerator(model, trace_length=20)(ends)
+    assert isinstance(model.observations, ContinuousCodec)
+    deviations = model.observations.normalize(traces[model.observation_key]).abs()
+    yield float(deviations.amax((-1, -2)).mean())
 
 
 def table(quality: Quality) -> str:
@@ -203,8 +222,11 @@ if __name__ == "__main__":
             "methods": ["none"],
             "frames": 20_000,
             "updates": 4_000,
+            "kinds": list(KINDS)[:4],
         }
     )
+    if unknown := set(config.kinds) - set(KINDS):
+        sys.exit(f"kinds={sorted(unknown)} are unknown; take some of {list(KINDS)}.")
     done = {
         key: run_dir
         for key, run_dir in run_missing(
@@ -215,7 +237,7 @@ if __name__ == "__main__":
     if not done:
         sys.exit(f"no run in {config.out} has finished yet, so there is nothing to train on")
     calls = [
-        partial(in_new_process, measure, run_dir, seed, config.updates)
+        partial(in_new_process, measure, run_dir, seed, config.updates, list(config.kinds))
         for (seed, _, _), run_dir in done.items()
     ]
     quality: Quality = defaultdict(list)
@@ -223,6 +245,6 @@ if __name__ == "__main__":
     for (seed, task, _), found in zip(done, run_all(config, calls), strict=True):
         for kind, metric, value in found:
             quality[task, kind, metric].append(value)
-            rows.append(("models", task, kind, seed, config.frames, metric, value))
+            rows.append((config.figure, task, kind, seed, config.frames, metric, value))
     write_rows(Path(config.out) / "models.csv", rows)
     print(table(quality))

@@ -38,6 +38,20 @@ def test_a_run_of_the_same_settings_is_found(find_swept, tmp_path, monkeypatch):
     assert find_swept(sweeps, "sac", words) is None  # it is not finished
 
 
+def test_a_figure_refuses_its_own_runs_of_other_settings(find_swept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_settings = find_swept.__globals__["check_settings"]
+    words = tiny("none", env__name="Pendulum-v1", collector__total_frames=120)
+    assert train(tmp_path / "job", words) == 0
+    check_settings(tmp_path / "job", "sac", words)
+    check_settings(tmp_path / "job", "sac", [*words, "logger.backend=none"])
+    check_settings(tmp_path / "none", "sac", words)  # there is no run yet
+    for other in ("collector.total_frames=180", "collector.total_frames=100", "sac.n_step=3"):
+        with pytest.raises(SystemExit, match=other.partition("=")[0]) as refused:
+            check_settings(tmp_path / "job", "sac", [*words, other])
+        assert "collect=true" in str(refused.value)
+
+
 def test_a_prolonged_run_or_one_of_other_versions_is_not_taken(find_swept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweep").mkdir()

@@ -30,7 +30,7 @@ from torchrl.data import (
 )
 from torchrl.modules import MLP, IndependentNormal
 
-from torchrl_recall import BacktrackingLoss, BacktrackingModel
+from torchrl_recall import BacktrackingLoss, BacktrackingModel, JointModel
 
 STATES = {"vector": Unbounded((3,)), "one_hot": OneHot(4), "categorical": Categorical(4)}
 ACTIONS = {"vector": Bounded(-1, 1, (2,)), "one_hot": OneHot(3), "categorical": Categorical(3)}
@@ -84,6 +84,20 @@ def test_density_by_hand(known, observation, action, following):
     assert known.backward_policy_log_prob(data).item() == pytest.approx(policy, rel=1e-5)
     assert known.state_predictor_log_prob(data).item() == pytest.approx(predictor, rel=1e-5)
     assert known.log_prob(data).item() == pytest.approx(policy + predictor, rel=1e-5)
+
+
+@pytest.mark.parametrize("model_type", [BacktrackingModel, JointModel])
+def test_density_and_samples_in_units_of_the_environment(model_type):
+    model = zero_(model_type.from_specs(Unbounded((1,)), Unbounded((1,)), standardize=False))
+    data = transition(-3.0, 4.0, 2.0).expand(2000)
+    model.update_statistics(
+        data.clone().update({"next": {"reward": torch.zeros(2000, 1)}})
+        .apply(lambda entry: entry + 100 * torch.randn_like(entry))
+    )  # fmt: skip
+    assert model.log_prob(data[0]).item() == pytest.approx(gaussian(4, 0, 1) + gaussian(-5, 0, 1))
+    sampled = model(data.select(("next", "observation")))
+    assert sampled["action"].std().item() == pytest.approx(1, abs=0.1)
+    assert sampled["observation"].mean().item() == pytest.approx(2, abs=0.1)
 
 
 def test_density_with_weights_by_hand(known):

@@ -43,6 +43,16 @@ def test_jacobian_is_minus_the_log_of_the_scales():
     assert codec.log_abs_det().item() == pytest.approx(-math.log(2 * 5), rel=1e-5)
 
 
+def test_units_of_the_environment_on_demand():
+    codec = codec_from_spec(Unbounded((1,)), "state", standardize=False)
+    codec.update(torch.tensor([[0.0], [4.0]]))  # mean 2, standard deviation 2
+    value = torch.tensor([7.0])
+    for convert in (codec.features, codec.target, codec.decode):
+        assert torch.equal(convert(value), value)
+    assert codec.log_abs_det() == 0
+    assert codec.normalize(value).item() == pytest.approx(2.5)  # which filters need
+
+
 def test_before_data_it_is_the_identity():
     value = torch.randn(5, 3)
     codec = ContinuousCodec(Unbounded((3,)))

@@ -58,6 +58,8 @@ class BacktrackingModel(TensorDictModuleBase):
             paper does not clamp, but then long traces leave the action space.
         as_index: whether the networks receive categories as indices of the batch's shape, as
             embeddings need them, instead of one-hot vectors.
+        standardize: whether the networks read and write standardised values. App. C calls it
+            required; ``False`` is the control.
 
     Raises:
         ValueError: a spec is neither a vector of floats nor categorical or one-hot, or the keys
@@ -94,6 +96,7 @@ class BacktrackingModel(TensorDictModuleBase):
         delta_key: NestedKey = "observation_delta",
         clamp_actions: bool = True,
         as_index: bool = False,
+        standardize: bool = True,
     ) -> None:
         super().__init__()
         self.observation_key = unraveled(observation_key)
@@ -104,12 +107,11 @@ class BacktrackingModel(TensorDictModuleBase):
         self.action_spec = leaf_spec(action_spec, self.action_key, "action")
         self.clamp_actions = clamp_actions
 
-        self.observations: Codec = codec_from_spec(
-            self.observation_spec, "observation", as_index=as_index
-        )
-        self.actions: Codec = codec_from_spec(self.action_spec, "action", as_index=as_index)
+        form: dict[str, bool] = {"as_index": as_index, "standardize": standardize}
+        self.observations: Codec = codec_from_spec(self.observation_spec, "observation", **form)
+        self.actions: Codec = codec_from_spec(self.action_spec, "action", **form)
         self.deltas = (
-            ContinuousCodec(self.observation_spec)
+            ContinuousCodec(self.observation_spec, standardize=standardize)
             if isinstance(self.observations, ContinuousCodec)
             else None
         )
@@ -136,6 +138,7 @@ class BacktrackingModel(TensorDictModuleBase):
         num_cells: Sequence[int] = (128, 128),
         action_scale: Literal["unit", "learned"] = "unit",
         clamp_actions: bool = True,
+        standardize: bool = True,
         num_models: int = 1,
     ) -> BacktrackingModel:
         """Build the model with the networks of App. C.
@@ -156,6 +159,7 @@ class BacktrackingModel(TensorDictModuleBase):
             action_scale: standard deviation of the standardised action: ``"unit"`` fixes it at one,
                 as in the paper; ``"learned"`` learns it for each dimension.
             clamp_actions: see the class.
+            standardize: see the class.
             num_models: number of members; more than one form an ensemble. Each step of each trace
                 is sampled from a randomly drawn member. :class:`~torchrl_recall.Disagreement` cuts
                 traces at steps on which the members disagree.
@@ -206,6 +210,7 @@ class BacktrackingModel(TensorDictModuleBase):
             action_key=action_key,
             delta_key=delta_key,
             clamp_actions=clamp_actions,
+            standardize=standardize,
         )
         model.num_models = num_models
         return model
@@ -323,7 +328,7 @@ class BacktrackingModel(TensorDictModuleBase):
         return log_prob + self.deltas.log_abs_det()
 
     def state_predictor_dist(self, tensordict: TensorDictBase) -> Distribution:
-        """Return q(Δs_t | a_t, s_{t+1}), given the data's action, in standardised units.
+        """Return q(Δs_t | a_t, s_{t+1}), given the data's action, in units of the networks.
 
         Args:
             tensordict: see :meth:`log_prob`.

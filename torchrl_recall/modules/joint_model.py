@@ -101,6 +101,7 @@ class JointModel(BacktrackingModel):
         num_cells: Sequence[int] = (128, 128),
         action_scale: Literal["unit", "learned"] = "unit",
         clamp_actions: bool = True,
+        standardize: bool = True,
         num_models: int = 1,
     ) -> JointModel:
         """Build the model with networks of the sizes of App. C.
@@ -117,6 +118,7 @@ class JointModel(BacktrackingModel):
                 further layers.
             action_scale: see :meth:`BacktrackingModel.from_specs`.
             clamp_actions: see :class:`~torchrl_recall.BacktrackingModel`.
+            standardize: see :class:`~torchrl_recall.BacktrackingModel`.
             num_models: must be one, because an ensemble cannot share a trunk.
 
         Returns:
@@ -177,6 +179,7 @@ class JointModel(BacktrackingModel):
             action_key=action_key,
             delta_key=delta_key,
             clamp_actions=clamp_actions,
+            standardize=standardize,
         )
 
     def forward_log_prob(self, tensordict: TensorDictBase) -> Tensor:

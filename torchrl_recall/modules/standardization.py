@@ -23,6 +23,10 @@ class ContinuousCodec(RunningValueNorm):
     Args:
         spec: a floating-point spec of shape ``[dim]``. Samples are clamped to its bounds, if any.
 
+    Keyword Args:
+        standardize: whether networks read and write standardised values. The statistics are there
+            in any case.
+
     Examples:
         >>> import torch
         >>> from torchrl.data import Unbounded
@@ -35,8 +39,9 @@ class ContinuousCodec(RunningValueNorm):
 
     one_hot = False
 
-    def __init__(self, spec: TensorSpec) -> None:
+    def __init__(self, spec: TensorSpec, *, standardize: bool = True) -> None:
         super().__init__(shape=tuple(spec.shape), epsilon=1e-10)
+        self.standardize = standardize
         self.dtype = spec.dtype
         self.num_features = spec.shape[-1]
         space = spec.space
@@ -63,7 +68,8 @@ class ContinuousCodec(RunningValueNorm):
         Args:
             value: values of shape ``[*batch, dim]``, environment units.
         """
-        return self.normalize(value.to(self.mean.dtype))
+        value = value.to(self.mean.dtype)
+        return self.normalize(value) if self.standardize else value
 
     def target(self, value: Tensor) -> Tensor:
         """Return standardised values ``[*batch, dim]``, whose log-density is computed.
@@ -79,7 +85,7 @@ class ContinuousCodec(RunningValueNorm):
         Args:
             sample: standardised values of shape ``[*batch, dim]``.
         """
-        return self.denormalize(sample).to(self.dtype)
+        return (self.denormalize(sample) if self.standardize else sample).to(self.dtype)
 
     def clamp(self, value: Tensor) -> Tensor:
         """Return the value clamped to the bounds of the spec, if it has any.
@@ -89,9 +95,9 @@ class ContinuousCodec(RunningValueNorm):
         """
         return value if self.low is None else value.clamp(self.low, self.high)
 
-    def log_abs_det(self) -> Tensor:
+    def log_abs_det(self) -> Tensor | float:
         """Return the log-determinant that converts standardised densities to environment units."""
-        return -self.scale().log().sum()
+        return -self.scale().log().sum() if self.standardize else 0.0
 
 
 class DiscreteCodec(nn.Module):
@@ -169,7 +175,9 @@ class DiscreteCodec(nn.Module):
 Codec = ContinuousCodec | DiscreteCodec
 
 
-def codec_from_spec(spec: TensorSpec, name: str, *, as_index: bool = False) -> Codec:
+def codec_from_spec(
+    spec: TensorSpec, name: str, *, as_index: bool = False, standardize: bool = True
+) -> Codec:
     """Make the codec that fits the spec of a state or an action.
 
     Args:
@@ -178,6 +186,7 @@ def codec_from_spec(spec: TensorSpec, name: str, *, as_index: bool = False) -> C
 
     Keyword Args:
         as_index: whether networks receive discrete values as indices instead of one-hot vectors.
+        standardize: whether networks read and write standardised floats.
 
     Returns:
         A continuous codec for vectors of floats, and a discrete one for categories.
@@ -199,7 +208,7 @@ def codec_from_spec(spec: TensorSpec, name: str, *, as_index: bool = False) -> C
         if isinstance(spec, Categorical) and not isinstance(spec, OneHot) and not spec.shape:
             return DiscreteCodec(spec, as_index=as_index)
         if spec.dtype.is_floating_point and len(spec.shape) == 1:
-            return ContinuousCodec(spec)
+            return ContinuousCodec(spec, standardize=standardize)
     raise ValueError(
         f"the {name} spec is {type(spec).__name__}{tuple(spec.shape)} of {spec.dtype}; a "
         "backtracking model handles a vector of floats, a Categorical of shape () or a OneHot. "

@@ -50,6 +50,7 @@ def build_offline_recall(
         "num_cells": backtracking.num_cells,
         "action_scale": backtracking.action_scale,
         "clamp_actions": backtracking.clamp_actions,
+        "standardize": backtracking.standardize,
     }
     model = make_model(**sizes, num_models=backtracking.num_models).to(device)
     filters: list[TensorDictModuleBase] = []

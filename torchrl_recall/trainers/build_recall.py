@@ -117,6 +117,7 @@ def build_recall(
         num_cells=backtracking.num_cells,
         action_scale=backtracking.action_scale,
         clamp_actions=backtracking.clamp_actions,
+        standardize=backtracking.standardize,
         num_models=backtracking.num_models,
     ).to(next(imitation_loss.parameters()).device)
     if recall.method == "forward_dyna":

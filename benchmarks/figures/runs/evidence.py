@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from runs.launchers import run_all
-from runs.swept import find_swept
+from runs.swept import check_settings, find_swept
 from torchrl_recall.results.picture import save_figure
 
 __all__ = ["Words", "command", "folders", "options", "run_missing", "save"]
@@ -73,15 +73,21 @@ def run_missing(
 
     Returns:
         The folders by seed, task and method.
+
+    Raises:
+        SystemExit: a folder holds a finished run of other settings.
     """
     wanted = folders(config)
     if config.sweeps and words is None:
         sys.exit("sweeps= is not for this figure, which reads more of a run than its rows.")
-    if config.sweeps and words is not None:
-        for key in wanted:
-            seed, task, method = key
-            if (job := words(task, method, seed, config)) is not None:
-                wanted[key] = find_swept(config.sweeps, *job) or wanted[key]
+    if words is not None:
+        for (seed, task, method), run_dir in wanted.items():
+            if (job := words(task, method, seed, config)) is None:
+                continue
+            if swept := config.sweeps and find_swept(config.sweeps, *job):
+                wanted[seed, task, method] = swept
+            elif not config.collect:
+                check_settings(run_dir, *job)
     if not config.collect:
         calls = [
             partial(run, task, method, seed, config, run_dir)

@@ -1,4 +1,4 @@
-"""Search for runs of a sweep that a figure can use."""
+"""Comparison of the settings of finished runs with those that a figure asks for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchrl_recall.trainers import schema
 from torchrl_recall.trainers.runs import process
 from torchrl_recall.trainers.runs.resumption import finished, flat
 
-__all__ = ["find_swept"]
+__all__ = ["check_settings", "find_swept"]
 
 CONFIG = Path(__file__).parents[3] / "recipes" / "config"
 RECIPES: dict[str, tuple[str, type[BaseModel]]] = {
@@ -39,9 +39,7 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
     Returns:
         The run's folder; None if no run is finished, or all differ.
     """
-    group, config_type = RECIPES[recipe]
-    with initialize_config_dir(config_dir=str(CONFIG / group), version_base="1.3"):
-        config = schema.validate(compose(f"{recipe}_recall", list(words)), config_type).model_dump()
+    config = _composed(recipe, words)
     asked = _telling(config)
     for folder, told in _told(tuple(sweeps)):
         if told != asked:
@@ -53,6 +51,48 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
         if summary and _is_straight(summary):
             return folder
     return None
+
+
+def check_settings(run_dir: Path, recipe: str, words: Sequence[str]) -> None:
+    """Refuse a finished run of other settings.
+
+    Args:
+        run_dir: folder of the run.
+        recipe: see :func:`find_swept`.
+        words: see :func:`find_swept`.
+
+    Raises:
+        SystemExit: a setting that changes the rows differs.
+    """
+    if not (run_dir / "summary.json").exists():
+        return
+    config = _composed(recipe, words)
+    asked, saved = _telling(config), _telling(_load(run_dir))
+    different = sorted(key for key in asked | saved if asked.get(key) != saved.get(key))
+    try:
+        told = ", ".join(f"{key}={saved.get(key)}" for key in different)
+        finished(config, run_dir)
+    except schema.ConfigError as error:
+        told = told or str(error)
+    if told:
+        sys.exit(
+            f"{run_dir} holds a finished run of other settings: {told}. Take another out=, remove "
+            "the folder, or make the figure of what is there with collect=true."
+        )
+
+
+def _composed(recipe: str, words: Sequence[str]) -> dict:
+    """Return the configuration of a recipe."""
+    group, config_type = RECIPES[recipe]
+    with initialize_config_dir(config_dir=str(CONFIG / group), version_base="1.3"):
+        return schema.validate(compose(f"{recipe}_recall", list(words)), config_type).model_dump()
+
+
+def _load(folder: Path) -> dict:
+    """Load the configuration of a run."""
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(config, dict)
+    return config
 
 
 def _is_straight(summary: dict) -> bool:
@@ -72,12 +112,11 @@ def _told(sweeps: tuple[str, ...]) -> list[tuple[Path, dict]]:
         sys.exit(
             f"sweeps={list(sweeps)}: {', '.join(f'{path} {why}' for path, why in skipped.items())}"
         )
-    configs = {
-        folder: OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    return [
+        (folder, _telling(_load(folder)))
         for folder in folders
         if (folder / "summary.json").exists() and (folder / "config.yaml").exists()
-    }
-    return [(folder, _telling(config)) for folder, config in configs.items()]  # type: ignore[arg-type]
+    ]
 
 
 def _telling(config: dict) -> dict:

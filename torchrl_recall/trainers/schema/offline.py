@@ -103,6 +103,7 @@ class OfflineBacktrackingConfig(Group):
     num_cells: list[Count]
     action_scale: Literal["unit", "learned"]
     clamp_actions: bool
+    standardize: bool
 
 
 class OfflineRecallConfig(RunConfig):

@@ -295,6 +295,7 @@ class BacktrackingConfig(Group):
     state_predictor_data: Literal["all", "top"]
     action_scale: Literal["unit", "learned"]
     clamp_actions: bool
+    standardize: bool
 
 
 class ExperienceConfig(Group):
