@@ -88,6 +88,11 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     [
         (["host=td3", "sac.n_step=3"], r"sac\.n_step has no effect with host=td3"),
         (["recall=imitation", "recall.reward=sparse"], r"recall\.reward has no effect with"),
+        (["recall=none", "recall.num_updates=3"], r"recall\.num_updates has no effect with"),
+        (["recall=none", "backtracking.lr=0.1"], r"backtracking\.lr has no effect with"),
+        (["recall=self_imitation", "recall.num_traces=2"], r"num_traces has no effect with"),
+        (["recall=self_imitation", "backtracking.lr=0.1"], r"backtracking\.lr has no effect with"),
+        (["recall.max_landing_error=0.2"], r"trace_length=5; take auto"),
     ],
 )  # fmt: skip
 def test_settings_that_nothing_reads_are_warned_of(words, reason, monkeypatch):
@@ -97,7 +102,14 @@ def test_settings_that_nothing_reads_are_warned_of(words, reason, monkeypatch):
         launch(lambda config: Ended(), config, SACRecallConfig)
 
 
-@pytest.mark.parametrize("words", [["host=td3", "td3.n_step=3"], ["recall.reward=sparse"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["host=td3", "td3.n_step=3"], ["recall.reward=sparse"], ["recall=none"],
+        ["recall=self_imitation", "recall.num_updates=3", "backtracking.num_trajectories=5"],
+        ["recall.trace_length=auto", "recall.max_landing_error=0.2"],
+    ],
+)  # fmt: skip
 def test_settings_that_are_read_are_not(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["recipes/sac_recall.py", *words])
     with warnings.catch_warnings():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -12,6 +11,7 @@ from omegaconf import DictConfig
 
 from torchrl_recall.trainers.runs import job, process
 from torchrl_recall.trainers.runs.checkpoints import CheckpointError
+from torchrl_recall.trainers.runs.no_effect import warn_of_no_effect
 from torchrl_recall.trainers.runs.resumption import command, ended_at_target, finished
 from torchrl_recall.trainers.runs.run import Config, Run
 from torchrl_recall.trainers.runs.run_dirs import run_dir_of, settle
@@ -21,7 +21,6 @@ from torchrl_recall.trainers.schema import ConfigError, validate
 __all__ = ["launch"]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-_HOSTS = ("sac", "crossq", "redq", "td3", "iql", "cql", "td3bc")  # with settings of their own
 _stopped = 0  # exit status of a job of this process that a signal stopped
 
 
@@ -50,7 +49,7 @@ def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[Config
         with _memory_named():
             config = validate(cfg, schema)
             config.run_dir = run_dir_of(cfg, config.run_dir)
-            _warn_of_no_effect(config)
+            warn_of_no_effect(config)
             if config.resume == "auto":
                 run_dir = settle(config)
                 if (summary := finished(config.model_dump(), run_dir)) is not None:
@@ -88,22 +87,3 @@ def _memory_named() -> Iterator[None]:
             f"the run needs more memory than there is ({str(error).splitlines()[0][:200]}). Lower "
             "replay_buffer.size, backtracking.buffer_size, num_cells, batch sizes or torch_threads."
         ) from error
-
-
-def _warn_of_no_effect(config: Config) -> None:
-    """Warn of settings of the command line that this run does not read."""
-    host, recall = getattr(config, "host", None), config.recall
-    of_others = tuple(f"{name}." for name in _HOSTS if name != host and hasattr(config, name))
-    of_critic = ("recall.reward", "recall.num_transitions")
-    feeds_none = recall.method == "recall" and not getattr(recall, "feeds_critic", True)
-    for word in job.overrides():
-        key = word.lstrip("+").partition("=")[0]
-        if host is not None and key.startswith(of_others):
-            why = f"host={host}, whose own settings are {host}.*"
-        elif feeds_none and key in of_critic:
-            why = (
-                "recall.use=policy, where no critic learns from traces; recall.use=both feeds both"
-            )
-        else:
-            continue
-        warnings.warn(f"{key} has no effect with {why}.", stacklevel=2)
