@@ -26,7 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from tensordict import TensorDictBase
 
-from runs.evidence import options, run_missing, save
+from runs.evidence import Words, options, run_missing, save
 from runs.launchers import OPTIONS, in_new_process
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.results.names import looks, split_method
@@ -168,16 +168,22 @@ def write(rows: list[Row], path: Path, diverged_at: int | None = None) -> None:
     write_whole(path, "\n".join(text) + "\n")
 
 
+def words_of(task: str, method: str, seed: int, config: Any) -> Words:
+    """Return the recipe of a job and its overrides."""
+    recipe, recall, overrides = split_method(method)
+    words = [f"env.name={task}", f"recall={recall}", *WORDS, f"compile={config.compile}"]
+    words += [f"collector.total_frames={config.frames}", f"eval.interval={config.frames}"]
+    return recipe or config.recipe, [*words, *overrides, f"seed={seed}"]
+
+
 def run(task: str, method: str, seed: int, config: Any, run_dir: Path) -> None:
     """Watch one seed in a separate process, unless its record exists."""
     if (run_dir / "rounds.csv").exists():
         return
     shutil.rmtree(run_dir, ignore_errors=True)  # of a run that was stopped
-    recipe, recall, overrides = split_method(method)
-    words = [f"env.name={task}", f"recall={recall}", *WORDS, f"compile={config.compile}"]
-    words += [f"collector.total_frames={config.frames}", f"eval.interval={config.frames}"]
-    words += [*overrides, f"seed={seed}", f"run_dir={run_dir}"]
-    in_new_process(watch, recipe or config.recipe, words, run_dir / "rounds.csv")
+    recipe, words = words_of(task, method, seed, config)
+    words.append(f"run_dir={run_dir}")
+    in_new_process(watch, recipe, words, run_dir / "rounds.csv")
     print(f"{run_dir.name}: done", flush=True)
 
 
@@ -236,7 +242,9 @@ def main() -> None:
     """Run missing jobs, then write ``results.csv`` and ``figure.png`` and print a table."""
     config = options(DEFAULTS)
     rounds = {}
-    for (seed, task, method), run_dir in run_missing(config, run).items():
+    for (seed, task, method), run_dir in run_missing(
+        config, run, words_of, takes_sweeps=False
+    ).items():
         if (run_dir / "rounds.csv").exists():
             with (run_dir / "rounds.csv").open(newline="") as file:
                 rounds[task, method, seed] = list(csv.DictReader(file))

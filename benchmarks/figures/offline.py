@@ -30,6 +30,7 @@ from runs.critic_runs import TASKS as SPARSE
 from runs.data_sets import DATA, make_data_sets, task_words
 from runs.evidence import folders, options, save
 from runs.launchers import OPTIONS, in_new_process, run_all
+from runs.swept import check_settings
 from torchrl_recall.results.names import task_name
 from torchrl_recall.results.picture import draw_curves
 from torchrl_recall.results.rows import write_rows
@@ -60,6 +61,22 @@ Key = tuple[str, str]
 Runs = dict[int, dict[str, Any]]  # by seed
 
 
+def words_of(
+    data_set: Path, method: str, seed: int, host: str, task: str, frames: int
+) -> list[str]:
+    """Return the overrides of a job."""
+    recall, *overrides = method.split("+")
+    words = [f"data_set={data_set}", *task_words(task), f"host={host}"]
+    words += [*RUN, f"collector.total_frames={frames}"]
+    if task in SPARSE:
+        words += [*SMALL, f"{host}.num_cells=[64,64]"]
+    else:
+        words += [f"eval.interval={max(100, frames // 4)}"]
+    if recall == "random_model":
+        words.append("backtracking.num_updates=0")
+    return [*words, f"recall={recall}", *overrides, f"seed={seed}"]
+
+
 def run_seeds(
     data_set: Path, method: str, run_dirs: dict[int, Path], host: str, task: str, frames: int
 ) -> None:
@@ -71,21 +88,13 @@ def run_seeds(
     from torchrl_recall.optim.compilation import shared_graphs
     from torchrl_recall.trainers.schema import OfflineRecallConfig, validate
 
-    recall, *overrides = method.split("+")
     folder = str(ROOT / "recipes/config/offline")
     with initialize_config_dir(config_dir=folder, version_base="1.3"), shared_graphs() as begin_run:
         for seed, run_dir in run_dirs.items():
             if (run_dir / "summary.json").exists():
                 continue
-            words = [f"data_set={data_set}", *task_words(task), f"host={host}"]
-            words += [*RUN, f"collector.total_frames={frames}"]
-            if task in SPARSE:
-                words += [*SMALL, f"{host}.num_cells=[64,64]"]
-            else:
-                words += [f"eval.interval={max(100, frames // 4)}"]
-            if recall == "random_model":
-                words.append("backtracking.num_updates=0")
-            words += [f"recall={recall}", *overrides, f"seed={seed}", f"run_dir={run_dir}"]
+            words = words_of(data_set, method, seed, host, task, frames)
+            words.append(f"run_dir={run_dir}")
             begin_run()
             with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
                 config = validate(compose("offline_recall", words), OfflineRecallConfig)
@@ -161,6 +170,10 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         data = make_data_sets(config, config.tasks)
         more = config.host, config.task, config.frames
+        for (name, method), dirs in run_dirs.items():
+            for seed, run_dir in dirs.items():
+                words = words_of(data[name], method, seed, *more)
+                check_settings(run_dir, "offline", words)
         calls = [
             partial(in_new_process, run_seeds, data[name], method, dirs, *more)
             for (name, method), dirs in run_dirs.items()

@@ -32,7 +32,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import ReplayBuffer
 
 from runs import goal_runs, mujoco_runs
-from runs.evidence import options, run_missing, save
+from runs.evidence import Words, options, run_missing, save
 from torchrl_recall import (
     Agreement,
     Disagreement,
@@ -95,11 +95,25 @@ def of_task(task: str, config: DictConfig) -> tuple[bool, int]:
     return has_goals, config.frames if has_goals else config.mujoco_frames
 
 
-def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
-    """Train one seed, or resume it."""
+def own_options(task: str, config: DictConfig) -> tuple[bool, DictConfig]:
+    """Return whether a task has goals, and the options of its runs."""
     has_goals, frames = of_task(task, config)
     own = OmegaConf.merge(config, {"frames": frames})
     assert isinstance(own, DictConfig)
+    return has_goals, own
+
+
+def words_of(task: str, method: str, seed: int, config: DictConfig) -> Words | None:
+    """Return the recipe of a job and its overrides."""
+    has_goals, own = own_options(task, config)
+    if has_goals:
+        return goal_runs.words_of(task, method, seed, own)
+    return mujoco_runs.words_of("trpo", task, method, seed, own)
+
+
+def run(task: str, method: str, seed: int, config: DictConfig, run_dir: Path) -> None:
+    """Train one seed, or resume it."""
+    has_goals, own = own_options(task, config)
     if has_goals:
         goal_runs.run(task, method, seed, own, run_dir)
     else:
@@ -308,6 +322,7 @@ if __name__ == "__main__":
             "frames": 225_000,
             "mujoco_frames": 24_576,
             "eval_interval": 50_000,
+            "overrides": [],  # of TRPO's recipe
             "tasks": [*GOAL, *MUJOCO],
             "methods": ["backtracking+recall.agreement=0.95"],
             "num_traces": NUM_TRACES,
@@ -317,7 +332,9 @@ if __name__ == "__main__":
     )
     quality: Quality = defaultdict(dict)
     rows = []
-    for (seed, task, method), run_dir in run_missing(config, run).items():
+    for (seed, task, method), run_dir in run_missing(
+        config, run, words_of, takes_sweeps=False
+    ).items():
         if not (run_dir / "summary.json").exists():
             continue
         for name, k, metric, value in measure(run_dir, config):

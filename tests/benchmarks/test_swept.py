@@ -41,15 +41,36 @@ def test_a_run_of_the_same_settings_is_found(find_swept, tmp_path, monkeypatch):
 def test_a_figure_refuses_its_own_runs_of_other_settings(find_swept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_settings = find_swept.__globals__["check_settings"]
-    words = tiny("none", env__name="Pendulum-v1", collector__total_frames=120)
+    words = tiny(env__name="Pendulum-v1", collector__total_frames=120)
     assert train(tmp_path / "job", words) == 0
     check_settings(tmp_path / "job", "sac", words)
-    check_settings(tmp_path / "job", "sac", [*words, "logger.backend=none"])
+    check_settings(tmp_path / "job", "sac", [*words, "logger.backend=none", "device=cpu"])
     check_settings(tmp_path / "none", "sac", words)  # there is no run yet
-    for other in ("collector.total_frames=180", "collector.total_frames=100", "sac.n_step=3"):
-        with pytest.raises(SystemExit, match=other.partition("=")[0]) as refused:
-            check_settings(tmp_path / "job", "sac", [*words, other])
-        assert "collect=true" in str(refused.value)
+    others = (
+        "collector.total_frames=180", "collector.total_frames=100", "sac.n_step=3",
+        "recall.anneal_frames=100", "eval.num_episodes=3", "seed=1",
+    )  # fmt: skip
+    for finished in (True, False):
+        for other in others:
+            with pytest.raises(SystemExit, match=other.partition("=")[0]) as refused:
+                check_settings(tmp_path / "job", "sac", [*words, other])
+            assert "collect=true" in str(refused.value)
+        if finished:
+            (tmp_path / "job" / "summary.json").unlink()
+
+
+def test_a_figure_refuses_damaged_and_prolonged_runs(find_swept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_settings = find_swept.__globals__["check_settings"]
+    words = tiny("none", env__name="Pendulum-v1", collector__total_frames=120)
+    assert train(tmp_path / "job", words) == 0
+    words = [*words, "collector.total_frames=180"]
+    assert train(tmp_path / "job", [*words, "resume=auto"]) == 0
+    with pytest.raises(SystemExit, match="prolonged, 120 and 180 steps"):
+        check_settings(tmp_path / "job", "sac", words)
+    (tmp_path / "job" / "config.yaml").write_text("a: [1")
+    with pytest.raises(SystemExit, match="job is damaged"):
+        check_settings(tmp_path / "job", "sac", words)
 
 
 def test_a_prolonged_run_or_one_of_other_versions_is_not_taken(find_swept, tmp_path, monkeypatch):

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from torchrl_recall.results.folders import Run, align
 from torchrl_recall.results.names import split_method
-from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
+from torchrl_recall.trainers.runs.resumption import LEAVES_THE_SAME
 
 __all__ = ["DuplicateError", "Method", "baseline_of", "curve", "group_rows", "group_runs"]
 
 # Prefixes of keys that do not influence a run, or that repeat another key.
 _IGNORED = (
-    *(key for key in MAY_CHANGE if key not in ("recall.anneal_frames", "eval")),
-    "eval.interval", "eval.num_episodes", "device", "torch_threads",
+    *LEAVES_THE_SAME, "eval.interval", "eval.num_episodes", "device", "torch_threads",
     "seed", "host", "log_interval", "recall.name", "table_", "env.trace_length",
     "lr_of_host", "random_frames_of_host", "paying_frames_of_host",
 )  # fmt: skip

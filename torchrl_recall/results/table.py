@@ -118,9 +118,11 @@ def _compared(method: Method, base: Method | None) -> list[str]:
     if base is None or base.name == method.name:
         return ["", "" if base is None else "baseline"]
     ours, theirs = _means([method, base])
+    if not ours:  # no evaluation in common
+        return ["", ""]
     ratio = ratio_of_means([(method, base)])
     improvement = probability_of_improvement([list(ours.values())], [list(theirs.values())])
-    return [_text(ratio), str(improvement)] if ours else ["", ""]
+    return [_text(ratio), str(improvement)]
 
 
 def ratio_of_means(pairs: Sequence[tuple[Method, Method]]) -> Interval | None:

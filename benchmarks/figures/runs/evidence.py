@@ -59,7 +59,9 @@ def folders(config: DictConfig) -> dict[tuple[int, str, str], Path]:
 def run_missing(
     config: DictConfig,
     run: Callable[[str, str, int, DictConfig, Path], None],
-    words: Callable[[str, str, int, DictConfig], Words | None] | None = None,
+    words: Callable[[str, str, int, DictConfig], Words | None],
+    *,
+    takes_sweeps: bool = True,
 ) -> dict[tuple[int, str, str], Path]:
     """Run every seed, task and method in a separate folder, several at a time, unless ``collect``.
 
@@ -69,25 +71,28 @@ def run_missing(
         run: function of task, method, seed, options and folder; it does not change a finished
             folder.
         words: function of task, method, seed and options that returns the recipe and its overrides,
-            by which runs of ``sweeps`` are found; None if no recipe is run.
+            or None if no recipe is run. By them runs of ``sweeps`` are found, and folders with runs
+            of other settings refused.
+
+    Keyword Args:
+        takes_sweeps: whether the figure can be made of runs of ``sweeps``.
 
     Returns:
         The folders by seed, task and method.
 
     Raises:
-        SystemExit: a folder holds a finished run of other settings.
+        SystemExit: a folder holds a run of other settings.
     """
     wanted = folders(config)
-    if config.sweeps and words is None:
+    if config.sweeps and not takes_sweeps:
         sys.exit("sweeps= is not for this figure, which reads more of a run than its rows.")
-    if words is not None:
-        for (seed, task, method), run_dir in wanted.items():
-            if (job := words(task, method, seed, config)) is None:
-                continue
-            if swept := config.sweeps and find_swept(config.sweeps, *job):
-                wanted[seed, task, method] = swept
-            elif not config.collect:
-                check_settings(run_dir, *job)
+    for (seed, task, method), run_dir in wanted.items():
+        if (job := words(task, method, seed, config)) is None:
+            continue
+        if swept := config.sweeps and find_swept(config.sweeps, *job):
+            wanted[seed, task, method] = swept
+        elif not config.collect:
+            check_settings(run_dir, *job)
     if not config.collect:
         calls = [
             partial(run, task, method, seed, config, run_dir)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from runs.evidence import options, save
 from runs.launchers import OPTIONS, run_all, run_command
-from runs.swept import find_swept
+from runs.swept import check_settings, find_swept
 from torchrl_recall.results.picture import Times, draw_shares
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.statistics import Interval, paired_ratio, quartiles
@@ -66,17 +66,24 @@ def tasks_of(config: DictConfig) -> list[str]:
     return [f"{size}_{start}" for start, size in itertools.product(starts, config.sizes)]
 
 
-def run(task: str, method: str, seeds: Sequence[int], config: DictConfig, out: Path) -> Path:
-    """Train the seeds in one process, or resume them; return the folder of the run."""
+def job_of(
+    task: str, method: str, seeds: Sequence[int], config: DictConfig
+) -> tuple[Path, list[str]]:
+    """Return the folder of a job, and the overrides of its recipe."""
     size, start = task.split("_", 1)
     recall, *overrides = method.split("+")
     name = f"{task}_{method}_{seeds[0]}-{seeds[-1]}"
-    run_dir = out / re.sub(r"[^\w.\-+]+", "-", name)  # Hydra splits at =
-    words = [
+    run_dir = Path(config.out) / re.sub(r"[^\w.\-+]+", "-", name)  # Hydra splits at =
+    return run_dir, [
         f"recall={recall}", f"env.size={size}", f"env.start={start}",
         f"seeds=[{','.join(map(str, seeds))}]", f"collector.total_frames={config.frames}",
         *overrides, f"eval.stop_at_target={config.stop_at_target}",
     ]  # fmt: skip
+
+
+def run(task: str, method: str, seeds: Sequence[int], config: DictConfig) -> Path:
+    """Train the seeds in one process, or resume them; return the folder of the run."""
+    run_dir, words = job_of(task, method, seeds, config)
     if config.sweeps and (found := find_swept(config.sweeps, "a2c", words)) is not None:
         return found
     if config.collect or (run_dir / "summary.json").exists():
@@ -113,7 +120,11 @@ def experiment(
     out.mkdir(parents=True, exist_ok=True)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = list(itertools.product(tasks_of(config), methods(config)))
-    calls = [partial(run, task, method, seeds, config, out) for task, method in wanted]
+    if not config.collect:
+        for task, method in wanted:
+            run_dir, words = job_of(task, method, seeds, config)
+            check_settings(run_dir, "a2c", words)
+    calls = [partial(run, task, method, seeds, config) for task, method in wanted]
     folders = dict(zip(wanted, run_all(config, calls), strict=True))
     results = {k: read(path) for k, path in folders.items() if (path / "summary.json").exists()}
     if len(results) < len(folders) and not config.collect:

@@ -111,9 +111,13 @@ def read(path: Path, frames: int) -> Curve:
 
 
 def shared(seeds: dict[int, Curve]) -> dict[int, Curve]:
-    """Keep the evaluations that every seed has reached, so that unfinished runs compare."""
-    length = min(len(frames) for frames, _ in seeds.values())
-    return {seed: (rows[0][:length], rows[1][:length]) for seed, rows in seeds.items()}
+    """Keep the evaluations that all seeds have in common, so that unfinished runs compare."""
+    common = set.intersection(*(set(frames) for frames, _ in seeds.values()))
+    told = {
+        seed: [(n, value) for n, value in zip(*rows, strict=True) if n in common]
+        for seed, rows in seeds.items()
+    }
+    return {seed: ([n for n, _ in rows], [x for _, x in rows]) for seed, rows in told.items()}
 
 
 def draw(recipe: str, curves: Curves) -> Figure:

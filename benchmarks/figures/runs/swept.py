@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -9,12 +10,14 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
+from yaml import YAMLError
 
 from torchrl_recall.results.folders import find_folders
 from torchrl_recall.trainers import schema
 from torchrl_recall.trainers.runs import process
-from torchrl_recall.trainers.runs.resumption import finished, flat
+from torchrl_recall.trainers.runs.resumption import LEAVES_THE_SAME, finished, flat
 
 __all__ = ["check_settings", "find_swept"]
 
@@ -25,6 +28,7 @@ RECIPES: dict[str, tuple[str, type[BaseModel]]] = {
     "ppo": ("on_policy", schema.PPORecallConfig),
     "a2c": ("four_rooms", schema.A2CRecallConfig),
     "goal_gan": ("goal_gan", schema.GoalGANRecallConfig),
+    "offline": ("offline", schema.OfflineRecallConfig),
 }
 
 
@@ -33,7 +37,7 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
 
     Args:
         sweeps: folders of runs.
-        recipe: ``sac``, ``trpo``, ``ppo``, ``a2c`` or ``goal_gan``.
+        recipe: ``sac``, ``trpo``, ``ppo``, ``a2c``, ``goal_gan`` or ``offline``.
         words: overrides of its configuration, without ``run_dir``.
 
     Returns:
@@ -54,31 +58,40 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
 
 
 def check_settings(run_dir: Path, recipe: str, words: Sequence[str]) -> None:
-    """Refuse a finished run of other settings.
+    """Refuse the run of a folder if its settings are others, or if it was prolonged.
 
     Args:
-        run_dir: folder of the run.
+        run_dir: folder of the run, which may be unfinished or not be there.
         recipe: see :func:`find_swept`.
         words: see :func:`find_swept`.
 
     Raises:
         SystemExit: a setting that changes the rows differs.
     """
-    if not (run_dir / "summary.json").exists():
+    if not (run_dir / "config.yaml").exists():
         return
-    config = _composed(recipe, words)
-    asked, saved = _telling(config), _telling(_load(run_dir))
-    different = sorted(key for key in asked | saved if asked.get(key) != saved.get(key))
+    cure = (
+        "Take another out=, remove the folder, or make the figure of what is there with "
+        "collect=true."
+    )
     try:
-        told = ", ".join(f"{key}={saved.get(key)}" for key in different)
-        finished(config, run_dir)
-    except schema.ConfigError as error:
-        told = told or str(error)
-    if told:
-        sys.exit(
-            f"{run_dir} holds a finished run of other settings: {told}. Take another out=, remove "
-            "the folder, or make the figure of what is there with collect=true."
-        )
+        saved = flat(_load(run_dir))
+        summary = run_dir / "summary.json"
+        spans = _total_frames(json.loads(summary.read_text())) if summary.exists() else []
+    except (OSError, ValueError, AssertionError, OmegaConfBaseException, YAMLError) as error:
+        sys.exit(f"{run_dir} is damaged ({str(error).splitlines()[0]}). {cure}")
+    asked = flat(_composed(recipe, words))
+    unsaid = ("device", "compile") if asked.get("compile") is None else ("device",)
+    differ = [
+        f"{key}={saved.get(key)}, not {asked.get(key)}"
+        for key in sorted({*asked, *saved})
+        if asked.get(key) != saved.get(key)
+        and (key == "collector.total_frames" or not key.startswith((*LEAVES_THE_SAME, *unsaid)))
+    ]
+    if len(spans) > 1:
+        differ.append(f"it was prolonged, {' and '.join(map(str, spans))} steps")
+    if differ:
+        sys.exit(f"{run_dir} holds a run of other settings: {'; '.join(differ)}. {cure}")
 
 
 def _composed(recipe: str, words: Sequence[str]) -> dict:
@@ -101,7 +114,12 @@ def _is_straight(summary: dict) -> bool:
     A prolonged run annealed over another span before, which its configuration does not show.
     """
     is_ours = summary.get("versions", process.versions()) == process.versions()
-    return is_ours and len(summary.get("total_frames", [0])) == 1
+    return is_ours and len(_total_frames(summary)) == 1
+
+
+def _total_frames(summary: dict) -> list[int]:
+    """Return the targets of a run, one for each time that it was prolonged."""
+    return summary.get("total_frames", [0])
 
 
 @cache

@@ -49,6 +49,15 @@ def test_a_resumed_run_drops_later_rows_and_goes_on_with_its_time(tmp_path):
     assert [row["eval_return"] for row in read(tmp_path)] == ["1.0", "2.0", "9.0"]
 
 
+def test_an_evaluation_that_was_made_up_for_twice_has_one_row(tmp_path):
+    log = RunLog(tmp_path, 300, backend="none")
+    for value, frames in enumerate((100, 200, 200)):
+        log.write(frames, {"eval_return": value})
+    assert [(row["frames"], row["eval_return"]) for row in read(tmp_path)] == [
+        ("100", "0"), ("200", "2")
+    ]  # fmt: skip
+
+
 def test_the_end_leaves_a_summary_a_table_and_a_picture(tmp_path, capsys):
     log = RunLog(tmp_path, 200, backend="none")
     log.write(1_000, {"eval_return": 1.25})

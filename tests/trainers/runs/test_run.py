@@ -22,6 +22,7 @@ from recipe_fixtures import (
 )
 
 from torchrl_recall.recipes import a2c_recall, sac_recall
+from torchrl_recall.trained.load import load_run
 from torchrl_recall.trainers.runs import process
 from torchrl_recall.trainers.runs.run import Run
 from torchrl_recall.trainers.schema import ConfigError
@@ -260,6 +261,29 @@ def test_an_evaluation_that_a_signal_cut_short_is_made_up_for(tmp_path, monkeypa
     assert (run.status, run.frames) == (143, 70)
     assert train(tmp_path / "run", [*words, "resume=auto"]) == 0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_an_evaluation_that_was_made_up_for_at_the_end_is_saved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = tiny("none", collector__total_frames=80, eval__interval=40)
+    config = configure([*words, f"run_dir='{tmp_path / 'run'}'"])
+    with process_state_kept(), Run(config) as run:
+        parts = run.resume(sac_recall.build(config, run.device))
+        policy = parts.evaluation.policy
+
+        def stop(observation):
+            if run.frames == 80:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return policy(observation)
+
+        parts.evaluation.policy = stop
+        for data in run.frames_from(parts.collector):
+            run.metrics |= sac_recall.learn(parts, data, config, run.frames)
+    assert (run.status, run.frames) == (143, 80)
+    assert train(tmp_path / "run", [*words, "resume=auto"]) == 0
+    assert load_run(tmp_path / "run", restore=("evaluation",)).parts.evaluation.frames == [40, 80]
+    assert train(tmp_path / "run", [*words, "collector.total_frames=120", "resume=auto"]) == 0
+    assert [row["frames"] for row in metrics(tmp_path / "run")] == ["40", "80", "120"]
 
 
 # The process

@@ -92,13 +92,14 @@ class RunLog:
         self._bar.update(num_frames)
 
     def write(self, frames: int, metrics: dict[str, float]) -> None:
-        """Add a row and show it.
+        """Add a row and show it; an earlier row of as many frames is replaced.
 
         Args:
             frames: number of frames so far.
             metrics: values of the row by name.
         """
         row = {"frames": frames, "wall_seconds": round(self.wall_seconds, 2), **metrics}
+        self.rows = [other for other in self.rows if int(other["frames"]) != frames]
         self.rows.append({key: str(value) for key, value in row.items()})
         if not self.run_dir.exists():
             warnings.warn(

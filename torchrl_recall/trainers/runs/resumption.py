@@ -16,10 +16,13 @@ from yaml import YAMLError
 from torchrl_recall.trainers.runs import job
 from torchrl_recall.trainers.schema import ConfigError
 
-__all__ = ["MAY_CHANGE", "check_config", "command", "finished", "flat", "may_change"]
+__all__ = [
+    "LEAVES_THE_SAME", "MAY_CHANGE", "check_config", "command", "finished", "flat", "may_change",
+]  # fmt: skip
 
-# Keys that may differ when a run is resumed. None of them influenced the weights so far. Annealing
-# follows total_frames by default, so a prolonged run anneals over the longer span.
+# Keys that may differ when a run is resumed. Annealing, and DQN's exploration, follow total_frames
+# by default, so a prolonged run anneals over the longer span. None of the others influenced the
+# weights so far.
 MAY_CHANGE = (
     "resume",
     "run_dir",
@@ -34,6 +37,8 @@ MAY_CHANGE = (
 )
 
 
+# Those of them that do not make another run from its start.
+LEAVES_THE_SAME = tuple(key for key in MAY_CHANGE if key not in ("recall.anneal_frames", "eval"))
 # Those of them whose change continues a run that has ended.
 _ENDS_OTHERWISE = ("recall.anneal_frames", "eval.target_return", "eval.target", "eval.patience")
 _FIXED = ("eval.num_goals",)  # evaluations before and after would be of other goals

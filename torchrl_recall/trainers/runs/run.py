@@ -188,13 +188,14 @@ class Run:
         self._finish()
 
     def _make_up_for_evaluation(self) -> None:
-        """Evaluate at once if a signal cut the last evaluation short."""
+        """Evaluate at once if a signal cut the last evaluation short, and save that."""
         evaluated = self.parts.evaluation.frames
         last = evaluated[-1] if evaluated else 0
         if last < self.frames:
             self._previous_frames, previous = last, self._previous_frames
             if self._due(self.config.eval.interval):
                 self._evaluate()
+                self.save()
             self._previous_frames = previous
 
     @property

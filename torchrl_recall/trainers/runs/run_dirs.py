@@ -14,18 +14,13 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_recall.trainers.runs import job
-from torchrl_recall.trainers.runs.resumption import MAY_CHANGE
+from torchrl_recall.trainers.runs.resumption import LEAVES_THE_SAME
 from torchrl_recall.trainers.schema.group import ConfigError
 
 __all__ = ["named", "names_a_folder", "parse", "run_dir_of", "settle", "unnamed_settings"]
 
 # Keys that a resumed run may change, without those that make a different run from its start.
-_UNNAMED = (
-    *(key for key in MAY_CHANGE if key not in ("recall.anneal_frames", "eval")),
-    "eval.interval",
-    "eval.num_episodes",
-    "eval.max_steps",
-)
+_UNNAMED = (*LEAVES_THE_SAME, "eval.interval", "eval.num_episodes", "eval.max_steps")
 _MOST = 100  # largest number of characters of settings in a folder's name; a hash replaces the rest
 
 
