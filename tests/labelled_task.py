@@ -11,7 +11,8 @@ LENGTHS = (3, 5, 4, 7)  # of episodes, in turn; an environment begins in this li
 class Labelled(gymnasium.Env):
     """A walk through labels: (environment, episode, step), which actions do not change.
 
-    The environment's number is drawn from its first seed. A reward is 1 + the episode's number.
+    The environment's number is drawn from its first seed. A reward is 1 + the episode's number. The
+    observation is one array, which every step and reset writes into.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -19,6 +20,7 @@ class Labelled(gymnasium.Env):
 
     def __init__(self) -> None:
         self.number, self.episode, self.steps = 0, -1, 0
+        self.labels = np.zeros(3, np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -34,7 +36,8 @@ class Labelled(gymnasium.Env):
         return self._observe(), 1.0 + self.episode, ended and not truncated, truncated, {}
 
     def _observe(self):
-        return np.array([self.number, self.episode, self.steps], np.float32)
+        self.labels[:] = self.number, self.episode, self.steps
+        return self.labels
 
 
 class Switched(Labelled):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import deque
 from pathlib import Path
@@ -188,3 +189,43 @@ def test_numbers_that_no_checkpoint_holds_are_named():
     env = Single(hopper(), long=np.zeros(2, np.longdouble))
     (lost,) = load_python_state(Single(hopper()), python_state(env))
     assert "numbers of float128" in lost
+
+
+def test_containers_keep_their_kind():
+    """What is empty in a fresh task does not tell of which kind its items are."""
+    visited = [(1, 2), (3, 4)]
+    recent = deque([1, 2], maxlen=2)
+    env, other = Single(hopper(), visited=visited, recent=recent), Single(hopper(), visited=[])
+    assert load_python_state(other, python_state(env)) == []
+    assert other.numbers["visited"] == visited
+    assert other.numbers["recent"] == recent
+    assert other.numbers["recent"].maxlen == 2
+
+
+@pytest.mark.parametrize("shared", [np.zeros(2), [0.0, 0.0], {0: 0.0}, deque([0.0])])
+def test_what_has_two_names_keeps_both(shared, tmp_path):
+    env, other = (Single(hopper(), state=s, parts=[s]) for s in (shared, copy.deepcopy(shared)))
+    checkpoints.save(tmp_path, 1, {"task": python_state(env)}, keep=1)
+    assert load_python_state(other, checkpoints.load_latest(tmp_path)[1]["task"]) == []
+    other.numbers["state"][0] = 1.0
+    assert other.numbers["parts"][0][0] == 1.0
+    assert other.numbers["parts"][0] is other.numbers["state"]
+
+
+def test_a_second_name_of_what_is_lost_is_lost_too():
+    generator = np.random.default_rng(0)
+    env, other = Single(hopper()), Single(hopper())
+    env.first = env.second = {"generator": generator}
+    other.first = other.second = None
+    first, second = load_python_state(other, python_state(env))
+    assert first.startswith("Single.first (a generator that is made after")
+    assert second == "Single.second (another name of what could not be restored)"
+
+
+def test_what_holds_itself_is_named():
+    env = Single(hopper())
+    env.loop = []
+    env.loop.append(env.loop)
+    assert load_python_state(Single(hopper()), python_state(env)) == [
+        "Single.loop (list, nested too deep)"
+    ]

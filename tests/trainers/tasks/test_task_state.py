@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.mujoco.inverted_double_pendulum_v5 import InvertedDoublePendulumEnv
 from gymnasium.spaces import Box
 from recipe_fixtures import short
 from tensordict import TensorDict
@@ -105,6 +106,25 @@ def test_derived_arrays_are_needed(name):
     env = fresh_env(name)
     load_env_state_dict(env, state | {"derived": {}})
     assert not same(roll(env, actions), expected)
+
+
+class Tip(InvertedDoublePendulumEnv):
+    """Rewards where the tip was before the step, which MuJoCo's integration state lacks."""
+
+    def step(self, action):
+        before = float(self.data.site_xpos[0, 0])
+        observation, _, *rest = super().step(action)
+        return observation, before, *rest
+
+
+def test_any_array_of_the_simulation_is_restored():
+    gymnasium.register("RecipeTip-v0", entry_point=Tip, max_episode_steps=1000)
+    state, actions, expected = saved_in_mid_run("RecipeTip-v0")
+    env = fresh_env("RecipeTip-v0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_env_state_dict(env, state) is True
+    assert same(roll(env, actions), expected)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete, flatten, flatten_space
+from gymnasium.wrappers import TransformObservation
 
 from torchrl_recall.trainers.entry_points import load_function
 from torchrl_recall.trainers.schema.parts import ConfigError
@@ -78,12 +79,20 @@ def make_task(
         check_observation_space(f"{name}{f'[{part!r}]' if part else ''}", entry)
     check = check_continuous if actions == "continuous" else check_discrete
     check(name, task.action_space)
-    is_gymnasiums_own = type(task.unwrapped).__module__.startswith("gymnasium.envs")
+    is_gymnasiums_own = _is_gymnasiums_own(task)
     numbers = True if is_gymnasiums_own else returns_numbers(name, make, keys)
     is_vector = isinstance(space, Box) and len(space.shape) == 1
-    if numbers and is_vector and space.dtype in (np.float32, np.float64):
-        return task
-    return _AsVector(task, keys)
+    if not (numbers and is_vector and space.dtype in (np.float32, np.float64)):
+        return _AsVector(task, keys)
+    # A task that returns its own array would change observations that are not read yet.
+    return task if is_gymnasiums_own else TransformObservation(task, np.array, space)
+
+
+def _is_gymnasiums_own(task: gymnasium.Env) -> bool:
+    """Return whether a task and all of its wrappers are Gymnasium's."""
+    while isinstance(task, gymnasium.Wrapper) and type(task).__module__.startswith("gymnasium."):
+        task = task.env
+    return type(task).__module__.startswith("gymnasium.envs.")
 
 
 def longest_episode(task: gymnasium.Env) -> int | None:

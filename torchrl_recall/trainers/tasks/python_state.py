@@ -28,6 +28,7 @@ _NOT_STATE = (
     types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type,
     partial, logging.Logger,
 )  # fmt: skip
+_Known = dict[int, tuple[int, Any]]  # number and value of what can be changed in place, by id
 _PLAIN = (type(None), bool, int, float, str)
 _DEPTH = 8
 _OWN = "get_state()"  # key of a layer's own state, instead of its attributes
@@ -42,7 +43,7 @@ def python_state(env: gymnasium.Env) -> dict:
 
     If a layer has ``get_state()`` and ``set_state(state)``, these are used. Of other layers,
     numbers, text, arrays, tensors, generators, containers and objects of these are saved. An object
-    is saved if its attributes are its whole state, as for pickle.
+    is saved if its attributes are its whole state, as for pickle. What has two names keeps both.
 
     Args:
         env: the task with its wrappers.
@@ -52,6 +53,7 @@ def python_state(env: gymnasium.Env) -> dict:
     """
     layers: list[dict] = []
     unsaved: list[str] = []
+    known: _Known = {}
     for layer in _layers(env):
         name = type(layer).__name__
         asked = _has_protocol(layer)
@@ -60,8 +62,10 @@ def python_state(env: gymnasium.Env) -> dict:
         for key, value in values.items():
             if key == "env" or (key == "data" and isinstance(value, mujoco.MjData)):
                 continue  # the next layer, and what MuJoCo itself saves
+            found = dict(known)
             try:
-                saved[key] = _pack(value, _DEPTH)
+                saved[key] = _pack(value, _DEPTH, found)
+                known = found
             except _CannotBeSavedError as error:
                 unsaved.append(f"{name}.{key} ({error})")
         layers.append({"attributes": saved})
@@ -79,13 +83,14 @@ def load_python_state(env: gymnasium.Env, state: dict) -> list[str]:
         Names of attributes that could not be saved or restored.
     """
     lost = list(state["unsaved"])
+    known: dict[int, Any] = {}
     for layer, saved in zip(_layers(env), state["layers"], strict=True):
         for key, item in saved["attributes"].items():
             try:
                 if key == _OWN:
-                    layer.set_state(_unpack(item, None))  # type: ignore[attr-defined]
+                    layer.set_state(_unpack(item, None, known))  # type: ignore[attr-defined]
                 else:
-                    setattr(layer, key, _unpack(item, getattr(layer, key, None)))
+                    setattr(layer, key, _unpack(item, getattr(layer, key, None), known))
             except _CannotBeSavedError as error:
                 lost.append(f"{type(layer).__name__}.{key} ({error})")
     return lost
@@ -102,8 +107,11 @@ def _has_protocol(layer: gymnasium.Env) -> bool:
     return all(callable(getattr(type(layer), name, None)) for name in ("get_state", "set_state"))
 
 
-def _pack(value: Any, depth: int) -> Any:
-    """Convert a value to plain containers that name its type."""
+def _pack(value: Any, depth: int, known: _Known) -> dict:
+    """Convert a value to plain containers that name its type.
+
+    What can be changed in place also gets a number, by which later names of it refer to it.
+    """
     if isinstance(value, np.number | np.bool_):  # of float32, later steps round as before
         return {"scalar": np.asarray(_supported(value))[()]}
     if isinstance(value, _PLAIN):
@@ -112,20 +120,33 @@ def _pack(value: Any, depth: int) -> Any:
         return {"present": None}
     if not depth:
         raise _CannotBeSavedError(f"{type(value).__name__}, nested too deep")
+    if isinstance(value, Enum):
+        return {"enum": [type(value).__qualname__, value.name]}
+    if type(value) is tuple:
+        return {"tuple": [_pack(item, depth - 1, known) for item in value]}
+    if id(value) in known:
+        return {"same": known[id(value)][0]}
+    packed = _pack_mutable(value, depth, known)
+    number = len(known)
+    known[id(value)] = number, value  # a reference: another object must not get its id
+    return packed | {"number": number}
+
+
+def _pack_mutable(value: Any, depth: int, known: _Known) -> dict:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return {"array": _supported(value).copy()}
     if isinstance(value, torch.Tensor):
         return {"tensor": value.detach().clone()}
-    if isinstance(value, Enum):
-        return {"enum": [type(value).__qualname__, value.name]}
     if isinstance(value, np.random.Generator):
         return {"generator": value.bit_generator.state}
-    if type(value) in (list, tuple, deque):
-        return {"sequence": [_pack(item, depth - 1) for item in value]}
+    if type(value) is list:
+        return {"list": [_pack(item, depth - 1, known) for item in value]}
+    if type(value) is deque:
+        return {"deque": [value.maxlen, [_pack(item, depth - 1, known) for item in value]]}
     if type(value) is dict and all(isinstance(key, str | int | float) for key in value):
-        return {"dict": {key: _pack(item, depth - 1) for key, item in value.items()}}
+        return {"dict": {key: _pack(item, depth - 1, known) for key, item in value.items()}}
     if _is_its_attributes(value):
-        attributes = {key: _pack(item, depth - 1) for key, item in vars(value).items()}
+        attributes = {key: _pack(item, depth - 1, known) for key, item in vars(value).items()}
         return {"object": {"class": type(value).__qualname__, "attributes": attributes}}
     raise _CannotBeSavedError(type(value).__name__)
 
@@ -150,25 +171,40 @@ def _is_its_attributes(value: Any) -> bool:
     )
 
 
-def _unpack(packed: dict, present: Any) -> Any:
+def _unpack(packed: dict, present: Any, known: dict[int, Any]) -> Any:
     """Restore a value; objects and generators are changed in place."""
+    packed = dict(packed)
+    number = packed.pop("number", None)
     ((kind, value),) = packed.items()
+    if kind == "same":
+        if value not in known:
+            raise _CannotBeSavedError("another name of what could not be restored")
+        return known[value]
+    restored = _restored(kind, value, present, known)
+    if number is not None:
+        known[number] = restored
+    return restored
+
+
+def _restored(kind: str, value: Any, present: Any, known: dict[int, Any]) -> Any:
     if kind == "present":
         return present
-    if kind == "sequence":
-        old = list(present) if isinstance(present, list | tuple | deque) else []
-        items = [_unpack(item, old[i] if i < len(old) else None) for i, item in enumerate(value)]
-        if isinstance(present, deque):
-            return deque(items, present.maxlen)
-        return tuple(items) if isinstance(present, tuple) else items
+    if kind in ("list", "tuple", "deque"):
+        longest, items = value if kind == "deque" else (None, value)
+        before = list(present) if isinstance(present, list | tuple | deque) else []
+        before += [None] * (len(items) - len(before))
+        items = [_unpack(item, was, known) for item, was in zip(items, before, strict=False)]
+        if kind == "deque":
+            return deque(items, longest)
+        return items if kind == "list" else tuple(items)
     if kind == "dict":
-        known = present if isinstance(present, dict) else {}
-        return {key: _unpack(item, known.get(key)) for key, item in value.items()}
+        old = present if isinstance(present, dict) else {}
+        return {key: _unpack(item, old.get(key), known) for key, item in value.items()}
     if kind == "object":
         if type(present).__qualname__ != value["class"]:
             raise _CannotBeSavedError("an object that is made after the first reset")
         for key, item in value["attributes"].items():
-            setattr(present, key, _unpack(item, getattr(present, key, None)))
+            setattr(present, key, _unpack(item, getattr(present, key, None), known))
         return present
     if kind == "enum":
         if type(present).__qualname__ != value[0]:

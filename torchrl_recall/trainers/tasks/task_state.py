@@ -15,13 +15,6 @@ from torchrl_recall.trainers.tasks.python_state import load_python_state, python
 __all__ = ["env_state_dict", "load_env_state_dict"]
 
 
-# Not part of MuJoCo's integration state, but read by observations and rewards before the next
-# step recomputes them.
-_DERIVED = (
-    "xpos", "xipos", "xquat", "cfrc_ext", "cinert", "cvel", "qfrc_actuator", "subtree_com",
-)  # fmt: skip
-
-
 def env_state_dict(env: TransformedEnv) -> dict:
     """Return the state from which a task continues, and the names of what cannot be saved.
 
@@ -42,7 +35,7 @@ def env_state_dict(env: TransformedEnv) -> dict:
     mujoco.mj_getState(task.model, task.data, state, kind)
     return {
         "integration": state,
-        "derived": {name: np.array(getattr(task.data, name)) for name in _DERIVED},
+        "derived": {name: array.copy() for name, array in _arrays(task.data).items()},
         "model_sha256": _model_sha256(task.model),
         "python": python_state(wrapped),
     }
@@ -68,8 +61,10 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
     mujoco.mj_setState(
         task.model, task.data, state["integration"], mujoco.mjtState.mjSTATE_INTEGRATION
     )
+    arrays = _arrays(task.data)
     for name, value in state["derived"].items():
-        getattr(task.data, name)[:] = value
+        if name in arrays and arrays[name].shape == value.shape:
+            arrays[name][...] = value
     if lost := load_python_state(wrapped, state["python"]):
         warnings.warn(
             f"{', '.join(lost)} could not be saved, so the resumed run is not bitwise the "
@@ -85,6 +80,21 @@ def load_env_state_dict(env: TransformedEnv, state: dict | None) -> bool:
             stacklevel=2,
         )
     return True
+
+
+def _arrays(data: mujoco.MjData) -> dict[str, np.ndarray]:
+    """Return all arrays of a simulation.
+
+    Most are no part of its integration state, but observations and rewards may read any of them
+    before the next step computes them again. Those of constraints have as many rows as there are
+    contacts.
+    """
+    named = {name: getattr(data, name) for name in dir(data) if not name.startswith("_")}
+    return {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    }
 
 
 def _is_mujoco(task: gymnasium.Env) -> bool:
