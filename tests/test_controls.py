@@ -15,6 +15,7 @@ from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
 from torchrl.modules import ValueOperator
 
 from torchrl_recall import (
+    Agreement,
     BacktrackingModel,
     ForwardDyna,
     ForwardModelImitation,
@@ -324,6 +325,12 @@ def test_bad_arguments_are_named(kind, name, value, make):
 
 
 # Nothing
+
+
+@KINDS
+def test_filters_that_nobody_would_train_are_refused(kind, make):
+    with pytest.raises(ValueError, match=f"{kind.__name__} neither trains the model of Agreement"):
+        make(kind, filters=[Agreement(new_model())])
 
 
 def test_no_recall_does_nothing_and_draws_nothing():

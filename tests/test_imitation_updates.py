@@ -68,9 +68,11 @@ def test_a_round_does_not_keep_the_length_of_the_one_before():
 
 def test_an_optimizer_can_be_given():
     loss = bandit()
-    optimizer = torch.optim.SGD(loss.parameters(), lr=0.0)
-    take = AdamSteps(loss, lr=0.1, optimizer=optimizer)
-    take.begin(1.0, num_updates=1)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.2)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4})
+    take = AdamSteps(loss, optimizer=optimizer)
+    take.begin(0.5, num_updates=1)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.2])
     take(pairs(0.5).reshape(-1))
     # d/dμ of -log N(0.5; μ, 0.5²) at zero is -0.5 / 0.25 = -2, and the step is 0.1 of it
     assert mean_of(loss).tolist() == pytest.approx([0.2, 0.2], rel=1e-5)
@@ -191,7 +193,7 @@ def test_a_state_is_a_copy():
 def test_the_radius_decides_the_kind():
     assert type(make_steps(bandit(), lr=0.1)) is AdamSteps
     assert type(make_steps(bandit(), max_kl=0.02)) is TrustRegionSteps
-    assert make_steps(bandit(), lr=0.1).lr == 0.1
+    assert make_steps(bandit(), lr=0.1).optimizer.param_groups[0]["lr"] == 0.1
     assert make_steps(bandit(), max_kl=0.02).max_kl == 0.02
 
 

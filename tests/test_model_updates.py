@@ -8,13 +8,19 @@ import math
 import pytest
 import torch
 from experience import episodes, make_replay_buffer, new_model, same, steps, weights
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+)
 from torch import nn
-from torchrl.modules import ValueOperator
+from torchrl.data import Bounded, Unbounded
+from torchrl.modules import IndependentNormal, ValueOperator
 
-from torchrl_recall import BacktrackingLoss
+from torchrl_recall import BacktrackingLoss, BacktrackingModel, JointModel
 from torchrl_recall.data.top_trajectories import TopTrajectories
 from torchrl_recall.envs import FourRoomsLayout, four_rooms_model
-from torchrl_recall.model_updates import ModelUpdates
+from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 
 
 class First(nn.Module):
@@ -123,6 +129,32 @@ def test_known_dynamics_are_not_trained():
     assert list(train_model(trajectories, replay_buffer=None)) == [
         "backtracking/loss_backward_policy"
     ]
+
+
+class Stays(nn.Module):
+    """Predecessors that are known: the state itself, nearly."""
+
+    def forward(self, action, following):
+        return torch.zeros_like(following), torch.full_like(following, 1e-3)
+
+
+def test_known_continuous_dynamics_are_not_trained():
+    predictor = ProbabilisticTensorDictSequential(
+        TensorDictModule(Stays(), ["action", ("next", "observation")], ["loc", "scale"]),
+        ProbabilisticTensorDictModule(
+            ["loc", "scale"], ["observation_delta"], distribution_class=IndependentNormal
+        ),
+    )
+    specs = Unbounded((3,)), Bounded(-1, 1, (2,))
+    policy = BacktrackingModel.from_specs(*specs).backward_policy
+    model = BacktrackingModel(policy, predictor, observation_spec=specs[0], action_spec=specs[1])
+    assert not ModelUpdates(BacktrackingLoss(model), num_updates=1).learns_dynamics
+
+
+def test_members_of_a_joint_model_are_refused():
+    model = JointModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+    with pytest.raises(ValueError, match="member of an ensemble"):
+        make_model_loss(model, bootstrap=True)
 
 
 def test_state_fraction_takes_the_most_valuable():

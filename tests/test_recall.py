@@ -22,7 +22,14 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.collectors import Collector
-from torchrl.data import LazyTensorStorage, ReplayBuffer, TensorDictReplayBuffer
+from torchrl.data import (
+    Bounded,
+    LazyTensorStorage,
+    ListStorage,
+    ReplayBuffer,
+    TensorDictReplayBuffer,
+    Unbounded,
+)
 from torchrl.envs import Compose, DoubleToFloat, GymEnv, StepCounter, TransformedEnv
 from torchrl.modules import MLP, ProbabilisticActor, ValueOperator
 from torchrl.objectives import SACLoss
@@ -411,6 +418,54 @@ def test_a_policy_is_no_loss_and_a_number_chooses_no_states(make_actor):
         Recall(model, actor, RewardStates(4))
     with pytest.raises(TypeError, match=r"got 4; give RewardStates\(num_states\)"):
         Recall(model, ImitationLoss(actor), 4)
+
+
+def test_a_mask_that_nothing_reads_is_refused(make):
+    far = WithinSupport(lambda states: states, 0.5, mask_key="keep")
+    with pytest.raises(ValueError, match="WithinSupport writes the mask 'keep'"):
+        make(filters=[far])
+    with pytest.raises(ValueError, match="WithinSupport writes the mask 'keep'"):
+        Recall(new_model(), None, RewardStates(4), use="critic", transition_filters=[far])
+
+
+def test_padding_in_the_replay_buffer_is_refused(make):
+    data = padded(episode(2.0, length=3), episode(1.0, length=5))
+    recall, _ = make(interval=8, high_value_states=UniformStates(4))
+    recall.extend(data)
+    with pytest.raises(ValueError, match=r"padding .*Extend it with data\[data\['collector'"):
+        recall.step(make_replay_buffer(data.reshape(-1)))
+    recall.extend(data)
+    assert recall.step(make_replay_buffer(data[data["collector", "mask"]]))
+
+
+def test_a_reward_of_another_name_is_refused_where_one_is_learned():
+    specs = Unbounded((3,)), Bounded(-1, 1, (2,))
+    with pytest.raises(ValueError, match=r"RewardModel learns .*reward_key='score'"):
+        Recall(
+            new_model(), None, RewardStates(4), use="critic", reward=RewardModel(*specs),
+            reward_key="score",
+        )  # fmt: skip
+
+
+def test_refused_data_leave_all_statistics_as_they_were():
+    reward = RewardModel(Unbounded((3,)), Bounded(-1, 1, (2,)))
+    recall = Recall(new_model(), None, RewardStates(4), use="critic", reward=reward, interval=10)
+    bad = episodes(1.0, 2.0)
+    bad["next", "reward"][3] = torch.nan
+    with pytest.raises(ValueError, match="statistics were left as they were"):
+        recall.extend(bad)
+    assert recall.model.observations.count == reward.observations.count == 0
+
+
+def test_rows_of_a_list_are_read_too():
+    specs = Unbounded((3,)), Bounded(-1, 1, (2,))
+    settings = {"use": "critic", "interval": 10, "num_model_updates": 2, "trace_length": 4}
+    recall = Recall(new_model(), None, RewardStates(4), reward=RewardModel(*specs), **settings)
+    data = episodes(0.0, 1.0, 2.0)
+    buffer = ReplayBuffer(storage=ListStorage(100), collate_fn=torch.stack, batch_size=4)
+    buffer.extend(data)
+    recall.extend(data)
+    assert "reward_model/loss_reward" in recall.step(buffer)
 
 
 # beside a real host

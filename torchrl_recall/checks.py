@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-__all__ = ["all_finite", "at_least", "next_key", "positive", "require", "unraveled"]
+__all__ = [
+    "all_finite",
+    "at_least",
+    "check_masks",
+    "next_key",
+    "positive",
+    "require",
+    "unraveled",
+]
 
 
 def all_finite(entries: Mapping[NestedKey, Tensor]) -> None:
@@ -63,6 +72,36 @@ def at_least(least: int, **named: object) -> None:
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
+def check_masks(filters: Sequence[TensorDictModuleBase]) -> list[TensorDictModuleBase]:
+    """Refuse filters whose mask nothing reads.
+
+    Args:
+        filters: modules that narrow the mask of traces.
+
+    Returns:
+        The filters.
+
+    Raises:
+        ValueError: the mask of a filter has another key than ``"mask"``.
+
+    Examples:
+        >>> from torchrl_recall import LoopErasure
+        >>> from torchrl_recall.checks import check_masks
+        >>> check_masks([LoopErasure(0.5, mask_key="keep")])
+        Traceback (most recent call last):
+            ...
+        ValueError: LoopErasure writes the mask 'keep', but 'mask' is read; leave mask_key= out.
+    """
+    for each in filters:
+        key = unraveled(getattr(each, "mask_key", "mask"))
+        if key != "mask":
+            raise ValueError(
+                f"{type(each).__name__} writes the mask {key!r}, but 'mask' is read; leave "
+                "mask_key= out."
+            )
+    return list(filters)
+
+
 def positive(**named: float) -> None:
     """Refuse arguments that are zero, negative or NaN.
 
@@ -85,7 +124,14 @@ def positive(**named: float) -> None:
             raise ValueError(f"{name} must be positive, got {value}.")
 
 
-def require(tensordict: TensorDictBase, key: NestedKey, reader: str, cure: str) -> Tensor:
+def require(
+    tensordict: TensorDictBase,
+    key: NestedKey,
+    reader: str,
+    cure: str,
+    *,
+    shape: Sequence[int] = (),
+) -> Tensor:
     """Return an entry, or raise an error that says who needs it and how to provide it.
 
     Args:
@@ -94,11 +140,15 @@ def require(tensordict: TensorDictBase, key: NestedKey, reader: str, cure: str) 
         reader: name of the class or function that needs the entry, for the error.
         cure: advice about a missing entry, as a sentence.
 
+    Keyword Args:
+        shape: shape of its spec, the last dimensions.
+
     Returns:
         The entry.
 
     Raises:
         KeyError: there is no such entry.
+        ValueError: it has another shape.
 
     Examples:
         >>> import torch
@@ -117,6 +167,11 @@ def require(tensordict: TensorDictBase, key: NestedKey, reader: str, cure: str) 
         raise KeyError(
             f"{reader} reads {key!r}, which is not among "
             f"{sorted(map(str, tensordict.keys(True, True)))}. {cure}"
+        )
+    if tuple(value.shape[value.ndim - len(shape) :]) != tuple(shape):
+        raise ValueError(
+            f"{key!r} has shape {tuple(value.shape)}; expected the batch's shape followed by "
+            f"{tuple(shape)}, the shape of its spec."
         )
     return value
 

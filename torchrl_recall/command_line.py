@@ -73,7 +73,7 @@ def run_command(
         return 2
     try:
         body(plain, chosen)
-    except (ConfigError, CheckpointError, OSError) as error:
+    except (ConfigError, CheckpointError, FloatingPointError, OSError) as error:
         print(f"{type(error).__name__}: {_line(error)}", file=sys.stderr)
         return 1
     return 0

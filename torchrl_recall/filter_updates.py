@@ -9,6 +9,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.data import ReplayBuffer
 
+from torchrl_recall.checks import check_masks
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.joint_model import JointModel
@@ -72,6 +73,7 @@ class FilterUpdates(Stateful):
         lr: float = 1e-3,
         compile: bool = False,
     ) -> None:
+        filters = check_masks(list(filters))
         judges = {id(each): each for each in filters if isinstance(each, QuantileFilter)}
         self.judges = list(judges.values())
         asked = [judge.model for judge in self.judges if isinstance(judge, Agreement)]

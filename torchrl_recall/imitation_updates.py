@@ -10,7 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_recall.checks import at_least, positive
+from torchrl_recall.checks import at_least, check_masks, positive
 from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.modules.evaluation import evaluating
 from torchrl_recall.objectives.imitation import ImitationLoss
@@ -63,7 +63,8 @@ class AdamSteps(Stateful):
 
     Keyword Args:
         lr: the learning rate; the paper uses that of the host.
-        optimizer: an optimiser of the policy's parameters; Adam by default.
+        optimizer: an optimiser of the policy's parameters, with learning rates of its own; Adam by
+            default.
         draws: reduces the losses of a batch to one number.
         compile: whether steps are compiled.
 
@@ -102,19 +103,21 @@ class AdamSteps(Stateful):
         compile: bool = False,
     ) -> None:
         positive(lr=lr)
-        self.loss, self.lr = loss, lr
+        self.loss = loss
         self.draws: BatchSource = Draws() if draws is None else draws
         self.optimizer = make_adam(loss, lr) if optimizer is None else optimizer
+        self._lrs = [group["lr"] for group in self.optimizer.param_groups]
         self._update = make_update(loss, self.optimizer, loss_fn=self._losses, compile=compile)
 
     def begin(self, share: float, num_updates: int) -> None:
-        """Set the learning rate of a round to ``share`` of its full value.
+        """Set the learning rates of a round to ``share`` of their full values.
 
         Args:
             share: factor of the length, in (0, 1].
             num_updates: ignored.
         """
-        self.optimizer.param_groups[0]["lr"] = self.lr * share
+        for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
+            group["lr"] = lr * share
 
     def observe(self, data: TensorDictBase) -> None:
         """Do nothing: no divergence is measured.
@@ -201,7 +204,10 @@ class TrustRegionSteps:
             data: transitions, of any batch shape.
         """
         newest = valid_steps(data).reshape(-1).select(*self._keys)
-        self._newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)]
+        if not len(newest):
+            return
+        device = next((p.device for p in self.region.parameters), None)
+        self._newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)].to(device)
 
     def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
         """Take one step on a batch of pairs, and return its losses."""
@@ -307,7 +313,7 @@ class ImitationUpdates:
         at_least(1, batch_size=batch_size)
         self.loss, self.steps = loss, steps
         self.num_updates, self.batch_size = num_updates, batch_size
-        self.transforms = list(transforms)
+        self.transforms = check_masks(transforms)
         self.draws: BatchSource = Draws() if draws is None else draws
 
     def __call__(self, pairs: TensorDictBase, share: float = 1.0) -> dict[str, Tensor]:

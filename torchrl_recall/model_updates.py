@@ -126,8 +126,9 @@ class ModelUpdates(Stateful):
         self.state_batch_size = state_batch_size
         self.prepare = prepare
         self.draws: BatchSource = Draws() if draws is None else draws
-        dynamics = loss.backtracking_model_params.get("state_predictor")
-        self.learns_dynamics = any(p.requires_grad for p in dynamics.values(True, True))
+        dynamics = loss.backtracking_model_params.get("state_predictor", None)  # None: no network
+        values = () if dynamics is None else dynamics.values(True, True)
+        self.learns_dynamics = any(p.requires_grad for p in values)
         self.optimizer = make_adam(loss, lr) if optimizer is None else optimizer
         self._update = make_update(loss, self.optimizer, loss_fn=self._losses, compile=compile)
 
@@ -218,7 +219,10 @@ def make_model_loss(model: BacktrackingModel, *, bootstrap: bool = False) -> Bac
     Returns:
         A :class:`~torchrl_recall.JointLoss` of a joint model, and otherwise a
         :class:`~torchrl_recall.BacktrackingLoss`.
+
+    Raises:
+        ValueError: ``bootstrap`` is set for a model that is no ensemble.
     """
-    if isinstance(model, JointModel):
+    if isinstance(model, JointModel) and not bootstrap:
         return JointLoss(model)
     return BacktrackingLoss(model, bootstrap=bootstrap)

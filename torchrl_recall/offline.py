@@ -197,8 +197,8 @@ class OfflineRecall(Stateful):
         order = torch.randperm(len(rows), device=_device(rows))
         seen = rows[order[held_out:]]
         experience: Any = _Seen(seen)
+        self.train_reward.model.update_statistics(seen)  # the first, because it checks all entries
         self.model.update_statistics(seen)
-        self.train_reward.model.update_statistics(seen)
         metrics = self.train_model(experience, experience)
         metrics |= self.train_reward(experience)
         self.train_filters.update_statistics(seen)

@@ -26,6 +26,7 @@ from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.traces.agreement import refuse_judges
 from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import CriticStates, GoalStates, HighValueStates
@@ -127,8 +128,8 @@ class Recall(Stateful):
 
     Raises:
         ValueError: a number is out of its range, or an argument that ``use`` needs is missing.
-            Also for an argument that has no effect with this ``use``, and for end states without a
-            reward for a critic.
+            Also for a loss, filters or a reward that have no effect with this ``use``, and for end
+            states without a reward for a critic.
         TypeError: ``imitation_loss`` is not an :class:`~torchrl_recall.ImitationLoss`, or
             ``high_value_states`` cannot be called.
 
@@ -211,11 +212,13 @@ class Recall(Stateful):
         compile: bool = False,
     ) -> None:
         _check_use(use, imitation_loss, filters, high_value_states, reward, actions)
-        if isinstance(model, JointModel) and reward_key != "reward":
-            raise ValueError(
-                f"a JointModel learns ('next', 'reward'), but reward_key={reward_key!r}; rename "
-                "the entry by torchrl's RenameTransform, or take a BacktrackingModel."
-            )
+        for learner in (model, reward):
+            if isinstance(learner, JointModel | RewardModel) and reward_key != "reward":
+                raise ValueError(
+                    f"a {type(learner).__name__} learns ('next', 'reward'), but reward_key="
+                    f"{reward_key!r}; rename the entry by torchrl's RenameTransform, or leave the "
+                    "model out."
+                )
         if use == "policy" and transition_filters:
             raise ValueError(
                 "transition_filters= is for a critic; imitated traces are cut by filters=. Give "
@@ -245,7 +248,8 @@ class Recall(Stateful):
         if isinstance(reward, JointModel):
             reward = reward.predict_outcome
         if isinstance(reward, RewardModel):
-            on_write.append(lambda data: reward.update_statistics(valid_steps(data)))
+            # The first, because it checks all entries.
+            on_write.insert(0, lambda data: reward.update_statistics(valid_steps(data)))
             train_reward = RewardUpdates(reward, **steps_of_models)
         # The filters observe real transitions before any model learns from them.
         train_filters = FilterUpdates([*filters, *transition_filters], model, **steps_of_models)
@@ -362,6 +366,9 @@ class Recall(Stateful):
         at_least(1, state_batch_size=state_batch_size)
         self.model, self.state_batch_size = model, state_batch_size
         self.draws: BatchSource = Draws() if draws is None else draws
+        imitate: ImitationUpdates | None = parts["imitate"]
+        if train_filters is None and imitate is not None:
+            refuse_judges(imitate.transforms, "Recall.from_parts")
         device = next((p.device for p in model.parameters()), None)
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
         self.newest = NewestTraces(device)  # before filters, for an audit or a picture

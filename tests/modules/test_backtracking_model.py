@@ -86,6 +86,11 @@ def test_density_by_hand(known, observation, action, following):
     assert known.log_prob(data).item() == pytest.approx(policy + predictor, rel=1e-5)
 
 
+def test_units_of_the_environment_need_no_statistics():
+    model = zero_(BacktrackingModel.from_specs(Unbounded((1,)), Unbounded((1,)), standardize=False))
+    assert model(transition(0.0, 0.0, 2.0).select(("next", "observation")))["action"].isfinite()
+
+
 @pytest.mark.parametrize("model_type", [BacktrackingModel, JointModel])
 def test_density_and_samples_in_units_of_the_environment(model_type):
     model = zero_(model_type.from_specs(Unbounded((1,)), Unbounded((1,)), standardize=False))

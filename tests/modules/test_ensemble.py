@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Bounded, Categorical, OneHot, Unbounded
+from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.modules import IndependentNormal
 
 from torchrl_recall import BacktrackingLoss, BacktrackingModel, RecallTraceGenerator
@@ -180,3 +181,24 @@ def test_traces_are_generated_by_an_ensemble(compile):
 def test_bad_numbers_are_named():
     with pytest.raises(ValueError, match="num_models must be an integer of at least 1"):
         BacktrackingModel.from_specs(*SPECS, num_models=0)
+
+
+@pytest.mark.parametrize("kind", [ExplorationType.DETERMINISTIC, ExplorationType.MODE])
+@pytest.mark.parametrize("specs", [SPECS, (OneHot(4), OneHot(2)), (Categorical(4), Categorical(2))])
+def test_samples_without_chance(kind, specs):
+    """Each is the same of one model and of an ensemble of that model."""
+    rows = TensorDict({
+        "observation": specs[0].rand((6,)), "action": specs[1].rand((6,)),
+        "next": {"observation": specs[0].rand((6,))},
+    }, [6])  # fmt: skip
+    ensemble, single = (make(num, specs, rows) for num in (3, 1))
+    of_single = dict(single.named_parameters())
+    with torch.no_grad():
+        for name, value in ensemble.named_parameters():
+            weight = of_single[name.replace(".layers.", ".")]
+            value.copy_((weight.mT if weight.ndim > 1 else weight).expand_as(value))
+    with set_exploration_type(kind):
+        ends = rows.select(("next", "observation"))
+        one, several = single(ends.clone()), ensemble(ends.clone())
+    torch.testing.assert_close(one["action"], several["action"])
+    torch.testing.assert_close(one["observation"], several["observation"])

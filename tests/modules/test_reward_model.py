@@ -88,6 +88,20 @@ def test_what_is_missing_is_named():
         RewardUpdates(model, batch_size=0)
 
 
+@pytest.mark.parametrize("key", ["observation", "action", ("next", "observation")])
+def test_other_shapes_than_those_of_the_specs_are_refused(key):
+    model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (2,)))
+    data = experience(5)
+    data["action"] = torch.rand(5, 2)
+    model.update_statistics(data)
+    data[key] = data[key][:, :1]  # would be broadcast
+    for read in (model, model.update_statistics):
+        with pytest.raises(ValueError, match=r"has shape \(5, 1\); expected .*\(2,\)"):
+            read(data)
+    with pytest.raises(ValueError, match=r"'reward'\) has shape \(5, 2\), .*sum its parts"):
+        model.reward_of(data.set(("next", "reward"), torch.rand(5, 2)))
+
+
 def test_rewards_that_are_not_finite_leave_the_statistics_as_they_were():
     model = RewardModel(Unbounded((2,)), Bounded(-1, 1, (1,)))
     model.update_statistics(experience(100))

@@ -120,6 +120,10 @@ def test_disagreement_by_hand():
             layer.bias[0, :, :2], layer.bias[1, :, :2] = 1.0, -1.0
     error = Disagreement(model).error(steps(5))
     torch.testing.assert_close(error, torch.full((5,), 2**0.5))
+    for codec in (model.observations, model.actions, model.deltas):
+        codec.standardize = False  # they then say +1 and -1 in units of the environment
+    parted = (2**0.5 / model.deltas.scale()).square().mean().sqrt()
+    torch.testing.assert_close(Disagreement(model).error(steps(5)), parted.expand(5))
 
 
 def test_members_part_where_nothing_was_seen():

@@ -1,14 +1,16 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
-from torchrl.data import Bounded
+from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer
 
 from torchrl_recall import read_data_set, whole_trajectories
-from torchrl_recall.trained.record import _returns, record_run
+from torchrl_recall.trained.load import TrainedRun
+from torchrl_recall.trained.record import _experience, _returns, record_run
 from torchrl_recall.trainers.schema import ConfigError
 
 
@@ -77,23 +79,82 @@ def test_rows_of_several_environments_are_no_replay(runs, tmp_path):
         record_run(run_dir, tmp_path / "set", policy="replay")
 
 
-def test_an_episode_after_a_cut_begins_with_a_reset(runs, tmp_path):
+def test_an_episode_after_a_cut_begins_with_a_reset(runs, tmp_path, monkeypatch):
+    """Of a task without a time limit, which is that of Pendulum-v1 otherwise."""
+    monkeypatch.setattr("torchrl_recall.trained.record.longest_episode", lambda task: None)
     run_dir = shutil.copytree(runs("none")[0], tmp_path / "run")
     config = OmegaConf.load(run_dir / "config.yaml")
     config.eval.max_steps = 5
     OmegaConf.save(config, run_dir / "config.yaml")
-    record_run(run_dir, tmp_path / "set", episodes=3, policy="random")
+    with pytest.warns(UserWarning, match=r"3 of 3 episodes .* eval\.max_steps=5"):
+        about = record_run(run_dir, tmp_path / "set", episodes=3, policy="random")
+    assert about["cut_episodes"] == 3
     first, second, _ = whole_trajectories(read_data_set(tmp_path / "set", *specs(runs("none")[1])))
     assert len(first) == len(second) == 5
     assert not torch.equal(first["next", "observation"][-1], second["observation"][0])
     assert second["observation"][0, -1].abs() <= 1  # the speed that a reset of Pendulum-v1 draws
 
 
-def test_the_rest_of_an_episode_that_was_overwritten_does_not_count():
-    done = torch.arange(250) % 200 == 49
-    data = TensorDict({"next": {"reward": torch.ones(250, 1), "done": done.unsqueeze(-1)}}, [250])
-    assert _returns(data, begins=True)["mean_return"] == 125
-    assert _returns(data, begins=False) == {"frames": 250, "episodes": 1, "mean_return": 200}
+def test_a_time_limit_of_the_task_is_not_that_of_evaluations(runs, tmp_path):
+    run_dir = shutil.copytree(runs("none")[0], tmp_path / "run")
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.eval.max_steps = 5
+    OmegaConf.save(config, run_dir / "config.yaml")
+    about = record_run(run_dir, tmp_path / "set", episodes=2, policy="random")
+    assert (about["frames"], about["cut_episodes"]) == (400, 0)
+
+
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_the_rest_of_an_episode_that_was_overwritten_does_not_count(overwritten):
+    done = (torch.arange(250) % 200 == 49).unsqueeze(-1)
+    begins = torch.cat([torch.tensor([[not overwritten]]), done[:-1]])
+    data = TensorDict(
+        {"is_init": begins, "next": {"reward": torch.ones(250, 1), "done": done}}, [250]
+    )
+    assert _returns(data) == {
+        "frames": 250, "episodes": 1 if overwritten else 2,
+        "mean_return": 200 if overwritten else 125,
+    }  # fmt: skip
+
+
+def test_an_episode_that_a_stop_cut_is_not_joined_to_the_next_in_a_replay(runs):
+    run_dir, run = runs("sparse")
+    rows = run.parts.replay_buffer[:].clone()
+    path = torch.arange(len(rows) + 1.0).unsqueeze(-1).expand(-1, rows["observation"].shape[-1])
+    rows["observation"], rows["next", "observation"] = path[:-1], path[1:].clone()
+    rows["next", "observation"][100] += 1.0  # the next row is not what follows
+    rows["next", "done"][:-1], rows["next", "done"][-1] = False, True
+    found = TrainedRun(run_dir, run.config, SimpleNamespace(experience=full(rows)), 160, {})
+    found = _experience(found)
+    assert found["is_init"].flatten().nonzero().flatten().tolist() == [0, 101]
+    expected = float(rows["next", "reward"][101:].sum())
+    assert _returns(found)["episodes"] == 1
+    assert _returns(found)["mean_return"] == pytest.approx(expected)
+
+
+def full(rows):
+    buffer = ReplayBuffer(storage=LazyTensorStorage(len(rows) + 1))
+    buffer.extend(rows)
+    return buffer
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"policy": "expert", "episodes": 1}, ValueError, "policy must be"),
+        ({"episodes": 0}, ValueError, "episodes"),
+        ({"frames": -5}, ValueError, "frames"),
+        ({"episodes": 1, "seed": -1}, ValueError, "seed"),
+        ({"policy": "random", "episodes": 1, "deterministic": True}, ConfigError, "deterministic"),
+        ({"policy": "replay", "seed": 4}, ConfigError, "seed="),
+        ({"policy": "replay", "deterministic": True}, ConfigError, "deterministic"),
+    ],
+)
+def test_options_out_of_range_or_without_effect_are_refused(
+    options, error, message, runs, tmp_path
+):
+    with pytest.raises(error, match=message):
+        record_run(runs("sparse")[0], tmp_path / "new", **options)
 
 
 def test_an_episode_that_a_resumed_run_left_is_not_part_of_the_next():

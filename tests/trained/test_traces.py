@@ -60,7 +60,7 @@ def test_what_has_no_traces_says_why(runs: Runs, tmp_path):
     run, traces = roll_out(runs("sac")[0], num_states=1, num_traces=1)
     with pytest.raises(ConfigError, match=r"dims=\[0, 3\]: .* has the dimensions 0 to 2"):
         draw_traces(run, traces, [0, 3], 1, tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=r"film= draws MuJoCo tasks. Pendulum-v1 cannot be put"):
+    with pytest.raises(ConfigError, match=r"film= draws tasks of MuJoCo, and Pendulum-v1 is none"):
         draw_film(run, traces, tmp_path / "a.png", num_traces=1)
     with pytest.raises(ConfigError, match=r"must end in .png"):
         draw_film(run, traces, tmp_path / "a.gif", num_traces=1)

@@ -81,7 +81,7 @@ class Cloning(Stateful):
         """
         data = valid_steps(data)
         self.imitation.imitate.steps.observe(data)
-        self.imitation.schedule.advance(data.numel())
+        self.imitation.schedule.advance(data.shape.numel())
 
     def step(self, replay_buffer: ReplayBuffer | None = None) -> dict[str, Tensor]:
         """Imitate the demonstrations, once for each round that is due.

@@ -121,9 +121,9 @@ class ForwardDyna(Stateful):
             data: transitions, of any batch shape.
         """
         data = valid_steps(data).reshape(-1)
-        self.train_model.update_statistics(data)
-        if self.train_reward is not None:
+        if self.train_reward is not None:  # the first, because it checks all entries
             self.train_reward.model.update_statistics(data)
+        self.train_model.update_statistics(data)
         self.schedule.advance(len(data))
 
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:

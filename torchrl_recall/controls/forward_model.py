@@ -22,6 +22,7 @@ from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.traces.agreement import refuse_judges
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import CriticStates
 
@@ -147,6 +148,7 @@ class ForwardModelImitation(Stateful):
         compile: bool = False,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size, trace_length=trace_length)
+        refuse_judges(filters, "ForwardModelImitation")
         self.model, self.state_batch_size = model, state_batch_size
         self.ends = CriticStates(critic, num_states, observation_key=model.observation_key)
         steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)

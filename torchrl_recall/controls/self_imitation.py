@@ -16,6 +16,7 @@ from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
+from torchrl_recall.traces.agreement import refuse_judges
 
 __all__ = ["SelfImitation"]
 
@@ -100,6 +101,7 @@ class SelfImitation(Stateful):
         max_kl: float | None = None,
         compile: bool = False,
     ) -> None:
+        refuse_judges(filters, "SelfImitation")
         steps = make_steps(imitation_loss, lr=lr, max_kl=max_kl, compile=compile)
         self.schedule = Schedule(interval, start_frames=start_frames, anneal_frames=anneal_frames)
         self.trajectories = TopTrajectories(

@@ -177,7 +177,7 @@ class TopTrajectories:
         if done is not None and done.device != device:
             kept = kept.to(device)
         self._gathered.append(kept)
-        num_frames = valid_steps(data).numel()
+        num_frames = valid_steps(data).shape.numel()
         self._num_gathered += num_frames
         if self._num_gathered >= self.write_every:
             self.flush()

@@ -406,14 +406,8 @@ class BacktrackingModel(TensorDictModuleBase):
 
     def _read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
         cure = "Rename the entry, or build the model with observation_key= and action_key=."
-        value = require(tensordict, key, "the backtracking model", cure)
         spec = self.action_spec if key == self.action_key else self.observation_spec
-        if value.shape[value.ndim - len(spec.shape) :] != spec.shape:
-            raise ValueError(
-                f"{key!r} has shape {tuple(value.shape)}; expected the batch's shape followed by "
-                f"{tuple(spec.shape)}, the shape of its spec."
-            )
-        return value
+        return require(tensordict, key, "the backtracking model", cure, shape=spec.shape)
 
     def check_statistics(self) -> None:
         """Refuse to standardise values without statistics.
@@ -424,7 +418,7 @@ class BacktrackingModel(TensorDictModuleBase):
         if self._has_statistics or torch.compiler.is_compiling():
             return
         for codec in (self.observations, self.actions):
-            if isinstance(codec, ContinuousCodec) and not codec.count.any():
+            if isinstance(codec, ContinuousCodec) and codec.standardize and not codec.count.any():
                 raise RuntimeError(
                     "the backtracking model has never seen data, so it cannot standardise its "
                     "inputs. Call model.update_statistics(data) with collected transitions first."

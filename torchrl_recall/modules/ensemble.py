@@ -123,6 +123,17 @@ class EnsembleDistribution(Distribution):
         """The mean over the members."""
         return self.members.mean.mean(len(self.batch_shape))
 
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """The mean over the members; of categories the likeliest under the mixture."""
+        probs = getattr(self.members, "probs", None)
+        if probs is None:
+            return self.mean
+        mixture = probs.mean(len(self.batch_shape))
+        return self.kind(probs=mixture).mode
+
+    mode = deterministic_sample
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Compute the log-density of the mixture, in nats, shape ``[*batch]``.
 

@@ -48,8 +48,14 @@ def real_reward(tensordict: TensorDictBase, reader: str) -> Tensor:
 
     Raises:
         KeyError: the transitions have no reward.
+        ValueError: they have several each.
     """
     reward = require(tensordict, ("next", "reward"), reader, "Give real transitions.")
+    if reward.numel() != tensordict.shape.numel():
+        raise ValueError(
+            f"('next', 'reward') has shape {tuple(reward.shape)}, where {reader} reads one number "
+            f"for each transition of shape {tuple(tensordict.shape)}; sum its parts."
+        )
     return reward.reshape(*tensordict.shape, 1)
 
 
@@ -117,6 +123,7 @@ class RewardModel(TensorDictModuleBase):
             activation_class=nn.ReLU,
         )
         self.in_keys = [self.observation_key, self.action_key, self.next_observation_key]
+        self._shapes = states.shape, actions.shape, states.shape
         self.out_keys = [("next", "reward"), ("next", "terminated")]
 
     @torch.no_grad()
@@ -183,4 +190,7 @@ class RewardModel(TensorDictModuleBase):
 
     def _read(self, tensordict: TensorDictBase) -> list[Tensor]:
         cure = "Rename the entry, or build the model with observation_key= and action_key=."
-        return [require(tensordict, key, "RewardModel", cure) for key in self.in_keys]
+        return [
+            require(tensordict, key, "RewardModel", cure, shape=shape)
+            for key, shape in zip(self.in_keys, self._shapes, strict=True)
+        ]

@@ -189,7 +189,7 @@ def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictB
 
     Raises:
         TypeError: the buffer is an ensemble of buffers, whose rows have no common index.
-        ValueError: a row is a slice of time, or a transition of several steps.
+        ValueError: a row is a slice of time, padding, or a transition of several steps.
     """
     if isinstance(data, ReplayBufferEnsemble):
         raise TypeError(
@@ -207,6 +207,12 @@ def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictB
             f"each row of the replay buffer has the shape {tuple(rows.shape[1:])}, where recall "
             "draws single transitions. Extend it with data.reshape(-1), or give its storage "
             f"ndim={rows.ndim}."
+        )
+    mask = rows.get(("collector", "mask"), None)
+    if mask is not None and not mask.all():
+        raise ValueError(
+            "the replay buffer holds padding of whole trajectories, as trajs_per_batch makes it. "
+            "Extend it with data[data['collector', 'mask']]."
         )
     steps = rows.get("steps_to_next_obs", None)
     if steps is not None and (steps > 1).any():
@@ -248,7 +254,7 @@ def check_stored(
     Raises:
         KeyError: an entry is missing; the message names it and the cure.
     """
-    known = replay_buffer.storage[:1].keys(True, True)
+    known = take_rows(replay_buffer, torch.tensor([0])).keys(True, True)
     if missing := [key for key in keys if key not in known]:
         raise KeyError(
             f"{reader} learns from {missing}, which the replay buffer given to step() does not "

@@ -241,11 +241,10 @@ class TrustRegion:
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Select the inputs of the policy, as one row for each step without padding."""
-        keep = torch.ones(tensordict.shape, dtype=torch.bool, device=tensordict.device)
-        for key in self.loss_module._loss_mask_keys():
-            if (mask := tensordict.get(key, None)) is not None:
-                keep = keep & mask.reshape(keep.shape)
-        return tensordict.select(*self.loss_module.actor_network.in_keys)[keep]
+        rows = tensordict.select(*self.loss_module.actor_network.in_keys)
+        found = (tensordict.get(key, None) for key in self.loss_module._loss_mask_keys())
+        masks = [mask.reshape(rows.shape) for mask in found if mask is not None]
+        return rows[torch.stack(masks).all(0)] if masks else rows.reshape(-1)
 
     def _total(
         self, losses: TensorDictBase, tensordict: TensorDictBase, *, check: bool = True

@@ -252,9 +252,10 @@ def _word(value: Any) -> str:
 
 
 def _identical(run: Run, other: Run) -> bool:
-    places = ("run_dir", "resume")
+    """Return whether two folders hold the same run; settings that it does not read may differ."""
+    unread = ("run_dir", "resume", *(_TRACES if run.recall == other.recall == "none" else ()))
     ours, theirs = (
-        {key: value for key, value in each.settings.items() if key not in places}
+        {key: value for key, value in each.settings.items() if not key.startswith(unread)}
         for each in (run, other)
     )
     return ours == theirs and run.evaluations == other.evaluations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -17,7 +18,7 @@ from torchrl_recall.modules.ensemble import EnsembleDistribution
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.traces.filters import check_traces, narrow, unbroken
 
-__all__ = ["Agreement", "Disagreement", "QuantileFilter"]
+__all__ = ["Agreement", "Disagreement", "QuantileFilter", "refuse_judges"]
 
 
 class QuantileFilter(TensorDictModuleBase):
@@ -138,6 +139,24 @@ class QuantileFilter(TensorDictModuleBase):
         check_traces(tensordict)
         sure = self.error(tensordict.select(*self.in_keys)) <= self.threshold
         return narrow(tensordict, self.mask_key, unbroken(sure))
+
+
+def refuse_judges(filters: Iterable[TensorDictModuleBase], owner: str) -> None:
+    """Refuse filters that judge by a model or by real transitions which nobody gives them.
+
+    Args:
+        filters: modules that narrow the mask of traces.
+        owner: name of the object that was given them, for the error.
+
+    Raises:
+        ValueError: there is such a filter.
+    """
+    judges = [type(each).__name__ for each in filters if isinstance(each, QuantileFilter)]
+    if judges:
+        raise ValueError(
+            f"{owner} neither trains the model of {' and '.join(judges)} nor gives it real "
+            "transitions. Give Recall(..., filters=) such filters, or leave them out."
+        )
 
 
 class Agreement(QuantileFilter):
@@ -273,8 +292,10 @@ class Disagreement(QuantileFilter):
         """
         dist = self.model.state_predictor_dist(tensordict)
         assert isinstance(dist, EnsembleDistribution)
-        if self.model.deltas is not None:
-            return dist.members.mean.std(-2).square().mean(-1).sqrt()
+        if (deltas := self.model.deltas) is not None:
+            spread = dist.members.mean.std(-2)
+            spread = spread if deltas.standardize else spread / deltas.scale()
+            return spread.square().mean(-1).sqrt()
         probs = dist.members.probs  # type: ignore[attr-defined]  # [*batch, num_models, categories]
         return _entropy(probs.mean(-2)) - _entropy(probs).mean(-1)
 

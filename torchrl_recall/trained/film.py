@@ -83,7 +83,9 @@ def draw_film(
         try:
             simulator = MuJoCoSimulator(env.base_env._env)
         except ValueError as error:
-            raise ConfigError(f"film= draws MuJoCo tasks. {error} Or leave film= out.") from error
+            raise ConfigError(
+                f"film= draws tasks of MuJoCo, and {run.parts.name} is none. Leave film= out."
+            ) from error
         strip = film_strip(simulator, paths, num)
         env.close()
     figure = Figure(figsize=(1.3 * num, 1.45 * len(strip) + 0.2), layout="constrained")

@@ -180,19 +180,21 @@ def load_run(
         The restored run.
 
     Raises:
-        ConfigError: the folder has no run, or the policy of its recipe does not act on single
-            observations.
+        ConfigError: the folder has no run, the device does not exist, or the policy of its recipe
+            does not act on single observations.
         CheckpointError: no checkpoint is intact.
     """
-    from torchrl_recall.trainers.runs.process import quiet
+    from torchrl_recall.trainers.runs.process import quiet, resolve_device
     from torchrl_recall.trainers.runs.resumption import check_config
     from torchrl_recall.trainers.schema import ConfigError
 
-    run_dir = Path(run_dir)
+    run_dir, device = Path(run_dir), resolve_device(device)
     config, build = _read_config(run_dir)
     frames, state = _read_checkpoint(run_dir)
     check_config(config.model_dump(), state["config"], run_dir)
     quiet()
+    if getattr(config.recall, "audit", None) == "auto":
+        config.recall.audit = 0  # nothing is logged
     config.compile = False  # weights stay the same, and compiling a few calls would be slower
     if hasattr(config.recall, "demonstrations"):
         config.recall.demonstrations = None  # the file may be gone; trained weights are restored
@@ -208,7 +210,7 @@ def load_run(
     if episodes is not None and hasattr(config.eval, "num_episodes"):
         config.eval.num_episodes = episodes
     with torch.random.fork_rng():
-        parts = build(config, torch.device(device))
+        parts = build(config, device)
     parts.collector.shutdown()
     try:
         for name, part in parts.stateful().items():

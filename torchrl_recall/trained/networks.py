@@ -102,9 +102,7 @@ def describe_model(config: OneSeedConfig) -> dict[str, Any]:
     Returns:
         Keyword arguments of :func:`build_model`.
     """
-    keys = "num_cells", "action_scale", "clamp_actions", "standardize", "num_models"
-    sizes = {key: getattr(config.backtracking, key) for key in keys}
-    return sizes | {"joint": getattr(config.backtracking, "joint", False)}
+    return config.backtracking.networks | {"joint": getattr(config.backtracking, "joint", False)}
 
 
 def build_model(specs: Specs, *, joint: bool = False, **sizes: Any) -> BacktrackingModel:

@@ -186,6 +186,8 @@ def renderer() -> Iterator[None]:
         os.environ["MUJOCO_GL"] = "egl" if os.uname().sysname == "Linux" else "cgl"
     try:
         yield
+    except NotImplementedError as error:
+        raise ConfigError(f"the task cannot be drawn: it has no render() ({error}).") from error
     except (ImportError, RuntimeError, AttributeError, gymnasium.error.Error) as error:
         chosen = os.environ.get("MUJOCO_GL")
         raise ConfigError(

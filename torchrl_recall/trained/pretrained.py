@@ -63,6 +63,7 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
 
     Raises:
         CheckpointError: the folder has unknown files, another format, or damaged weights.
+        ConfigError: the device does not exist.
 
     Examples:
         After ``python -m torchrl_recall.export runs/hopper hopper``:
@@ -80,9 +81,9 @@ def from_pretrained(folder: str | Path, *, device: str | torch.device = "cpu") -
     from torchrl_recall.trained.networks import build_model, build_policy
     from torchrl_recall.trained.specs import from_json
     from torchrl_recall.trainers.runs.checkpoints import CheckpointError
-    from torchrl_recall.trainers.runs.process import quiet
+    from torchrl_recall.trainers.runs.process import quiet, resolve_device
 
-    folder, device = Path(folder), torch.device(device)
+    folder, device = Path(folder), resolve_device(device)
     config = _read_config(folder)
     quiet()
     try:

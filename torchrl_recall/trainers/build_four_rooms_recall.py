@@ -80,7 +80,7 @@ def build_four_rooms_recall(
     optimizer = make_adam(imitation_loss, recall.lr, foreach=True)
     imitate = ImitationUpdates(
         imitation_loss,
-        AdamSteps(imitation_loss, lr=recall.lr, optimizer=optimizer, draws=draws),
+        AdamSteps(imitation_loss, optimizer=optimizer, draws=draws),
         num_updates=recall.num_updates,
         batch_size=recall.batch_size,
         transforms=[LoopErasure()] if recall.loop_erasure else [],

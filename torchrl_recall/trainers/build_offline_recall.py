@@ -46,18 +46,12 @@ def build_offline_recall(
     recall, backtracking = config.recall, config.backtracking
     if recall.method == "none":
         return NoRecall()
-    sizes = {
-        "num_cells": backtracking.num_cells,
-        "action_scale": backtracking.action_scale,
-        "clamp_actions": backtracking.clamp_actions,
-        "standardize": backtracking.standardize,
-    }
-    model = make_model(**sizes, num_models=backtracking.num_models).to(device)
+    model = make_model(**backtracking.networks).to(device)
     filters: list[TensorDictModuleBase] = []
     if recall.max_deviation is not None and isinstance(model.observations, ContinuousCodec):
         filters.append(WithinSupport(model.observations.normalize, recall.max_deviation))
     if recall.agreement is not None:
-        forward_model = make_model(**sizes).to(device)
+        forward_model = make_model(**backtracking.networks | {"num_models": 1}).to(device)
         filters.append(Agreement(forward_model, quantile=recall.agreement, window=_WINDOW))
     return OfflineRecall(
         model,

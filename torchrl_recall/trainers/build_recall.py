@@ -113,13 +113,7 @@ def build_recall(
         return SelfImitation(imitation_loss, filters=gate, **rounds)
     if recall.method == "cloning":
         return Cloning(imitation_loss, filters=gate, **rounds)
-    model = make_model(
-        num_cells=backtracking.num_cells,
-        action_scale=backtracking.action_scale,
-        clamp_actions=backtracking.clamp_actions,
-        standardize=backtracking.standardize,
-        num_models=backtracking.num_models,
-    ).to(next(imitation_loss.parameters()).device)
+    model = make_model(**backtracking.networks).to(next(imitation_loss.parameters()).device)
     if recall.method == "forward_dyna":
         reward = make_reward()
         assert isinstance(recall, SACTracesConfig)
@@ -282,6 +276,11 @@ def _check_judges(config: Any) -> None:
             f"backtracking.num_models={backtracking.num_models} makes an ensemble of a model that "
             f"recall.method={recall.method} does not have; leave it out."
         )
+    if backtracking.bootstrap and recall.method != "recall":
+        raise ConfigError(
+            "backtracking.bootstrap=true is of the members of a backtracking model; leave it out "
+            f"with recall.method={recall.method}."
+        )
     if backtracking.bootstrap and backtracking.num_models < 2:
         raise ConfigError(
             "backtracking.bootstrap=true is of the members of an ensemble; take "
@@ -302,7 +301,10 @@ def _judges(
     if recall.agreement is not None:
         forward_model = model
         if not isinstance(model, JointModel):
-            forward_model = make_model(num_cells=config.backtracking.num_cells)
+            backtracking = config.backtracking
+            forward_model = make_model(
+                num_cells=backtracking.num_cells, standardize=backtracking.standardize
+            )
             forward_model.to(next((p.device for p in model.parameters()), None))
         judges.append(Agreement(forward_model, quantile=recall.agreement))
     if recall.disagreement is not None:

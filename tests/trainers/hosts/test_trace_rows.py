@@ -287,3 +287,10 @@ def test_a_copy_of_the_state_holds_the_newest_traces(tmp_path):
     rows = copy.deepcopy(state["recall"]["fresh"]["rows"])
     assert rows.shape == (4 * 5,)
     assert rows["next", "reward"].isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [0.01, 50.0])
+def test_the_entropy_coefficient_of_redq_is_not_bounded(alpha):
+    """TorchRL's loss would keep it between 0.1 and 10."""
+    made, *_ = build("redq", f"redq.alpha_init={alpha}")
+    assert float(made.loss_module.alpha) == pytest.approx(alpha)

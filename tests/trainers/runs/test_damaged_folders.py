@@ -98,7 +98,8 @@ def test_a_folder_that_is_deleted_meanwhile_is_made_again(tmp_path):
 
 @pytest.mark.parametrize("closed", ["pipe", "file"])
 def test_a_run_ends_well_although_nobody_reads_it(closed, tmp_path):
-    words = command(*SHORT, run_dir=tmp_path / "run")
+    own = tiny("imitation", collector__total_frames=80, env__name="Pendulum-v1")
+    words = command(*own, run_dir=tmp_path / "run")  # all of its settings are read
     if closed == "file":
         words = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
         done = subprocess.run(words, env=one_thread(), timeout=120, stderr=subprocess.PIPE)

@@ -378,7 +378,8 @@ def test_none_builds_nothing():
 def test_random_model_is_never_trained():
     recall = built("random_model")
     assert recall.train_model.num_updates == 0
-    assert math.isclose(recall.imitate.steps.lr, 3e-4)
+    (group,) = recall.imitate.steps.optimizer.param_groups
+    assert math.isclose(group["lr"], 3e-4)
 
 
 def test_self_imitation_has_no_model():

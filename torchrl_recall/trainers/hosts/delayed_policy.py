@@ -30,6 +30,8 @@ from torchrl_recall.trainers.schema import SACRecallConfig
 
 __all__ = ["REDQ", "TD3"]
 
+_SMALLEST_ALPHA = 1e-9  # of REDQ's entropy coefficient
+
 Losses = Callable[[TensorDictBase], TensorDictBase]
 
 
@@ -208,6 +210,8 @@ class REDQ(DelayedPolicy):
             sub_sample_len=redq.sub_sample_len,
             loss_function="l2",
             alpha_init=redq.alpha_init,
+            min_alpha=_SMALLEST_ALPHA,  # TorchRL's bounds are 0.1 and 10, Chen et al. have none
+            max_alpha=1 / _SMALLEST_ALPHA,
             action_spec=spec,
         )
         loss.make_value_estimator(gamma=redq.gamma)

@@ -75,10 +75,10 @@ class DQN(Stateful):
         self.steps = Steps()
 
     def explored(self, frames: int) -> None:
-        """Set the probability of random actions after a number of frames.
+        """Lower the probability of random actions.
 
         Args:
-            frames: number of frames so far.
+            frames: number of frames since the last call.
         """
         self.exploration.step(frames)
 

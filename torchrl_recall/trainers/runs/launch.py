@@ -52,6 +52,8 @@ def launch(train: Callable[[ConfigT], Run], cfg: DictConfig, schema: type[Config
             warn_of_no_effect(config)
             if config.resume == "auto":
                 run_dir = settle(config)
+                if not (run_dir / "config.yaml").exists():
+                    process.say(f"there is no run in {run_dir} yet; a new one begins")
                 if (summary := finished(config.model_dump(), run_dir)) is not None:
                     process.say(f"finished before: {run_dir / 'summary.json'}")
                     at_target = ended_at_target(summary, config.model_dump())

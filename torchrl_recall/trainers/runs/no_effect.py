@@ -12,12 +12,19 @@ from torchrl_recall.trainers.schema.parts import RecallConfig
 
 __all__ = ["warn_of_no_effect"]
 
-_HOSTS = ("sac", "crossq", "redq", "td3", "iql", "cql", "td3bc")  # with settings of their own
+# Groups that only one host reads, where there are several.
+_OF_HOST = {
+    **{name: (name,) for name in ("sac", "crossq", "redq", "td3", "iql", "cql", "td3bc")},
+    "hindsight_sac": ("sac", "hindsight"),
+    "trpo": ("trpo", "policy", "gae"),
+}
 _STORE = ("num_trajectories", "buffer_size", "return_threshold")  # of backtracking, without a model
-_ROUNDS = (
-    "name", "method", "interval", "num_updates", "batch_size", "lr", "max_kl", "anneal_frames",
-    "gate", "advantage_gate", "smoothing", "demonstrations",
-)  # fmt: skip  # of recall, without traces
+_IMITATION = ("num_updates", "batch_size", "lr", "max_kl", "anneal_frames")
+_ROUNDS = ("name", "method", "interval", *_IMITATION, "advantage_gate", "demonstrations")
+_IMAGINED = (
+    "name", "method", "interval", "trace_length", "actions", "reward", "num_transitions",
+    "state_batch_size", "audit",
+)  # fmt: skip
 
 
 def warn_of_no_effect(config: Config) -> None:
@@ -37,9 +44,10 @@ def warn_of_no_effect(config: Config) -> None:
 def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """Yield patterns of keys that are not read, the names among them that are, and why."""
     host, recall = getattr(config, "host", None), config.recall
-    for other in _HOSTS:
-        if host is not None and other != host and hasattr(config, other):
-            yield f"{other}.*", (), f"host={host}, whose own settings are {host}.*"
+    own = _OF_HOST.get(host or "", ())
+    for group in dict.fromkeys(name for groups in _OF_HOST.values() for name in groups):
+        if own and group not in own and hasattr(config, group):
+            yield f"{group}.*", (), f"host={host}, whose own settings are {', '.join(own)}"
     if recall.method == "none":
         why = "recall=none, which has no model and no traces"
         yield "recall.*", ("name", "method"), why
@@ -50,6 +58,16 @@ def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
         why = f"recall={recall.name}, which imitates real trajectories without a model"
         yield "recall.*", _ROUNDS, why
         yield "backtracking.*", _STORE, why
+    if recall.method == "forward_dyna":
+        why = f"recall={recall.name}, which imagines from visited states and imitates nothing"
+        yield "recall.*", _IMAGINED, why
+        for name in (*_STORE, "state_fraction", "state_predictor_data"):
+            yield f"backtracking.{name}", (), why
+    if recall.method == "recall" and getattr(recall, "use", "policy") == "critic":
+        for name in _IMITATION:
+            yield f"recall.{name}", (), "recall.use=critic, which imitates nothing"
+    if getattr(recall, "end_states", None) == "uniform":
+        yield "recall.temperature", (), "recall.end_states=uniform"
     if recall.method == "recall" and not getattr(recall, "feeds_critic", True):
         why = "recall.use=policy, where no critic learns from traces; recall.use=both feeds both"
         yield "recall.reward", (), why

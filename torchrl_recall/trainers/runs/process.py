@@ -38,20 +38,24 @@ __all__ = [
 ]
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """Return the device of a name; ``auto`` is CUDA if available, and the CPU otherwise.
 
     Args:
-        name: ``device`` of the configuration.
+        name: ``device`` of the configuration, or of a function.
 
     Raises:
         ConfigError: the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda, but torch sees no CUDA device; use device=cpu or auto.")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name} is unknown; use cpu, cuda or auto.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name}, but torch sees no CUDA device; use device=cpu or auto.")
+    return device
 
 
 def quiet() -> None:

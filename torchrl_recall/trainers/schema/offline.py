@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from torchrl_recall.trainers.schema.group import Group
-from torchrl_recall.trainers.schema.parts import EnvConfig, EvalConfig, RunConfig
+from torchrl_recall.trainers.schema.parts import EnvConfig, EvalConfig, ModelConfig, RunConfig
 from torchrl_recall.trainers.schema.ranges import (
     AtLeastZero,
     Count,
@@ -93,17 +93,12 @@ class OfflineTracesConfig(Group):
     audit: CountOrZero | Literal["auto"]
 
 
-class OfflineBacktrackingConfig(Group):
+class OfflineBacktrackingConfig(ModelConfig):
     """The backtracking model, trained once before the host."""
 
-    num_models: Count
     num_updates: CountOrZero
     batch_size: Count
     lr: Positive
-    num_cells: list[Count]
-    action_scale: Literal["unit", "learned"]
-    clamp_actions: bool
-    standardize: bool
 
 
 class OfflineRecallConfig(RunConfig):

@@ -34,6 +34,7 @@ __all__ = [
     "ExperienceConfig",
     "GAEConfig",
     "LoggerConfig",
+    "ModelConfig",
     "OptimConfig",
     "PolicyConfig",
     "REDQConfig",
@@ -278,24 +279,34 @@ class RecallConfig(Group):
         yield from demonstrations_fit(self, ("recall", "self_imitation", "cloning"))
 
 
-class BacktrackingConfig(Group):
-    """The backtracking model and its data."""
+class ModelConfig(Group):
+    """Networks of a backtracking model."""
 
     num_models: Count
+    num_cells: list[Count]
+    action_scale: Literal["unit", "learned"]
+    clamp_actions: bool
+    standardize: bool
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """Keyword arguments of :meth:`~torchrl_recall.BacktrackingModel.from_specs`."""
+        return {key: getattr(self, key) for key in ModelConfig.model_fields}
+
+
+class BacktrackingConfig(ModelConfig):
+    """The backtracking model and its data."""
+
     bootstrap: bool
     joint: bool
     num_updates: CountOrZero
     batch_size: Count
     lr: Positive
-    num_cells: list[Count]
     num_trajectories: Count
     return_threshold: Number | None
     buffer_size: Count
     state_fraction: Fraction
     state_predictor_data: Literal["all", "top"]
-    action_scale: Literal["unit", "learned"]
-    clamp_actions: bool
-    standardize: bool
 
 
 class ExperienceConfig(Group):

@@ -134,8 +134,8 @@ def check_finite(data: TensorDictBase, *, env_name: str, frames: int) -> None:
         raise _diverged("NaN or infinity as an action", data, frames)
     raise FloatingPointError(
         f"{env_name} returned NaN or infinity in {key} within the {data.numel()} steps "
-        f"after step {frames}. The run was saved up to there; mend the environment, then "
-        "go on with resume=auto."
+        f"after step {frames}. Mend the environment. A run was saved up to there, and goes on with "
+        "resume=auto."
     )
 
 
