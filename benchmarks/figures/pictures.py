@@ -179,7 +179,7 @@ PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
     "trpo_check": (("trpo_check.csv", "trpo_check", [], []), partial(returns, recipe="trpo"),
                    RETURN.format(10)),
     "figure_6": (("figure_6.csv", "6", [], []), partial(returns, recipe="trpo"), RETURN.format(5)),
-    "figure_8": (("figure_8.csv", "8", [], []), partial(returns, recipe="trpo"), RETURN.format(3)),
+    "figure_8": (("figure_8.csv", "8", [], []), partial(returns, recipe="trpo"), RETURN.format(4)),
     "figure_16": (("figure_16.csv", "16", [], []), partial(returns, recipe="trpo"),
                   RETURN.format(2)),
     "figure_7": (("figure_7.csv", "7", [], []), partial(returns, recipe="sac"), RETURN.format(3)),
