@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from torchrl_recall.schedule import Schedule
@@ -33,6 +35,25 @@ def test_rounds_by_hand(interval, frames, expected):
 
 def test_the_start_leaves_no_backlog():
     assert rounds(Schedule(10, start_frames=25), 25, 5, 5, 20) == [[], [], [1.0], [1.0, 1.0]]
+
+
+class NeverReady:
+    ready, waits_for = False, "it never is."
+
+    def flush(self):
+        pass
+
+
+def test_patience_begins_with_the_start():
+    schedule = Schedule(10, start_frames=1000, patience=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for frames in (1000, 90):
+            schedule.advance(frames)
+            assert list(schedule.rounds(NeverReady())) == []
+    schedule.advance(10)
+    with pytest.warns(UserWarning, match=r"learned nothing after 1,100 frames: it never is"):
+        list(schedule.rounds(NeverReady()))
 
 
 def test_a_round_is_due_until_it_is_taken():

@@ -71,8 +71,9 @@ class ForwardUpdates(Stateful):
     ) -> None:
         if isinstance(model, JointModel):
             raise TypeError(
-                "a JointModel has a forward head, which JointLoss trains with all others; give "
-                "Recall the same JointModel as its model and its Agreement's."
+                "a JointModel has a forward head, which JointLoss trains with all others. As a "
+                "forward model alone take a BacktrackingModel; for an Agreement give Recall the "
+                "same JointModel as its model."
             )
         self.model = model
         self.steps = ModelUpdates(

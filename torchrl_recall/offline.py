@@ -12,7 +12,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 
-from torchrl_recall.checks import at_least
+from torchrl_recall.checks import at_least, positive
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.filter_updates import FilterUpdates
@@ -115,6 +115,9 @@ class OfflineRecall(Stateful):
         compile: bool = False,
     ) -> None:
         at_least(1, state_batch_size=state_batch_size, buffer_size=buffer_size)
+        at_least(0, num_reward_updates=num_reward_updates)
+        at_least(1, batch_size=batch_size)
+        positive(lr=lr)
         if isinstance(trace_length, MeasuredLength):
             raise TypeError(
                 "trace_length must be an integer, got a MeasuredLength: lengths are measured while "

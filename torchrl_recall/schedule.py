@@ -74,7 +74,7 @@ class Schedule:
         at_least(1, interval=interval, anneal_frames=1 if anneal_frames is None else anneal_frames)
         at_least(0, start_frames=start_frames)
         self.interval, self.anneal_frames = interval, anneal_frames
-        self.frames, self._last_round = 0, start_frames
+        self.frames, self.start_frames, self._last_round = 0, start_frames, start_frames
         self.patience, self._idle_calls, self._warned = patience, 0, False
         self._ready: bool | None = None  # whether trajectories were ready for the last due round
 
@@ -148,7 +148,7 @@ class Schedule:
     def _wait(self, reason: str) -> None:
         """Warn once why no round has begun for long."""
         self._idle_calls += 1
-        waited = self._idle_calls if not self.frames else self.frames
+        waited = self.frames - self.start_frames if self.frames else self._idle_calls
         if waited >= self.patience and not self._warned:
             self._warned = True
             warnings.warn(

@@ -53,6 +53,12 @@ def test_units_of_the_environment_on_demand():
     assert codec.normalize(value).item() == pytest.approx(2.5)  # which filters need
 
 
+def test_bounds_do_not_change_the_dtype():
+    codec = ContinuousCodec(Bounded(-1, 1, (2,))).double()
+    assert codec.clamp(torch.tensor([3.0, 0.0])).tolist() == [1.0, 0.0]
+    assert codec.clamp(torch.zeros(2)).dtype == torch.float32
+
+
 def test_before_data_it_is_the_identity():
     value = torch.randn(5, 3)
     codec = ContinuousCodec(Unbounded((3,)))

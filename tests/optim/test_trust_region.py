@@ -116,6 +116,22 @@ def test_a_step_that_cannot_improve_changes_no_bit():
     assert (region.num_steps, region.num_refused) == (1, 1)
 
 
+def test_a_loss_that_fails_in_the_line_search_changes_no_bit():
+    actor = gaussian()
+    data, loss, calls = experience(actor), TRPOLoss(actor), []
+
+    def fails(tensordict):
+        calls.append(len(calls))
+        if len(calls) > 1:  # the first call gives the gradient
+            raise RuntimeError("the loss broke")
+        return loss.actor_loss(tensordict)
+
+    before = bits(actor)
+    with pytest.raises(RuntimeError, match="the loss broke"):
+        TrustRegion(loss, loss_fn=fails).step(data)
+    assert same_bits(actor, before)
+
+
 def _turned(loss, data):
     """A loss whose gradient points up: its value grows along its own descent direction."""
     out = loss.actor_loss(data)

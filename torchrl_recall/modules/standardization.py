@@ -93,7 +93,9 @@ class ContinuousCodec(RunningValueNorm):
         Args:
             value: values of shape ``[*batch, dim]``, environment units.
         """
-        return value if self.low is None else value.clamp(self.low, self.high)
+        if self.low is None:
+            return value
+        return value.clamp(self.low.to(value.dtype), self.high.to(value.dtype))
 
     def log_abs_det(self) -> Tensor | float:
         """Return the log-determinant that converts standardised densities to environment units."""

@@ -36,6 +36,9 @@ def make_update(
     same random numbers and agree up to rounding. Compiling takes some ten seconds once. If it
     fails, a warning gives the reason and all later steps are eager.
 
+    The loss has to use all parameters that ask for a gradient. Eager Adam leaves out the others,
+    and in the compiled step their gradient is zero, so that a weight decay moves them.
+
     Args:
         loss_module: any loss module.
         optimizer: an optimiser of the module's parameters. TorchRL's ``group_optimizers`` joins

@@ -210,17 +210,21 @@ class TrustRegion:
         """Take the longest acceptable fraction of a step, or no step."""
         # Fractions from the longest to the shortest, each from the same weights.
         before = [p.detach().clone() for p in self.parameters]
-        parts = self._split(full_step)
-        for i in range(self.line_search_steps):
-            fraction = self.line_search_shrink**i
-            for parameter, start, part in zip(self.parameters, before, parts, strict=True):
-                parameter.copy_(start + fraction * part)
-            improvement, kl = evaluate()
-            if improvement > 0 and kl <= self.max_kl:  # False for NaN
-                break
-        else:  # no fraction is acceptable: restore all parameters exactly
-            for parameter, start in zip(self.parameters, before, strict=True):
-                parameter.copy_(start)
+        parts, accepted = self._split(full_step), False
+        try:
+            for i in range(self.line_search_steps):
+                fraction = self.line_search_shrink**i
+                for parameter, start, part in zip(self.parameters, before, parts, strict=True):
+                    parameter.copy_(start + fraction * part)
+                improvement, kl = evaluate()
+                accepted = bool(improvement > 0 and kl <= self.max_kl)  # False for NaN
+                if accepted:
+                    break
+        finally:
+            if not accepted:  # no fraction is acceptable, or the loss failed: restore exactly
+                for parameter, start in zip(self.parameters, before, strict=True):
+                    parameter.copy_(start)
+        if not accepted:
             zero = before[0].new_zeros(())
             fraction, improvement, kl = 0.0, zero, zero.clone()
         device = before[0].device
@@ -242,9 +246,12 @@ class TrustRegion:
     def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Select the inputs of the policy, as one row for each step without padding."""
         rows = tensordict.select(*self.loss_module.actor_network.in_keys)
-        found = (tensordict.get(key, None) for key in self.loss_module._loss_mask_keys())
-        masks = [mask.reshape(rows.shape) for mask in found if mask is not None]
-        return rows[torch.stack(masks).all(0)] if masks else rows.reshape(-1)
+        device = next(iter(rows.values(True, True))).device  # a tensordict may have none
+        keep = torch.ones(rows.shape, dtype=torch.bool, device=device)
+        for key in self.loss_module._loss_mask_keys():
+            if (mask := tensordict.get(key, None)) is not None:
+                keep = keep & mask.reshape(keep.shape)
+        return rows[keep]
 
     def _total(
         self, losses: TensorDictBase, tensordict: TensorDictBase, *, check: bool = True
