@@ -75,6 +75,16 @@ def test_a_method_looks_the_same_whatever_stands_beside_it():
         assert len(seen) == 1
 
 
+def test_thirty_methods_look_different():
+    grid = [
+        f"backtracking+recall.trace_length={length}+sac.n_step={n}"
+        for length in (1, 5, 10, 20, 50)
+        for n in (1, 2, 3, 4, 5, 6)
+    ]
+    found = looks(["none", *grid], "sac").values()
+    assert len({(look.color, look.line) for look in found}) == 31
+
+
 def test_unknown_methods_take_what_is_left():
     methods = ["none", "backtracking", "mine", "yours", "theirs"]
     found = looks(methods)

@@ -59,6 +59,13 @@ SPARE: list[tuple[str, Line]] = [
     (BLUE, DASHED), (VERMILION, DASH_DOT), (GREEN, DOTTED), (PURPLE, SOLID), (ORANGE, DASHED),
     (SKY, SOLID), (BLACK, SOLID), (VERMILION, SOLID), (GREEN, DASHED), (BLUE, DOTTED),
 ]  # fmt: skip
+# Looks of still more methods, before any is used twice.
+MORE: list[tuple[str, Line]] = [
+    (color, line)
+    for line in (SOLID, DASHED, DOTTED, DASH_DOT, SHORT)
+    for color in (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK)
+    if (color, line) not in SPARE
+]
 # What settings are called; others by the last part of their key.
 VALUES = {
     "recall.end_states=reward": "from successes",
@@ -209,6 +216,7 @@ def looks(methods: Iterable[str], host: str = "") -> dict[str, Look]:
             found[method] = known[0]
     left = [look for look in SPARE if look not in found.values()]
     left.sort(key=lambda look: look[0] in {color for color, _ in found.values()})
+    left += [look for look in MORE if look not in found.values()]
     for number, method in enumerate(method for method in names if method not in found):
         found[method] = left[number % len(left)]
     return {method: Look(name, *found[method]) for method, name in names.items()}
