@@ -17,6 +17,7 @@ from torchrl.modules import ValueOperator
 from torchrl_recall import (
     Agreement,
     BacktrackingModel,
+    Cloning,
     ForwardDyna,
     ForwardModelImitation,
     ImitationLoss,
@@ -325,6 +326,15 @@ def test_bad_arguments_are_named(kind, name, value, make):
 
 
 # Nothing
+
+
+def test_an_empty_batch_is_no_experience(make_actor):
+    cloning = Cloning(ImitationLoss(make_actor()), interval=5, max_kl=0.01)
+    cloning.demonstrate([episode(1.0)])
+    cloning.extend(episode(1.0))
+    cloning.extend(episode(1.0)[:0])
+    assert cloning.imitation.schedule.frames == 5
+    assert "recall/loss_imitation" in cloning.step()
 
 
 @KINDS

@@ -203,11 +203,12 @@ class TrustRegionSteps:
         Args:
             data: transitions, of any batch shape.
         """
-        newest = valid_steps(data).reshape(-1).select(*self._keys)
-        if not len(newest):
+        data = valid_steps(data).select(*self._keys)
+        if not data.shape.numel():  # which cannot be reshaped
             return
-        device = next((p.device for p in self.region.parameters), None)
-        self._newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)].to(device)
+        newest = data.reshape(-1)
+        newest = newest[:: max(1, len(newest) // _ENOUGH_STATES)]
+        self._newest = newest.to(self.region.parameters[0].device)
 
     def __call__(self, pairs: TensorDictBase) -> TensorDictBase:
         """Take one step on a batch of pairs, and return its losses."""
@@ -223,8 +224,7 @@ class TrustRegionSteps:
         """Restore :meth:`state_dict`."""
         self.region.load_state_dict(state["region"])
         newest = state["newest"]
-        device = next((p.device for p in self.region.parameters), None)
-        self._newest = newest if newest is None or device is None else newest.to(device)
+        self._newest = None if newest is None else newest.to(self.region.parameters[0].device)
 
 
 def make_steps(

@@ -18,6 +18,7 @@ from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
@@ -140,7 +141,7 @@ class OfflineRecall(Stateful):
         self.to_transitions = TraceTransitions(
             reward=reward, observation_key=model.observation_key, action_key=model.action_key
         )
-        device = next((p.device for p in model.parameters()), None)
+        device = device_of(model)
         storage = LazyTensorStorage(buffer_size, device=device or torch.device("cpu"))
         self.buffer = ReplayBuffer(storage=storage)
         self.newest = NewestTraces(device)  # before filters, for an audit or a picture

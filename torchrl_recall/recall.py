@@ -18,6 +18,7 @@ from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
@@ -275,7 +276,7 @@ class Recall(Stateful):
                 done_key=done_key,
                 observation_key=model.observation_key,
                 keys=read_keys(imitation_loss, train_model.loss, critic, *filters),
-                device=next((p.device for p in (imitation_loss or model).parameters()), None),
+                device=device_of(imitation_loss or model),
                 on_write=on_write,
             ),
             train_model=train_model,
@@ -369,7 +370,7 @@ class Recall(Stateful):
         imitate: ImitationUpdates | None = parts["imitate"]
         if train_filters is None and imitate is not None:
             refuse_judges(imitate.transforms, "Recall.from_parts")
-        device = next((p.device for p in model.parameters()), None)
+        device = device_of(model)
         self.to_transitions, self.fresh = to_transitions, FreshTransitions(device)
         self.newest = NewestTraces(device)  # before filters, for an audit or a picture
         self.train_filters = FilterUpdates((), model) if train_filters is None else train_filters
@@ -409,7 +410,7 @@ class Recall(Stateful):
             ValueError: a trajectory does not fit into the store, or none reaches its threshold.
         """
         self.trajectories.demonstrate(trajectories)
-        device = next((p.device for p in self.model.parameters()), None)
+        device = device_of(self.model)
         self.demonstrations = Demonstrations(trajectories, device=device)
 
     def step(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:

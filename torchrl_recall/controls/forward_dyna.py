@@ -16,6 +16,7 @@ from torchrl_recall.checks import at_least, require
 from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.policies import check_bounded, uniform_actions
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.optim.batches import BatchSource, Draws
@@ -111,7 +112,7 @@ class ForwardDyna(Stateful):
         self.train_reward = None
         if isinstance(reward, RewardModel):
             self.train_reward = RewardUpdates(reward, lr=model_lr, compile=compile, **steps)
-        self.fresh = FreshTransitions(next((p.device for p in model.parameters()), None))
+        self.fresh = FreshTransitions(device_of(model))
         self.draws: BatchSource = Draws()
 
     def extend(self, data: TensorDictBase) -> None:

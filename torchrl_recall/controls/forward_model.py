@@ -17,6 +17,7 @@ from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
@@ -174,7 +175,7 @@ class ForwardModelImitation(Stateful):
             done_key=done_key,
             observation_key=model.observation_key,
             keys=read_keys(imitation_loss, self.train_model.loss, critic, *filters),
-            device=next((p.device for p in imitation_loss.parameters()), None),
+            device=device_of(imitation_loss),
             on_write=[self._update_statistics, steps.observe],
         )
         self.generate = RecallTraceGenerator(

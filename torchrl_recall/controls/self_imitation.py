@@ -12,6 +12,7 @@ from torchrl.data import ReplayBuffer
 
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.schedule import Schedule
@@ -113,7 +114,7 @@ class SelfImitation(Stateful):
             done_key=done_key,
             observation_key=observation_key,
             keys=read_keys(imitation_loss, *filters),
-            device=next((p.device for p in imitation_loss.parameters()), None),
+            device=device_of(imitation_loss),
             on_write=[steps.observe],
         )
         self.imitate = ImitationUpdates(

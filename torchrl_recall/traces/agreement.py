@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.ensemble import EnsembleDistribution
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.traces.filters import check_traces, narrow, unbroken
@@ -69,7 +70,7 @@ class QuantileFilter(TensorDictModuleBase):
         at_least(1, window=window)
         self.__dict__["model"] = model  # not a submodule: its owner trains and saves it
         self.quantile, self.window, self.mask_key = quantile, window, mask_key
-        device = next((p.device for p in model.parameters()), None)
+        device = device_of(model)
         self.register_buffer("errors", torch.full((window,), torch.nan, device=device))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.in_keys = [model.observation_key, model.action_key, model.next_observation_key]

@@ -14,6 +14,7 @@ from torchrl_recall.checks import at_least, require
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.policies import check_bounded, uniform_actions
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 from torchrl_recall.traces.measured_length import MeasuredLength
@@ -220,7 +221,7 @@ class RecallTraceGenerator(nn.Module):
                 f"{spec.dtype}. Convert them with end_states.to({spec.dtype}), or use torchrl's "
                 "DoubleToFloat."
             )
-        device = next((p.device for p in cast(nn.Module, model).parameters()), states.device)
+        device = device_of(cast(nn.Module, model)) or states.device
         if states.device != device:
             raise ValueError(
                 f"the end states are on {states.device}, but the model is on {device}. Move one "

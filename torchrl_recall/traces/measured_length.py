@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchrl_recall.checks import at_least, next_key, positive
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.stateful import from_containers, to_containers
 
@@ -91,7 +92,7 @@ class MeasuredLength(nn.Module):
         self.max_length, self.max_error, self.num_pieces = max_length, max_error, num_pieces
         self.done_key = next_key(done_key)
         self._keys = [model.observation_key, model.action_key, model.next_observation_key]
-        device = next((p.device for p in model.parameters()), None)
+        device = device_of(model)
         # For each length: decayed sums of relative errors, and of the number of writes.
         self.register_buffer("sums", torch.zeros(2, max_length, device=device))
         self._value = 1

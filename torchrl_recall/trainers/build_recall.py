@@ -18,6 +18,7 @@ from torchrl_recall.controls import (
     SelfImitation,
 )
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec
@@ -305,7 +306,7 @@ def _judges(
             forward_model = make_model(
                 num_cells=backtracking.num_cells, standardize=backtracking.standardize
             )
-            forward_model.to(next((p.device for p in model.parameters()), None))
+            forward_model.to(device_of(model))
         judges.append(Agreement(forward_model, quantile=recall.agreement))
     if recall.disagreement is not None:
         judges.append(Disagreement(model, quantile=recall.disagreement))

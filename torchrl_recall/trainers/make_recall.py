@@ -10,6 +10,7 @@ from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
+from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
 from torchrl_recall.modules.state_values import StateValues
 from torchrl_recall.objectives.imitation import ImitationLoss
@@ -62,7 +63,7 @@ def make_recall(
     values = StateValues(loss)
     collector = trainer.collector
     specs = [collector.getattr_env(f"{kind}_spec_unbatched") for kind in ("observation", "action")]
-    device = next((p.device for p in loss.parameters()), None)
+    device = device_of(loss)
     model = BacktrackingModel.from_specs(
         *specs, observation_key=observation_key, action_key=values.action_key
     ).to(device)

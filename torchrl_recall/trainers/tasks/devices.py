@@ -9,6 +9,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_recall.envs import GoalEnv
+from torchrl_recall.modules.device import device_of
 
 __all__ = ["PolicyFor", "any_device"]
 
@@ -46,7 +47,7 @@ class PolicyFor(TensorDictModuleBase):
         super().__init__()
         self.in_keys, self.out_keys = policy.in_keys, ["action"]
         self.here = env.goal_spec.device
-        self.device = next((p.device for p in policy.parameters()), self.here)
+        self.device = device_of(policy) or self.here
         self.__dict__["policy"] = policy  # not a submodule: the host owns its parameters
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
