@@ -242,23 +242,29 @@ def test_open_trajectories_are_dropped_where_episodes_do_not_go_on(tmp_path):
     assert dropped == [128]
 
 
-def test_an_evaluation_that_a_signal_cut_short_is_made_up_for(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
-    words = tiny("none", collector__total_frames=80, eval__interval=70)
-    assert train(tmp_path / "whole", words) == 0
-    config = configure([*words, f"run_dir='{tmp_path / 'run'}'"])
+def stopped_in_an_evaluation(words: list[str], run_dir, frames: int) -> None:
+    """A run that gets a signal in its evaluation after some frames."""
+    config = configure([*words, f"run_dir='{run_dir}'"])
     with process_state_kept(), Run(config) as run:
         parts = run.resume(sac_recall.build(config, run.device))
         policy = parts.evaluation.policy
 
         def stop(observation):
-            os.kill(os.getpid(), signal.SIGTERM)
+            if run.frames == frames:
+                os.kill(os.getpid(), signal.SIGTERM)
             return policy(observation)
 
         parts.evaluation.policy = stop
         for data in run.frames_from(parts.collector):
             run.metrics |= sac_recall.learn(parts, data, config, run.frames)
-    assert (run.status, run.frames) == (143, 70)
+    assert (run.status, run.frames) == (143, frames)
+
+
+def test_an_evaluation_that_a_signal_cut_short_is_made_up_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs into the working directory
+    words = tiny("none", collector__total_frames=80, eval__interval=70)
+    assert train(tmp_path / "whole", words) == 0
+    stopped_in_an_evaluation(words, tmp_path / "run", 70)
     assert train(tmp_path / "run", [*words, "resume=auto"]) == 0
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
@@ -266,22 +272,10 @@ def test_an_evaluation_that_a_signal_cut_short_is_made_up_for(tmp_path, monkeypa
 def test_an_evaluation_that_was_made_up_for_at_the_end_is_saved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = tiny("none", collector__total_frames=80, eval__interval=40)
-    config = configure([*words, f"run_dir='{tmp_path / 'run'}'"])
-    with process_state_kept(), Run(config) as run:
-        parts = run.resume(sac_recall.build(config, run.device))
-        policy = parts.evaluation.policy
-
-        def stop(observation):
-            if run.frames == 80:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return policy(observation)
-
-        parts.evaluation.policy = stop
-        for data in run.frames_from(parts.collector):
-            run.metrics |= sac_recall.learn(parts, data, config, run.frames)
-    assert (run.status, run.frames) == (143, 80)
+    stopped_in_an_evaluation(words, tmp_path / "run", 80)
     assert train(tmp_path / "run", [*words, "resume=auto"]) == 0
-    assert load_run(tmp_path / "run", restore=("evaluation",)).parts.evaluation.frames == [40, 80]
+    found = load_run(tmp_path / "run", restore=("evaluation",))
+    assert found.parts.evaluation.frames == [40, 80]
     assert train(tmp_path / "run", [*words, "collector.total_frames=120", "resume=auto"]) == 0
     assert [row["frames"] for row in metrics(tmp_path / "run")] == ["40", "80", "120"]
 
