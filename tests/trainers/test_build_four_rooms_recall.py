@@ -45,7 +45,8 @@ def test_settings_reach_recall():
     )  # fmt: skip
     recall = built.recall
     assert (recall.schedule.interval, recall.schedule.anneal_frames) == (3 * 4 * 8, 99)
-    assert (recall.imitate.steps.lr, recall.imitate.num_updates) == (0.011, 5)
+    assert recall.imitate.steps.optimizer.param_groups[0]["lr"] == 0.011
+    assert recall.imitate.num_updates == 5
     assert [g["lr"] for g in recall.train_model.optimizer.param_groups] == [0.012, 0.013]
     assert (recall.train_model.num_updates, recall.train_model.batch_size) == (7, 16)
     assert recall.train_model.all_batch_size == 17

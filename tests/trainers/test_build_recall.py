@@ -57,7 +57,7 @@ def test_settings_reach_recall():
     assert (schedule.interval, schedule.anneal_frames) == (13, 99)
     assert (imitate.num_updates, imitate.batch_size) == (3, 17)
     assert type(imitate.steps) is AdamSteps
-    assert imitate.steps.lr == 0.011
+    assert imitate.steps.optimizer.param_groups[0]["lr"] == 0.011
     assert recall.state_batch_size == train_model.state_batch_size == 77
     assert (recall.generate.trace_length, recall.generate.num_traces) == (6, 2)
     assert (recall.high_value_states.num_states, recall.high_value_states.temperature) == (9, 2.5)
