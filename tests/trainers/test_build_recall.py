@@ -134,6 +134,19 @@ def test_the_forward_model_gets_its_own_settings():
     assert control.generate.trace_length == 5
 
 
+def test_units_reach_all_models():
+    recall = build("imitation", "recall.agreement=0.95", "backtracking.standardize=false").recall
+    for model in (recall.model, recall.train_filters.train_forward.model):
+        assert not model.observations.standardize
+        assert not model.deltas.standardize
+
+
+def test_members_of_a_forward_model_are_no_ensemble_that_learns_from_its_own_batches():
+    words = ["backtracking.num_models=5", "backtracking.bootstrap=true"]
+    with pytest.raises(ConfigError, match="bootstrap=true is of the members of a backtracking"):
+        build("forward_dyna", *words)
+
+
 def test_a_trajectory_must_fit_into_the_buffer():
     for recall in ("backtracking", "self_imitation"):
         with pytest.raises(ConfigError, match=r"buffer_size=100 is less than .* 1000 steps"):
