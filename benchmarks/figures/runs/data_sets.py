@@ -83,8 +83,8 @@ def make_data_sets(config: DictConfig, names: Sequence[str]) -> dict[str, Path]:
             stage = "expert"
         if kind["policy"] != "replay":
             usual = _SPARSE_FRAMES[kind["policy"]] if config.task in SPARSE else 20_000
-            kind = kind | {"frames": config.recorded or usual}
-        record_run(_agent(config, stage), folder, seed=AGENT, **kind)
+            kind = kind | {"frames": config.recorded or usual, "seed": AGENT}
+        record_run(_agent(config, stage), folder, **kind)
     return made
 
 
