@@ -15,10 +15,10 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl_recall.checks import at_least, positive
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_trajectories import valid_steps
+from torchrl_recall.devices import device_of, device_of_data
 from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
@@ -198,7 +198,7 @@ class OfflineRecall(Stateful):
         if judges := self.train_filters.judges:
             widest = max(judge.window for judge in judges)
             held_out = max(1, min(widest, round(_HELD_OUT * len(rows))))
-        order = torch.randperm(len(rows), device=_device(rows))
+        order = torch.randperm(len(rows), device=device_of_data(rows))
         seen = rows[order[held_out:]]
         experience: Any = _Seen(seen)
         self.train_reward.model.update_statistics(seen)  # the first, because it checks all entries
@@ -286,7 +286,3 @@ class _Seen:
 
     def __getitem__(self, index: Tensor) -> TensorDictBase:
         return self.storage[index]
-
-
-def _device(rows: TensorDictBase) -> torch.device:
-    return next(iter(rows.values(True, True))).device

@@ -14,11 +14,11 @@ from torchrl.data import ReplayBuffer
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.demonstrations import Demonstrations
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
+from torchrl_recall.devices import device_of
 from torchrl_recall.filter_updates import FilterUpdates
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates, make_model_loss
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec

@@ -44,7 +44,7 @@ def test_a_figure_refuses_its_own_runs_of_other_settings(find_swept, tmp_path, m
     words = tiny(env__name="Pendulum-v1", collector__total_frames=120)
     assert train(tmp_path / "job", words) == 0
     check_settings(tmp_path / "job", "sac", words)
-    check_settings(tmp_path / "job", "sac", [*words, "logger.backend=none", "device=cpu"])
+    check_settings(tmp_path / "job", "sac", [*words, "logger.backend=none"])
     check_settings(tmp_path / "none", "sac", words)  # there is no run yet
     others = (
         "collector.total_frames=180", "collector.total_frames=100", "sac.n_step=3",

@@ -80,7 +80,7 @@ def test_rows_of_several_environments_are_no_replay(runs, tmp_path):
 
 
 def test_an_episode_after_a_cut_begins_with_a_reset(runs, tmp_path, monkeypatch):
-    """Of a task without a time limit, which is that of Pendulum-v1 otherwise."""
+    """Take the time limit of Pendulum-v1 away, so that its episodes have to be cut."""
     monkeypatch.setattr("torchrl_recall.trained.record.longest_episode", lambda task: None)
     run_dir = shutil.copytree(runs("none")[0], tmp_path / "run")
     config = OmegaConf.load(run_dir / "config.yaml")

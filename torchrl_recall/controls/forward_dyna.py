@@ -14,9 +14,9 @@ from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.checks import at_least, require
 from torchrl_recall.data.top_trajectories import valid_steps
+from torchrl_recall.devices import device_of
 from torchrl_recall.forward_updates import ForwardUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.policies import check_bounded, uniform_actions
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.optim.batches import BatchSource, Draws

@@ -13,11 +13,11 @@ from torchrl.data import ReplayBuffer
 
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
+from torchrl_recall.devices import device_of
 from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
 from torchrl_recall.model_updates import ModelUpdates
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.objectives.backtracking import BacktrackingLoss
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws

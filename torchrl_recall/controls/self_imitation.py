@@ -11,8 +11,8 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys
+from torchrl_recall.devices import device_of
 from torchrl_recall.imitation_updates import ImitationUpdates, make_steps
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.schedule import Schedule

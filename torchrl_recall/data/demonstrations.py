@@ -13,6 +13,7 @@ from torchrl.data import ReplayBuffer
 from torchrl_recall.checks import next_key
 from torchrl_recall.data.data_sets import DataSetError
 from torchrl_recall.data.streams import TrajectoryStreams
+from torchrl_recall.devices import device_of_data
 from torchrl_recall.optim.batches import take_rows
 
 __all__ = ["Demonstrations", "whole_trajectories"]
@@ -153,15 +154,11 @@ class _Both:
         if isinstance(index, slice):
             index = torch.arange(*index.indices(len(self)))
         own = index < len(self.rows)
-        demonstrated = self.rows[index[own].to(_device(self.rows))]
+        demonstrated = self.rows[index[own].to(device_of_data(self.rows))]
         if own.all():
             return demonstrated
         rows = take_rows(self.replay_buffer, index[~own] - len(self.rows))
         keys = [key for key in demonstrated.keys(True, True) if key in rows.keys(True, True)]
         out = torch.cat([demonstrated.select(*keys), rows.select(*keys)])
         order = torch.cat([own.nonzero(), (~own).nonzero()]).squeeze(-1).argsort()
-        return out[order.to(_device(out))]
-
-
-def _device(rows: TensorDictBase) -> torch.device:
-    return next(iter(rows.values(True, True))).device
+        return out[order.to(device_of_data(out))]

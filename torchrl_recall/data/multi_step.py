@@ -7,6 +7,8 @@ from typing import Any
 from tensordict import TensorDictBase
 from torchrl.envs.transforms import MultiStepTransform
 
+from torchrl_recall.devices import device_of_data
+
 __all__ = ["MultiStep"]
 
 
@@ -66,6 +68,6 @@ class MultiStep(MultiStepTransform):
 
     def _append_tensordict(self, data: TensorDictBase) -> TensorDictBase:
         if self._restored and self._buffer is not None:  # checkpoints are read onto the CPU
-            self._buffer = self._buffer.to(next(iter(data.values(True, True))).device)
+            self._buffer = self._buffer.to(device_of_data(data))
         self._restored = False
         return super()._append_tensordict(data)

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from torchrl.objectives import LossModule
 
 from torchrl_recall.checks import at_least, positive
+from torchrl_recall.devices import device_of_data
 from torchrl_recall.optim.functional_loss import total_loss
 from torchrl_recall.optim.natural_gradient import conjugate_gradient, kl_divergence
 
@@ -246,8 +247,7 @@ class TrustRegion:
     def _rows(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Select the inputs of the policy, as one row for each step without padding."""
         rows = tensordict.select(*self.loss_module.actor_network.in_keys)
-        device = next(iter(rows.values(True, True))).device  # a tensordict may have none
-        keep = torch.ones(rows.shape, dtype=torch.bool, device=device)
+        keep = torch.ones(rows.shape, dtype=torch.bool, device=device_of_data(rows))
         for key in self.loss_module._loss_mask_keys():
             if (mask := tensordict.get(key, None)) is not None:
                 keep = keep & mask.reshape(keep.shape)

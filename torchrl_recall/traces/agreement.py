@@ -13,8 +13,8 @@ from torch import Tensor
 
 from torchrl_recall.checks import at_least
 from torchrl_recall.data.top_trajectories import valid_steps
+from torchrl_recall.devices import device_of
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.ensemble import EnsembleDistribution
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.traces.filters import check_traces, narrow, unbroken

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.checks import at_least, require
+from torchrl_recall.devices import device_of
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.policies import check_bounded, uniform_actions
 from torchrl_recall.optim.compilation import compile_function, with_fallback
 from torchrl_recall.traces.measured_length import MeasuredLength

@@ -9,8 +9,8 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl_recall.checks import at_least, next_key, positive
+from torchrl_recall.devices import device_of
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.stateful import from_containers, to_containers
 

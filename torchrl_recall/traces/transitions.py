@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchrl_recall.checks import next_key, require
 from torchrl_recall.data.returns_to_go import RETURN_TO_GO
+from torchrl_recall.devices import device_of_data
 
 __all__ = ["FreshTransitions", "NewestTraces", "TraceTransitions", "join_rows"]
 
@@ -205,7 +206,7 @@ class FreshTransitions:
         """
         if self.rows is None:
             return None
-        device = next(iter(self.rows.values(True, True))).device
+        device = device_of_data(self.rows)
         return self.rows[torch.randint(len(self.rows), (num,), device=device)]
 
     def state_dict(self) -> dict:

@@ -17,8 +17,8 @@ from torchrl_recall.controls import (
     NoRecall,
     SelfImitation,
 )
+from torchrl_recall.devices import device_of
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.joint_model import JointModel
 from torchrl_recall.modules.reward_model import RewardModel
 from torchrl_recall.modules.standardization import ContinuousCodec

@@ -9,8 +9,8 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBas
 from torchrl.objectives import LossModule
 from torchrl.trainers import Trainer
 
+from torchrl_recall.devices import device_of
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
-from torchrl_recall.modules.device import device_of
 from torchrl_recall.modules.policies import BoltzmannPolicy, GaussianPolicy
 from torchrl_recall.modules.state_values import StateValues
 from torchrl_recall.objectives.imitation import ImitationLoss

@@ -44,14 +44,11 @@ def find_swept(sweeps: Sequence[str], recipe: str, words: Sequence[str]) -> Path
         The run's folder; None if no run is finished, or all differ.
     """
     config = _composed(recipe, words)
-    asked = _telling(config)
-    for folder, told in _told(tuple(sweeps)):
-        if told != asked:
+    asked = flat(config)
+    for folder, saved in _told(tuple(sweeps)):
+        if _differ(asked, saved):
             continue
-        try:
-            summary = finished(config, folder)
-        except schema.ConfigError:  # another setting differs
-            continue
+        summary = finished(config, folder)
         if summary and _is_straight(summary):
             return folder
     return None
@@ -75,19 +72,12 @@ def check_settings(run_dir: Path, recipe: str, words: Sequence[str]) -> None:
         "collect=true."
     )
     try:
-        saved = flat(_load(run_dir))
+        saved = _load(run_dir)
         summary = run_dir / "summary.json"
         spans = _total_frames(json.loads(summary.read_text())) if summary.exists() else []
     except (OSError, ValueError, AssertionError, OmegaConfBaseException, YAMLError) as error:
         sys.exit(f"{run_dir} is damaged ({str(error).splitlines()[0]}). {cure}")
-    asked = flat(_composed(recipe, words))
-    unsaid = ("device", "compile") if asked.get("compile") is None else ("device",)
-    differ = [
-        f"{key}={saved.get(key)}, not {asked.get(key)}"
-        for key in sorted({*asked, *saved})
-        if asked.get(key) != saved.get(key)
-        and (key == "collector.total_frames" or not key.startswith((*LEAVES_THE_SAME, *unsaid)))
-    ]
+    differ = _differ(flat(_composed(recipe, words)), saved)
     if len(spans) > 1:
         differ.append(f"it was prolonged, {' and '.join(map(str, spans))} steps")
     if differ:
@@ -102,10 +92,21 @@ def _composed(recipe: str, words: Sequence[str]) -> dict:
 
 
 def _load(folder: Path) -> dict:
-    """Load the configuration of a run."""
+    """Load the settings of a run, with dotted keys."""
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     assert isinstance(config, dict)
-    return config
+    return flat(config)
+
+
+def _differ(asked: dict, saved: dict) -> list[str]:
+    """Name the settings that differ and can change the rows of a figure."""
+    unsaid = ("compile",) if asked.get("compile") is None else ()
+    return [
+        f"{key}={saved.get(key)}, not {asked.get(key)}"
+        for key in sorted({*asked, *saved})
+        if asked.get(key) != saved.get(key)
+        and (key == "collector.total_frames" or not key.startswith((*LEAVES_THE_SAME, *unsaid)))
+    ]
 
 
 def _is_straight(summary: dict) -> bool:
@@ -131,13 +132,7 @@ def _told(sweeps: tuple[str, ...]) -> list[tuple[Path, dict]]:
             f"sweeps={list(sweeps)}: {', '.join(f'{path} {why}' for path, why in skipped.items())}"
         )
     return [
-        (folder, _telling(_load(folder)))
+        (folder, _load(folder))
         for folder in folders
         if (folder / "summary.json").exists() and (folder / "config.yaml").exists()
     ]
-
-
-def _telling(config: dict) -> dict:
-    """Select the settings that can change the rows of a figure."""
-    told = ("env.", "seed", "recall.name", "collector.total_frames", "eval.")
-    return {key: value for key, value in flat(config).items() if key.startswith(told)}

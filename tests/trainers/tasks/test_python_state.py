@@ -192,7 +192,7 @@ def test_numbers_that_no_checkpoint_holds_are_named():
 
 
 def test_containers_keep_their_kind():
-    """What is empty in a fresh task does not tell of which kind its items are."""
+    """Restore lists of tuples into a fresh task, whose lists are still empty."""
     visited = [(1, 2), (3, 4)]
     recent = deque([1, 2], maxlen=2)
     env, other = Single(hopper(), visited=visited, recent=recent), Single(hopper(), visited=[])

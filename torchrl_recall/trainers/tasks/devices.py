@@ -8,8 +8,8 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
+from torchrl_recall.devices import device_of
 from torchrl_recall.envs import GoalEnv
-from torchrl_recall.modules.device import device_of
 
 __all__ = ["PolicyFor", "any_device"]
 
