@@ -18,7 +18,7 @@ from effects import KINDS, Effect, Number
 from omegaconf import OmegaConf
 
 from torchrl_recall.results.rows import read_rows
-from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.runs.atomic import write_text
 
 __all__ = ["ClaimError", "render"]
 
@@ -57,7 +57,7 @@ class Claim:
 
 def main() -> None:
     """Write the page."""
-    write_whole(RESULTS / "claims.md", render(RESULTS))
+    write_text(RESULTS / "claims.md", render(RESULTS))
     print(RESULTS / "claims.md")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from torchrl_recall.results.names import method_name, split_method
 from torchrl_recall.results.rows import read_rows
 from torchrl_recall.results.statistics import interval, quartiles
-from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.runs.atomic import write_text
 
 __all__ = ["render"]
 
@@ -47,7 +47,7 @@ Rows = dict[str, dict[int, dict[int, float | None]]]  # by metric, seed and fram
 
 def main() -> None:
     """Write the page."""
-    write_whole(RESULTS / "table.md", render(RESULTS))
+    write_text(RESULTS / "table.md", render(RESULTS))
     print(RESULTS / "table.md")
 
 

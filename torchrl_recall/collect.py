@@ -22,7 +22,8 @@ from torchrl_recall.results.methods import DuplicateError, Method, curve, group_
 from torchrl_recall.results.picture import draw_curves, save_figure
 from torchrl_recall.results.rows import write_rows
 from torchrl_recall.results.table import rows, table
-from torchrl_recall.trainers.runs.process import say, write_whole
+from torchrl_recall.trainers.runs.atomic import write_text
+from torchrl_recall.trainers.runs.process import say
 from torchrl_recall.trainers.schema.group import ConfigError, Group
 from torchrl_recall.trainers.schema.ranges import Number, Text
 
@@ -99,7 +100,7 @@ def _collect(words: Sequence[str], options: Options) -> None:
         text += "\n\n" + "\n".join(f"- {note}" for note in notes)
     out = Path(options.out)
     write_rows(out / "results.csv", rows(methods, options.metric, out.name))
-    write_whole(out / "table.md", text + "\n")
+    write_text(out / "table.md", text + "\n")
     _draw(methods, options)
     say(f"{text}\n\n{out / 'results.csv'}\n{out / 'table.md'}\n{out / 'figure.png'}")
 

@@ -32,7 +32,7 @@ from torchrl_recall.objectives.imitation import ImitationLoss
 from torchrl_recall.results.names import looks, split_method
 from torchrl_recall.results.picture import add_legend, finish
 from torchrl_recall.results.rows import write_rows
-from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.runs.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {
@@ -165,7 +165,7 @@ def write(rows: list[Row], path: Path, diverged_at: int | None = None) -> None:
     for row in rows:
         cells = [row.get(name, math.nan) for name in columns]
         text.append(",".join(map(str, [*cells, diverged_at or ""])))
-    write_whole(path, "\n".join(text) + "\n")
+    write_text(path, "\n".join(text) + "\n")
 
 
 def words_of(task: str, method: str, seed: int, config: Any) -> Words:

@@ -47,6 +47,7 @@ from torchrl_recall.results.statistics import interval
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.trained.load import load_run
 from torchrl_recall.trainers.runs import process
+from torchrl_recall.trainers.runs.atomic import write_text
 
 BLOCK = 500  # steps
 NUM_ENDS = 50  # of each held-out block, from which traces begin
@@ -177,7 +178,7 @@ def measure(
         seconds = seconds or time.process_time() - begun
         values = [steps, *held_out_quality(models, held_out)]
         found += [(kind, metric, value) for metric, value in zip(METRICS, values, strict=True)]
-    process.write_whole(kept, json.dumps(found))
+    write_text(kept, json.dumps(found))
     return found
 
 

@@ -27,7 +27,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.noise import NormalActionNoise
 
-from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.runs.atomic import atomic_file, write_text
 
 
 def make_peer(
@@ -134,7 +134,7 @@ def main() -> None:
         "recall": {"name": recall},
         "eval": {"interval": args.eval_interval, "num_episodes": args.eval_episodes},
     }
-    write_whole(args.run_dir / "config.yaml", OmegaConf.to_yaml(config))
+    write_text(args.run_dir / "config.yaml", OmegaConf.to_yaml(config))
 
     torch.set_num_threads(1)
     if args.algorithm == "sac":
@@ -142,9 +142,8 @@ def main() -> None:
     eval_env = gymnasium.make(args.env)
     eval_env.reset(seed=args.seed + 1_000_000)
     model = make_peer(args.algorithm, gymnasium.make(args.env), args.seed, library=args.library)
-    partial = args.run_dir / "metrics.csv.partial"
     start = time.perf_counter()
-    with partial.open("w", newline="") as file:
+    with atomic_file(done) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["frames", "wall_seconds", "eval_return"])
         while model.num_timesteps < args.frames:
@@ -163,8 +162,7 @@ def main() -> None:
             writer.writerow([model.num_timesteps, round(time.perf_counter() - start, 1), mean])
             file.flush()
             print(args.env, args.seed, model.num_timesteps, mean, flush=True)
-    partial.rename(done)
-    write_whole(args.run_dir / "summary.json", json.dumps({"frames": model.num_timesteps}) + "\n")
+    write_text(args.run_dir / "summary.json", json.dumps({"frames": model.num_timesteps}) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torchrl.data import (
     Unbounded,
 )
 
+from torchrl_recall import BacktrackingModel
 from torchrl_recall.modules.standardization import (
     ContinuousCodec,
     DiscreteCodec,
@@ -51,6 +52,17 @@ def test_units_of_the_environment_on_demand():
         assert torch.equal(convert(value), value)
     assert codec.log_abs_det() == 0
     assert codec.normalize(value).item() == pytest.approx(2.5)  # which filters need
+
+
+def test_weights_of_standardised_networks_and_of_raw_units_are_not_mixed():
+    standardised, raw = (
+        BacktrackingModel.from_specs(Unbounded((1,)), Unbounded((1,)), standardize=standardize)
+        for standardize in (True, False)
+    )
+    for model, other in ((standardised, raw), (raw, standardised)):
+        with pytest.raises(RuntimeError, match="raw_units"):
+            model.load_state_dict(other.state_dict())
+        model.load_state_dict(model.state_dict())
 
 
 def test_bounds_do_not_change_the_dtype():

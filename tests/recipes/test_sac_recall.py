@@ -70,7 +70,7 @@ def test_the_script_runs_in_a_real_shell_and_prints_a_table(tmp_path):
 def test_a_run_leaves_its_files(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "metrics.csv", "curve.png", "checkpoints", "summary.json"} <= names
-    assert not [name for name in names if name.endswith(".partial")]
+    assert not [name for name in names if name.startswith(".partial")]
 
 
 def test_columns_start_with_frames_seconds_and_return(finished):

@@ -12,4 +12,4 @@ def test_rows_are_long_form(tmp_path):
         "figure", "task", "method", "seed", "frames", "metric", "value",
     )  # fmt: skip
     assert row["value"] == ""
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".partial-*"))

@@ -10,7 +10,10 @@ import pytest
 import torch
 from trained_fixtures import Runs
 
+from torchrl_recall.trained.draw import check_drawing
+from torchrl_recall.trained.export import export_run
 from torchrl_recall.trained.play import check_video, play
+from torchrl_recall.trained.record import record_run
 from torchrl_recall.trainers.schema import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -75,6 +78,39 @@ def test_what_cannot_be_recorded_is_refused_at_once(runs: Runs, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ConfigError, match=r"imageio_ffmpeg: pip .*\[video\]', or take video=a.gif"):
         check_video(tmp_path.__class__("a.mp4"))
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"episodes": 0}, {"episodes": 1.5}])
+def test_numbers_out_of_range_are_refused(options, runs: Runs):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be an integer of at least"):
+        play(runs("sac")[0], **options)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(runs: Runs, tmp_path):
+    (tmp_path / "file").touch()
+    refused = pytest.raises(ConfigError, match=r"file is a file, not a folder; take another \w+=")
+    with refused:
+        play(tmp_path / "nowhere", video=tmp_path / "file" / "film.gif")
+    with refused:
+        check_drawing("out", tmp_path / "file" / "deep" / "traces.png")
+    with refused:
+        record_run(tmp_path / "nowhere", tmp_path / "file" / "data", episodes=1)
+    with refused:
+        export_run(tmp_path / "nowhere", tmp_path / "file" / "folder")
+
+
+def test_errors_of_the_task_itself_are_not_called_errors_of_drawing(
+    runs: Runs, tmp_path, monkeypatch
+):
+    def fail(self, action):
+        raise RuntimeError("the cart fell off the table")
+
+    run_dir, run = runs("hopper")
+    monkeypatch.setattr(type(run.parts.evaluation.env.base_env._env), "step", fail)
+    with pytest.raises(RuntimeError, match="the cart fell off the table") as caught:
+        play(run_dir, episodes=1, video=tmp_path / "film.gif")
+    assert not isinstance(caught.value, ConfigError)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_machine_that_cannot_draw_is_told_how(runs: Runs, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torchrl.envs import ExplorationType, set_exploration_type
 from trained_fixtures import KINDS, inputs
@@ -173,13 +174,14 @@ def test_weights_of_another_type_or_none_are_refused(copy):
         from_pretrained(copy)
 
 
-def test_a_folder_is_written_whole_or_not_at_all(runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError, SafetensorError])
+def test_a_folder_is_written_whole_or_not_at_all(error, runs, tmp_path, monkeypatch):
     run_dir = runs("sac")[0]
 
     def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise error("No space left on device")
 
-    monkeypatch.setattr("torchrl_recall.trained.export._card", full)
+    monkeypatch.setattr("torchrl_recall.trained.export.save_file", full)
     with pytest.raises(CheckpointError, match=r"No space left.*Make room"):
         export_run(run_dir, tmp_path / "folder")
     assert not list(tmp_path.iterdir())

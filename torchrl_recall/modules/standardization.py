@@ -42,6 +42,8 @@ class ContinuousCodec(RunningValueNorm):
     def __init__(self, spec: TensorSpec, *, standardize: bool = True) -> None:
         super().__init__(shape=tuple(spec.shape), epsilon=1e-10)
         self.standardize = standardize
+        if not standardize:  # so that no state dict of standardised networks is loaded, nor back
+            self.register_buffer("raw_units", torch.ones(()))
         self.dtype = spec.dtype
         self.num_features = spec.shape[-1]
         space = spec.space

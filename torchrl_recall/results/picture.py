@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torchrl_recall.results.extra import plots_extra
 from torchrl_recall.results.names import HOSTS, Line, Look, looks, split_method, task_name
 from torchrl_recall.results.statistics import interval
+from torchrl_recall.trainers.runs.atomic import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -261,6 +262,5 @@ def save_figure(figure: Figure, path: Path, caption: str = "", *, command: str =
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.concatenate([kept, found[apart]]).astype(int).flatten().tolist())
     image = image.quantize(palette=palette, dither=Image.Dither.NONE)
-    partial = path.with_name(f"{path.name}.partial")
-    image.save(partial, format="png", optimize=True, dpi=(DPI, DPI), pnginfo=about)
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        image.save(partial, format="png", optimize=True, dpi=(DPI, DPI), pnginfo=about)

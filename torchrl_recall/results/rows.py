@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.runs.atomic import write_text
 
 __all__ = ["COLUMNS", "read_rows", "write_rows"]
 
@@ -33,7 +33,7 @@ def write_rows(path: Path, rows: Iterable[Sequence]) -> None:
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     writer.writerows(rows)
-    write_whole(path, table.getvalue())
+    write_text(path, table.getvalue())
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl_recall.modules.standardization import ContinuousCodec
 from torchrl_recall.trained.load import TrainedRun
 from torchrl_recall.trained.roll_out import path_of
+from torchrl_recall.trainers.runs.atomic import atomic_file, check_writable
 from torchrl_recall.trainers.runs.log import installed
 from torchrl_recall.trainers.schema import ConfigError
 
@@ -131,10 +132,11 @@ def check_drawing(key: str, path: Path) -> None:
         path: file of the picture.
 
     Raises:
-        ConfigError: the format is unknown, or Matplotlib is missing.
+        ConfigError: the format is unknown, the folder is none, or Matplotlib is missing.
     """
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"{key}={path} must end in .png, .pdf or .svg.")
+    check_writable(key, path)
     if not installed("matplotlib"):
         raise ConfigError(f"{key}= needs Matplotlib: pip install 'torchrl-recall[plots]'.")
 
@@ -146,7 +148,5 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure: the picture.
         path: file of the picture.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    figure.savefig(partial, dpi=100, format=path.suffix.removeprefix("."))
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, dpi=100)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from torchrl_recall.trained.networks import describe_model, describe_policy
 from torchrl_recall.trained.pretrained import CONFIG, FORMAT, MODEL, POLICY, README, weights
 from torchrl_recall.trained.specs import to_json
 from torchrl_recall.trainers.hosts.networks import policy_inputs
-from torchrl_recall.trainers.runs.checkpoints import CheckpointError, file_sha256, sync
+from torchrl_recall.trainers.runs.atomic import atomic_folder, check_writable
+from torchrl_recall.trainers.runs.checkpoints import file_sha256
 from torchrl_recall.trainers.schema import ConfigError
 
 __all__ = ["export_run"]
@@ -43,27 +42,17 @@ def export_run(run_dir: str | Path, folder: str | Path | None = None) -> Path:
     folder = Path(run_dir) / "pretrained" if folder is None else Path(folder)
     if folder.exists():
         raise ConfigError(f"{folder} exists. Remove it, or name another folder.")
+    check_writable("folder", folder)
     run = load_run(run_dir, restore=("host", "recall", "evaluation"))
-    temporary = folder.with_name(f".writing-{folder.name}")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(weights(run.policy), temporary / POLICY)
+    described, about, card = _describe(run), _about(run), _card(run, folder.name)
+    with atomic_folder(folder) as partial:
+        save_file(weights(run.policy), partial / POLICY)
         if run.backtracking_model is not None:
-            save_file(weights(run.backtracking_model), temporary / MODEL)
-        digests = {path.name: file_sha256(path) for path in temporary.iterdir()}
-        config = {"format": FORMAT, **_describe(run), "sha256": digests, "run": _about(run)}
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        (temporary / README).write_text(_card(run, folder.name))
-        for path in (*temporary.iterdir(), temporary):
-            sync(path)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} could not be written: {error}. Make room, or name another folder."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            save_file(weights(run.backtracking_model), partial / MODEL)
+        digests = {path.name: file_sha256(path) for path in partial.iterdir()}
+        config = {"format": FORMAT, **described, "sha256": digests, "run": about}
+        (partial / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        (partial / README).write_text(card)
     return folder
 
 

@@ -12,7 +12,9 @@ import gymnasium
 import torch
 from torch import Tensor
 
+from torchrl_recall.checks import at_least
 from torchrl_recall.trained.load import TrainedRun, load_run
+from torchrl_recall.trainers.runs.atomic import atomic_file, check_writable
 from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ def play(
     Raises:
         ConfigError: the folder has no run, or no video can be made of this task or on this machine.
         CheckpointError: no checkpoint is intact.
+        ValueError: a number is out of its range.
     """
+    at_least(0, seed=seed)
+    at_least(1, episodes=episodes)
     if video is not None:
         check_video(Path(video))
     run = load_run(run_dir, episodes=episodes)
@@ -51,8 +56,9 @@ def play(
     evaluation.seed = seed
     if video is None:
         return run, evaluation.evaluate()
-    with renderer(), Video(Path(video)) as pictures:
-        evaluation.watch(pictures.watch)
+    with atomic_file(Path(video)) as partial, Video(partial) as pictures:
+        with renderer():
+            evaluation.watch(pictures.watch)
         return run, evaluation.evaluate()
 
 
@@ -78,7 +84,7 @@ def _reach_goals(
 
 
 class Video:
-    """Video file that is written picture by picture; it gets its name when it is complete.
+    """Video file that is written picture by picture.
 
     Pillow writes a GIF. Other formats need imageio-ffmpeg.
 
@@ -88,7 +94,6 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._partial = path.with_name(f".partial-{path.name}")
         self._writer: Any = None
 
     def __enter__(self) -> Video:
@@ -97,10 +102,6 @@ class Video:
     def __exit__(self, kind, error, traceback) -> None:
         if self._writer is not None:
             self._writer.close()
-        if kind is None and self._writer is not None:
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
 
     def watch(self, task: gymnasium.Env) -> gymnasium.Env:
         """Wrap a task, so that each of its states becomes a picture of the video.
@@ -115,9 +116,8 @@ class Video:
 
         fps = task.metadata.get("render_fps", 30)
         gif = {"duration": 1000 / fps, "loop": 0}  # Pillow counts milliseconds
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         options = gif if self.path.suffix == ".gif" else {"fps": fps}
-        self._writer = imageio.get_writer(self._partial, **options)
+        self._writer = imageio.get_writer(self.path, **options)
         return _Watched(task, self)
 
     def add(self, picture: np.ndarray) -> None:
@@ -147,7 +147,8 @@ class _Watched(gymnasium.Wrapper):
         return found
 
     def _take(self) -> None:
-        picture: Any = self.env.render()
+        with renderer():
+            picture: Any = self.env.render()
         self.video.add(picture)
 
 
@@ -158,12 +159,14 @@ def check_video(path: Path) -> None:
         path: the video file.
 
     Raises:
-        ConfigError: the format is unknown, or a library that writes it is missing.
+        ConfigError: the format is unknown, the folder is none, or a library that writes it is
+            missing.
     """
     from torchrl_recall.trainers.runs.log import installed
 
     if path.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"video={path} must end in .mp4 or .gif.")
+    check_writable("video", path)
     needed = ["imageio", "PIL" if path.suffix == ".gif" else "imageio_ffmpeg"]
     if missing := [name for name in needed if not installed(name)]:
         gif = f", or take video={path.with_suffix('.gif')}" if "PIL" not in missing else ""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ from torchrl.envs import ExplorationType
 from torchrl_recall.checks import at_least
 from torchrl_recall.trained.load import TrainedRun, load_run
 from torchrl_recall.trainers.runs import process
-from torchrl_recall.trainers.runs.checkpoints import CheckpointError, sync
+from torchrl_recall.trainers.runs.atomic import atomic_folder, check_writable
 from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig, OfflineRecallConfig
 from torchrl_recall.trainers.tasks.acting import make_policy
 from torchrl_recall.trainers.tasks.gym import check_finite
@@ -78,6 +76,7 @@ def record_run(
         raise ValueError(f"policy must be 'trained', 'random' or 'replay', got {policy!r}.")
     if Path(out).exists():
         raise ConfigError(f"{out} exists. Remove it, or name another folder by out=.")
+    check_writable("out", Path(out))
     if policy == "replay":
         if frames is not None or episodes is not None or min_return is not None or seed:
             raise ConfigError(
@@ -126,21 +125,9 @@ def write_data_set(data: TensorDictBase, folder: Path, about: dict[str, Any]) ->
     Raises:
         CheckpointError: the disk is full or not writable.
     """
-    temporary = folder.with_name(f".writing-{folder.name}")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        data.cpu().memmap(temporary)
-        (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
-        for path in (*temporary.rglob("*"), temporary):
-            sync(path)
-        os.replace(temporary, folder)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder} could not be written: {error}. Make room, or name another folder."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with atomic_folder(folder) as partial:
+        data.cpu().memmap(partial)
+        (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def _refuse_many(run_dir: Path) -> None:

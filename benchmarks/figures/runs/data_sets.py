@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from runs.critic_runs import HOST, ROOT
 from runs.critic_runs import TASKS as SPARSE
 from runs.launchers import run_command
-from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.runs.atomic import write_text
 
 __all__ = ["DATA", "KINDS", "make_data_sets", "task_words"]
 
@@ -94,7 +94,7 @@ def _check_settings(config: DictConfig) -> None:
     wanted = {key: config[key] for key in ("agent", "medium", "expert", "recorded")}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(wanted) + "\n")
+        write_text(path, json.dumps(wanted) + "\n")
     elif (made := json.loads(path.read_text())) != wanted:
         sys.exit(f"{path.parent} was made with {made}. Give the same, or another folder by data=.")
 

@@ -29,7 +29,7 @@ from torchrl_recall.results.names import split_method
 from torchrl_recall.results.picture import draw_curves
 from torchrl_recall.results.rows import COLUMNS, write_rows
 from torchrl_recall.results.table import table
-from torchrl_recall.trainers.runs.process import write_whole
+from torchrl_recall.trainers.runs.atomic import write_text
 
 __all__ = [
     "CAPTION",
@@ -97,7 +97,7 @@ def run(recipe: str, task: str, method: str, seed: int, config: DictConfig, run_
     done = run_command(command)
     if done.returncode:
         if "DivergenceError: " in done.stderr:
-            write_whole(run_dir / DIVERGED, done.stderr[-2000:])
+            write_text(run_dir / DIVERGED, done.stderr[-2000:])
         print(f"{run_dir.name} did not finish; its rows so far count. {done.stderr[-2000:]}")
     else:
         print(f"{run_dir.name}: done", flush=True)
@@ -171,7 +171,7 @@ def show(recipe: str, config: DictConfig, curves: Curves, note: str = "") -> Non
     methods = group_rows(as_read, "eval_return")
     text = table(methods, "eval_return", "none", "self_imitation", host=recipe)
     text += f"\n\n{note}" if note else ""
-    write_whole(out / "table.md", text + "\n")
+    write_text(out / "table.md", text + "\n")
     caption = f"{CAPTION.format(config.seeds)} {note}"
     save(draw(recipe, curves), out / "figure.png", caption)
     print(text)

@@ -25,6 +25,7 @@ from recipe_fixtures import (
 
 from torchrl_recall.recipes import sac_recall
 from torchrl_recall.trainers.runs import process
+from torchrl_recall.trainers.runs.atomic import write_text
 from torchrl_recall.trainers.runs.launch import launch
 from torchrl_recall.trainers.runs.log import RunLog
 from torchrl_recall.trainers.schema import ConfigError, SACRecallConfig
@@ -114,7 +115,7 @@ def test_a_run_ends_well_although_nobody_reads_it(closed, tmp_path):
 
 
 def test_files_are_never_seen_half_written(tmp_path, monkeypatch):
-    process.write_whole(tmp_path / "deep" / "file", "before")
+    write_text(tmp_path / "deep" / "file", "before")
 
     def full(self, *args, **kwargs):
         with self.open("w") as file:
@@ -123,8 +124,9 @@ def test_files_are_never_seen_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        process.write_whole(tmp_path / "deep" / "file", "after")
+        write_text(tmp_path / "deep" / "file", "after")
     assert (tmp_path / "deep" / "file").read_text() == "before"
+    assert len(list((tmp_path / "deep").iterdir())) == 1
 
 
 @pytest.mark.parametrize("key", ["replay_buffer.size", "sac.num_cells"])

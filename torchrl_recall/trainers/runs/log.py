@@ -17,6 +17,7 @@ from torchrl.record.loggers import get_logger
 from tqdm import tqdm
 
 from torchrl_recall.trainers.runs import process
+from torchrl_recall.trainers.runs.atomic import atomic_file, write_text
 from torchrl_recall.trainers.schema.parts import ConfigError
 
 __all__ = ["RunLog", "choose_backend", "installed"]
@@ -111,7 +112,7 @@ class RunLog:
         writer = csv.DictWriter(table, list(dict.fromkeys(key for r in self.rows for key in r)))
         writer.writeheader()
         writer.writerows(self.rows)
-        process.write_whole(self.path, table.getvalue())
+        write_text(self.path, table.getvalue())
         if self._logger is not None:
             for key, value in metrics.items():
                 self._logger.log_scalar(key, value, step=frames)
@@ -135,7 +136,7 @@ class RunLog:
         """Write ``summary.json`` and ``curve.png``, and print the table."""
         self.close()
         document = json.dumps(_without_nan(summary), indent=2, allow_nan=False)
-        process.write_whole(self.run_dir / "summary.json", document + "\n")
+        write_text(self.run_dir / "summary.json", document + "\n")
         process.say(f"\n{'steps':>10} {'seconds':>9} {'return':>10}")
         for row in self.rows:
             process.say(
@@ -226,6 +227,6 @@ def _plot(rows: list[dict[str, str]], summary: dict, path: Path) -> Path:
     axes.set_ylabel("return of the deterministic policy")
     axes.set_title(f"{summary['env']}, recall={summary['recall']}, seed {summary['seed']}")
     axes.grid(alpha=0.3)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, dpi=120, format="png")
-    return partial.replace(path)
+    with atomic_file(path) as partial:
+        figure.savefig(partial, dpi=120)
+    return path

@@ -34,7 +34,6 @@ __all__ = [
     "versions",
     "weights_sha256",
     "workers_ignore_signals",
-    "write_whole",
 ]
 
 
@@ -78,19 +77,6 @@ def say(text: str = "") -> None:
         print(text, flush=True)
     except (OSError, ValueError):  # a closed pipe, or a closed file
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all; a missing folder is made again.
-
-    Args:
-        path: the file.
-        text: its content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, newline="")
-    partial.replace(path)
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from yaml import YAMLError
 
 from torchrl_recall.trainers.runs import checkpoints, job, process
+from torchrl_recall.trainers.runs.atomic import write_text
 from torchrl_recall.trainers.runs.log import RunLog, choose_backend
 from torchrl_recall.trainers.runs.parts import Parts
 from torchrl_recall.trainers.runs.profile import Profile
@@ -133,7 +134,7 @@ class Run:
             wall_seconds = self._restore()
             try:
                 (self.run_dir / "summary.json").unlink(missing_ok=True)  # of an earlier end
-                process.write_whole(self.run_dir / "config.yaml", OmegaConf.to_yaml(config))
+                write_text(self.run_dir / "config.yaml", OmegaConf.to_yaml(config))
                 self.log_file = RunLog(
                     self.run_dir,
                     self.config.collector.total_frames,

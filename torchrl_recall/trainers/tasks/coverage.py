@@ -12,9 +12,9 @@ from torch import Tensor
 from torchrl.envs import ExplorationType, set_exploration_type
 
 from torchrl_recall.envs import GoalEnv
+from torchrl_recall.trainers.runs.atomic import write_text
 from torchrl_recall.trainers.runs.log import installed
 from torchrl_recall.trainers.runs.parts import Evaluation
-from torchrl_recall.trainers.runs.process import write_whole
 from torchrl_recall.trainers.schema import ConfigError, GoalGANRecallConfig
 from torchrl_recall.trainers.tasks.devices import PolicyFor
 
@@ -88,7 +88,7 @@ class Coverage(Evaluation):
         writer.writerow(["frames", "coverage", *names])
         for frames, value, reached in zip(self.frames, self.values, self.results, strict=True):
             writer.writerow([frames, round(value, 4), *reached.int().tolist()])
-        write_whole(run_dir / "coverage.csv", table.getvalue())
+        write_text(run_dir / "coverage.csv", table.getvalue())
         if installed("matplotlib"):
             from torchrl_recall.trainers.tasks.coverage_maps import draw_maps
 

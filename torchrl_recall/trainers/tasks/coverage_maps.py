@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from torchrl_recall.trainers.runs.atomic import atomic_file
+
 __all__ = ["draw_map", "draw_maps"]
 
 
@@ -33,9 +35,8 @@ def draw_maps(
     figure = Figure(figsize=(2.6 * len(chosen), 2.9), layout="constrained")
     for axes, i in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
         draw_map(axes, goals, frames[i], successes[i])
-    partial = run_dir / "coverage.png.partial"
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(run_dir / "coverage.png")
+    with atomic_file(run_dir / "coverage.png") as partial:
+        figure.savefig(partial, dpi=110)
 
     film = Figure(figsize=(3, 3.3), layout="constrained")
     axes = film.subplots()
@@ -46,9 +47,8 @@ def draw_maps(
         return []
 
     animation = FuncAnimation(film, show, frames=len(frames))
-    partial = run_dir / "coverage.partial.gif"  # the format follows the end of the name
-    animation.save(partial, writer=PillowWriter(fps=4))
-    partial.replace(run_dir / "coverage.gif")
+    with atomic_file(run_dir / "coverage.gif") as partial:
+        animation.save(partial, writer=PillowWriter(fps=4))
 
 
 def draw_map(axes: Axes, goals: Tensor, frames: int, reached: Tensor) -> None:

@@ -20,8 +20,8 @@ from torchrl_recall.seeds import (
 )
 from torchrl_recall.trainers.hosts.a2c import A2C
 from torchrl_recall.trainers.recall_like import RecallLike
+from torchrl_recall.trainers.runs.atomic import write_text
 from torchrl_recall.trainers.runs.parts import Evaluation
-from torchrl_recall.trainers.runs.process import write_whole
 from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 from torchrl_recall.trainers.schema.parts import ConfigError
 
@@ -146,7 +146,7 @@ class ExactReturns(Evaluation):
         for frames, shares in zip(self.frames, self.results, strict=True):
             for seed, share in zip(self.seeds, shares.tolist(), strict=True):
                 writer.writerow([frames, seed, round(share, 6)])
-        write_whole(run_dir / "returns.csv", table.getvalue())
+        write_text(run_dir / "returns.csv", table.getvalue())
         return {"frames_to_target": self.frames_to_target()}
 
 
