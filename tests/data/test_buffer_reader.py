@@ -118,3 +118,8 @@ def test_none_in_place_of_experience_names_the_cure(make_actor, make_model):
     recall = Recall(make_model(), ImitationLoss(make_actor()), RewardStates(4))
     with pytest.raises(TypeError, match="BufferReader"):
         recall.extend(None)
+
+
+def test_a_storage_of_lists_is_refused():
+    with pytest.raises(ValueError, match=r"not the ListStorage .* storage=LazyTensorStorage"):
+        BufferReader(ReplayBuffer(batch_size=2))

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from tensordict import TensorDict
 from torchrl.data import (
     Bounded,
+    Categorical,
     LazyMemmapStorage,
     LazyTensorStorage,
     OneHot,
@@ -17,7 +18,8 @@ from torchrl.data import (
     Unbounded,
 )
 
-from torchrl_recall import DataSetError, read_data_set
+from torchrl_recall import DataSetError, read_data_set, whole_trajectories
+from torchrl_recall.data.data_sets import conform
 
 SPECS = Unbounded((3,)), Bounded(-1, 1, (2,))
 
@@ -291,3 +293,89 @@ def test_episodes_of_minaris_without_a_step_are_left_out(tmp_path):
             for flag in ("terminations", "truncations"):
                 group[flag] = np.ones(num, bool)
     assert len(read_data_set(tmp_path / "set.hdf5", *SPECS)) == 2
+
+
+FLAG = torch.zeros(4, 1, dtype=torch.bool)
+
+
+def four(action: torch.Tensor, observation: torch.Tensor | None = None) -> TensorDict:
+    state = torch.zeros(4, 3) if observation is None else observation
+    following = {
+        "observation": state, "reward": torch.ones(4, 1), "terminated": FLAG, "done": FLAG,
+    }  # fmt: skip
+    return TensorDict({"observation": state, "action": action, "next": following}, [4])
+
+
+@pytest.mark.parametrize(
+    ("data", "specs", "message"),
+    [
+        (four(torch.tensor([0, 1, 7, -2])), (SPECS[0], Categorical(4)), "reaches from -2 to 7"),
+        (
+            four(torch.tensor([0.0, 1.9, 2.0, 3.0])),
+            (SPECS[0], Categorical(4)),
+            "action has numbers that are not whole",
+        ),
+        (
+            four(torch.tensor([0.0, 1.0, 2.0, torch.nan])),
+            (SPECS[0], Categorical(4)),
+            "action has numbers that are not whole",
+        ),
+        (
+            four(torch.rand(4, 2), torch.tensor([0, 1, 9, -2])),
+            (Categorical(4), SPECS[1]),
+            "observation reaches from -2 to 9",
+        ),
+        (
+            four(torch.rand(4, 2), torch.full((4, 3), True)),
+            (OneHot(3), SPECS[1]),
+            "observation is no one-hot vector",
+        ),
+        (
+            four(torch.tensor([[5.0, 0.0]] * 4)),
+            (SPECS[0], Bounded(torch.tensor([-torch.inf, -1.0]), torch.ones(2), (2,))),
+            "action is out of its bounds in 4 of 4",
+        ),
+    ],
+)
+def test_values_that_the_task_does_not_have_are_refused(data, specs, message):
+    with pytest.raises(DataSetError, match=message):
+        conform(data, *specs)
+
+
+def test_whole_floats_are_taken_for_categories():
+    data = conform(four(torch.tensor([0.0, 1.0, 2.0, 3.0])), SPECS[0], Categorical(4))
+    assert data["action"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_data_set_that_begins_in_mid_episode_is_known_by_its_elapsed_steps():
+    ends = torch.tensor([0, 0, 1, 0, 1]).bool().unsqueeze(1)
+    following = {
+        "observation": torch.tensor([4, 5, 6, 1, 2]), "reward": torch.ones(5, 1),
+        "terminated": ends, "done": ends,
+    }  # fmt: skip
+    data = TensorDict(
+        {
+            "observation": torch.tensor([3, 4, 5, 0, 1]),
+            "action": torch.zeros(5, dtype=torch.long),
+            "elapsed_steps": torch.tensor([2, 3, 4, 0, 1]),
+            "next": following,
+        },
+        [5],
+    )
+    with pytest.warns(UserWarning, match="dropped 3 steps"):
+        found = whole_trajectories(conform(data, Categorical(9), Categorical(4)))
+    assert [len(trajectory) for trajectory in found] == [2]
+
+
+@pytest.mark.parametrize(("widths", "flags"), [((3, 4), ()), ((3,), (2,))])
+def test_files_whose_arrays_do_not_fit_together_are_damaged(tmp_path, widths, flags):
+    with h5py.File(tmp_path / "a.hdf5", "w") as root:
+        for number, width in enumerate(widths):
+            group = root.create_group(f"episode_{number}")
+            group["observations"] = np.zeros((5, width), np.float32)
+            group["actions"] = np.zeros((4, 2), np.float32)
+            group["rewards"] = np.zeros(4, np.float32)
+            group["terminations"] = np.zeros((4, *flags), bool)
+            group["truncations"] = np.array([0, 0, 0, 1], bool)
+    with pytest.raises(DataSetError, match="is no data set of Minari's"):
+        read_data_set(tmp_path / "a.hdf5", *SPECS)

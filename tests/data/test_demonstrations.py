@@ -64,3 +64,12 @@ def test_a_store_refuses_demonstrations_that_it_cannot_keep():
         TopTrajectories(2, buffer_size=2).demonstrate([steps([1.0] * 3, [2])])
     with pytest.raises(ValueError, match="no demonstration has a return above 5"):
         TopTrajectories(2, return_threshold=5.0).demonstrate([steps([1.0], [0])])
+
+
+def test_data_without_steps_or_rewards_are_refused():
+    with pytest.raises(DataSetError, match="no episode ends within the 0 steps"):
+        whole_trajectories(steps([1.0] * 3, [2])[:0])
+    data = steps([1.0] * 3, [2])
+    del data["next", "reward"]
+    with pytest.raises(DataSetError, match=r"the data have no \('next', 'reward'\)"):
+        whole_trajectories(data)

@@ -13,7 +13,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer
 
 from torchrl_recall import BufferState
 from torchrl_recall.data.multi_step import MultiStep
-from torchrl_recall.data.returns_to_go import ReturnsToGo
+from torchrl_recall.data.returns_to_go import BoundedTD0, ReturnsToGo
 from torchrl_recall.trainers.schema import ConfigError
 
 GAMMA = 0.5
@@ -164,3 +164,12 @@ def test_runs_with_the_bound_differ_and_go_on_bitwise(recall, tmp_path):
 def test_settings_that_do_not_fit_are_named(change, match):
     with pytest.raises(ConfigError, match=match):
         configure(tiny(**({"collector__frames_per_batch": 2} | change)))
+
+
+def test_a_bound_of_the_batchs_shape_bounds_each_row():
+    flag = torch.zeros(2, 1, dtype=torch.bool)
+    following = {"reward": torch.zeros(2, 1), "done": flag, "terminated": flag}
+    data = TensorDict({"return_to_go": torch.tensor([0.5, -math.inf]), "next": following}, [2])
+    target = BoundedTD0(gamma=0.9, value_network=None)
+    found = target.value_estimate(data, next_value=torch.full((2, 1), 0.1))
+    assert found.tolist() == [[0.5], [pytest.approx(0.09)]]

@@ -158,7 +158,7 @@ def test_an_episode_without_end_is_not_held():
 def test_identifiers_that_never_end_are_not_held():
     streams = TrajectoryStreams(DONE)
     writes = [walk(0, 10, done=False).set(IDS, torch.full((10,), n)) for n in range(50)]
-    with pytest.warns(UserWarning, match="was not done within"):
+    with pytest.warns(UserWarning, match="was not done, and has none of the last 100 steps"):
         feed(streams, *writes)
     assert streams.num_open <= 100
 
@@ -213,3 +213,70 @@ def test_an_identifier_that_changes_within_a_trajectory_makes_no_second_one():
     ]
     with pytest.warns(UserWarning, match="its beginning not seen"):
         assert firsts(feed(streams, *writes)) == [[0, 6], [50, 53], [60, 63]]
+
+
+def step_of_workers(worker: int, step: int, num_steps: int) -> TensorDict:
+    return with_ids(walk(1000.0 * worker + step, 1, done=step == num_steps - 1), worker)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "num_workers", "num_steps", "found", "dropped"),
+    [(10, 4, 5, 4, 0), (10, 1, 25, 0, 25), (25, 1, 25, 1, 0)],
+)
+@pytest.mark.filterwarnings("ignore:TopKTrajectories dropped")
+def test_room_is_for_each_trajectory_and_a_part_of_a_dropped_one_is_not_whole(
+    capacity, num_workers, num_steps, found, dropped
+):
+    streams = TrajectoryStreams(DONE)
+    writes = [
+        step_of_workers(worker, step, num_steps)
+        for step in range(num_steps)
+        for worker in range(num_workers)
+    ]
+    half = len(writes) // 2
+    finished = feed(streams, *writes[:half], capacity=capacity)
+    again = TrajectoryStreams(DONE)
+    again.load_state_dict(streams.state_dict())
+    for each in (streams, again):
+        rest = feed(each, *writes[half:], capacity=capacity)
+        assert len(finished + rest) == found
+        assert all(len(whole) == num_steps for whole in finished + rest)
+        assert each.num_dropped == dropped
+
+
+@pytest.mark.filterwarnings("ignore:TopKTrajectories dropped")
+def test_a_part_of_an_episode_after_a_done_flag_is_not_whole():
+    def steps(start: float, first: int, length: int = 3) -> TensorDict:
+        return walk(start, length).set("step_count", first + torch.arange(length).unsqueeze(1))
+
+    streams = TrajectoryStreams(DONE)
+    assert firsts(feed(streams, steps(0, 0))) == [[0, 3]]
+    assert firsts(feed(streams, steps(3, 3))) == [[3, 6]]  # a task that goes on without a reset
+    again = TrajectoryStreams(DONE)
+    again.load_state_dict(streams.state_dict())
+    for each in (streams, again):
+        assert feed(each, steps(103, 3)) == []  # steps 0 to 2 were not written
+        assert each.num_dropped == 3
+        assert firsts(feed(each, steps(200, 0))) == [[200, 203]]
+
+
+@pytest.mark.filterwarnings("ignore:TopKTrajectories dropped")
+@pytest.mark.parametrize("offset", [0, 4000])
+def test_categories_far_from_zero_are_told_apart(offset):
+    def cells(*states: int) -> TensorDict:
+        path = torch.tensor(states) + offset
+        return TensorDict(
+            {"observation": path[:-1], "next": {"observation": path[1:]}}, [len(states) - 1]
+        )
+
+    data = torch.cat([cells(50, 40), cells(43, 48, 49)])  # a gap between 40 and 43
+    data["next", "done"] = torch.tensor([[False], [False], [True]])
+    streams = TrajectoryStreams(DONE)
+    assert feed(streams, data) == []
+    assert streams.num_dropped == 3
+
+
+def test_an_empty_write_is_nothing():
+    streams = TrajectoryStreams(DONE)
+    assert streams.finished(walk(0, 3)[:0], 10) == []
+    assert firsts(feed(streams, walk(0, 3))) == [[0, 3]]

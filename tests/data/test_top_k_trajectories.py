@@ -548,3 +548,19 @@ def test_an_emptied_buffer_begins_anew_and_rows_of_others_are_refused():
     buffer.writer.extend(trajectory([9.0]))  # past the transform
     with pytest.raises(ValueError, match="holds 3 rows, but the best trajectories have 2 steps"):
         buffer.extend(trajectory([4.0]))
+
+
+def test_returns_are_compared_in_double_precision():
+    buffer, keep = make_buffer(1)
+    for reward in (1e8 + 1, 1e8):
+        data = trajectory([reward])
+        data["next", "reward"] = torch.tensor([[reward]], dtype=torch.float64)
+        buffer.extend(data)
+    assert keep.returns.tolist() == [1e8 + 1]
+    assert buffer[:]["next", "reward"].item() == 1e8 + 1
+
+
+def test_a_storage_of_lists_is_refused():
+    buffer = ReplayBuffer(batch_size=2, transform=TopKTrajectories(2))
+    with pytest.raises(ValueError, match=r"from the ListStorage .* storage=LazyTensorStorage"):
+        buffer.extend(trajectory([1.0]))

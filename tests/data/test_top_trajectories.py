@@ -142,3 +142,10 @@ def test_a_missing_entry_is_named(key):
 def test_a_list_of_batches_is_no_experience():
     with pytest.raises(TypeError, match=r"comes in a TensorDict.*not in a list"):
         TopTrajectories(2).extend([episode(1.0)])
+
+
+def test_demonstrations_that_cannot_be_kept_are_refused():
+    with pytest.raises(ValueError, match="there is no demonstration"):
+        TopTrajectories(2).demonstrate([])
+    with pytest.raises(ValueError, match="a demonstration of 3 steps does not end"):
+        TopTrajectories(2).demonstrate([episode(1.0)[:3]])

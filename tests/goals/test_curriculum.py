@@ -179,3 +179,10 @@ def test_noise_that_is_nan_and_goals_without_a_good_one_are_refused():
         curriculum(goal_noise=float("nan"))
     with pytest.raises(ValueError, match="no goal is labelled good"):
         curriculum().fit(torch.rand(5, 2), torch.zeros(5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["min_distance", "min_spread"])
+@pytest.mark.parametrize("number", [-1.0, float("nan"), float("inf")])
+def test_distances_out_of_range_are_refused(name, number):
+    with pytest.raises(ValueError, match=f"{name} must be zero or positive"):
+        curriculum(**{name: number})

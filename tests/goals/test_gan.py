@@ -80,3 +80,11 @@ def test_reductions_and_mask_agree():
     assert all(p.grad.isfinite().all() for p in loss.parameters())
     with pytest.raises(ValueError, match="reduction must be"):
         GoalGANLoss(gan, reduction="median")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_bounds_and_goals_of_another_dtype_are_taken_as_those_of_the_networks(dtype):
+    gan = GoalGAN(Bounded(-1, 1, (2,), dtype=dtype))
+    assert gan.sample(3).dtype == torch.float32
+    data = TensorDict({"goal": torch.ones(4, 2, dtype=dtype), "label": torch.ones(4, 1)}, [4])
+    assert GoalGANLoss(gan)(data)["loss_discriminator"].isfinite()

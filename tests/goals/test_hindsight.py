@@ -53,3 +53,10 @@ def test_pairs_and_missing_states_are_refused():
         HindsightGoal()(traces_of([1.0, 2.0, 3.0])[0])
     with pytest.raises(KeyError, match="HindsightGoal reads"):
         HindsightGoal()(traces_of([1.0, 2.0, 3.0]).exclude("next"))
+
+
+def test_goals_of_tasks_of_categories():
+    cells = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    following = {"observation": cells + 1}
+    traces = HindsightGoal()(TensorDict({"observation": cells, "next": following}, [2, 3]))
+    assert traces["desired_goal"].tolist() == [[4, 4, 4], [7, 7, 7]]

@@ -243,3 +243,11 @@ def test_training_lowers_both_terms(make_model, transitions):
 def test_an_empty_batch_is_refused(make_model, transitions):
     with pytest.raises(ValueError, match="the batch is empty"):
         BacktrackingLoss(make_model())(transitions(4)[:0])
+
+
+@pytest.mark.parametrize("name", ["observation", "action"])
+def test_a_renamed_entry_that_is_missing_is_named(known, two, name):
+    loss = BacktrackingLoss(known)
+    loss.set_keys(**{name: "renamed"})
+    with pytest.raises(KeyError, match=r"BacktrackingLoss reads .*renamed.*set_keys"):
+        loss(two)

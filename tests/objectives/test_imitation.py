@@ -384,3 +384,39 @@ def test_an_action_of_one_number_is_scored_in_each_row():
     each = ImitationLoss(actor, reduction="none")(data)["loss_imitation"]
     assert each.tolist() == pytest.approx([gaussian(x) for x in (1.0, 0.0, 3.0)])
     assert float(ImitationLoss(actor)(data)["loss_imitation"]) == pytest.approx(float(each.mean()))
+
+
+@pytest.mark.parametrize(
+    ("cells", "distribution", "action"),
+    [
+        ([0.0, 1.0, 2.0, 3.0, 1.0, 0.0, 0.0, 1.0], torch.distributions.Categorical, (2,)),
+        ([0.0, 1.0, 2.0, 3.0, 1.0, 0.5], torch.distributions.Normal, (2, 3)),
+    ],
+    ids=["two choices", "matrix"],
+)
+def test_the_likelihood_of_an_action_is_that_of_all_its_parts(cells, distribution, action):
+    parameters = torch.tensor(cells).reshape(2, -1)
+    is_normal = distribution is torch.distributions.Normal
+    values = [parameters.tolist(), torch.ones(action).tolist()] if is_normal else [cells]
+    keys = ["loc", "scale"] if is_normal else ["logits"]
+    net = Fixed(*values) if is_normal else nn.Sequential(Fixed(cells), nn.Unflatten(-1, (2, 4)))
+    actor = ProbabilisticActor(
+        TensorDictModule(net, ["observation"], keys), keys, distribution_class=distribution
+    )
+    data = TensorDict({"observation": torch.zeros(5, 3)}, [5])
+    data["action"] = torch.randn(5, *action) if is_normal else torch.randint(4, (5, *action))
+    each = -actor.get_dist(data.clone()).log_prob(data["action"]).flatten(1).sum(1)
+    assert torch.allclose(ImitationLoss(actor, reduction="none")(data)["loss_imitation"], each)
+    assert ImitationLoss(actor)(data)["loss_imitation"].item() == pytest.approx(each.mean().item())
+
+
+@pytest.mark.parametrize(("action", "nats"), [(0.99, 0.50), (0.999999, 14.07)])
+def test_the_loss_near_a_bound_is_as_documented(action, nats):
+    actor = ProbabilisticActor(
+        TensorDictModule(Fixed([0.0], [1.0]), ["observation"], ["loc", "scale"]),
+        ["loc", "scale"],
+        spec=Bounded(-1, 1, (1,)),
+        distribution_class=TanhNormal,
+    )
+    loss = ImitationLoss(actor, action_margin=0.0)(pairs([action]))
+    assert loss["loss_imitation"].item() == pytest.approx(nats, abs=0.01)

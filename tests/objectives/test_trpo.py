@@ -146,3 +146,11 @@ def test_without_a_critic_a_missing_advantage_is_named():
     actor = gaussian()
     with pytest.raises(KeyError, match="TRPOLoss reads 'advantage'"):
         TRPOLoss(actor)(experience(actor).exclude("advantage"))
+
+
+def test_an_advantage_of_several_values_is_refused():
+    actor = gaussian()
+    data = experience(actor)
+    data["advantage"] = torch.zeros(256, 2)
+    with pytest.raises(ValueError, match="its last dimension must be one"):
+        TRPOLoss(actor)(data)

@@ -55,3 +55,11 @@ def test_visited_states_draw_no_number():
     before = successes.streams.state_dict()["generators"].clone()
     VisitedStates(lambda: torch.rand(2, 25), successes)()
     assert torch.equal(successes.streams.state_dict()["generators"], before)
+
+
+def test_nan_is_never_the_highest_value():
+    successes = successes_of([0, 1], steps=0)
+    successes.visited[:, [6, 7]] = True
+    values = torch.zeros(2, 25)
+    values[:, 6] = torch.nan
+    assert VisitedStates(lambda: values, successes)()["observation"].tolist() == [7, 7]

@@ -215,3 +215,51 @@ def test_a_demonstration_longer_than_the_store_is_visited_as_a_whole():
     assert store.visited[0].nonzero().flatten().tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="has no step"):
         store.demonstrate([trajectory[:0]])
+
+
+def demonstration(*cells: int) -> TensorDict:
+    path = torch.tensor(cells)
+    actions = torch.ones(len(cells) - 1, dtype=torch.long)
+    data = {"observation": path[:-1], "action": actions, "next": {"observation": path[1:]}}
+    return TensorDict(data, [len(cells) - 1])
+
+
+def test_a_state_is_no_view_of_the_store():
+    def make():
+        return RecentSuccesses(1, 1, 2, 2, num_states=9, streams=SeedStreams([0]))
+
+    store, one, two = make(), make(), make()
+    store.demonstrate([demonstration(1, 2, 3)])
+    state = store.state_dict()
+    store.demonstrate([demonstration(5, 6, 7), demonstration(6, 7, 8)])
+    assert state["kept"]["observation"].tolist() == [[[1, 2], [0, 0]]]
+    one.load_state_dict(state)
+    two.load_state_dict(state)
+    one.demonstrate([demonstration(5, 6, 7), demonstration(6, 7, 8)])
+    assert two.sample(1)["observation"].tolist() == [[[1, 2]]]
+
+
+def test_each_seed_gets_a_demonstration_after_its_own_successes():
+    store = RecentSuccesses(2, 1, 3, 2, num_states=25, streams=SeedStreams([0, 1]))
+    done = torch.zeros(2, 1, 2, 1, dtype=torch.bool)
+    done[0, 0, 1] = True  # of the first seed alone
+    ones = torch.ones(2, 1, 2, dtype=torch.long)
+    following = {"observation": ones, "reward": done.float(), "terminated": done}
+    data = {
+        "observation": ones, "action": ones, "next": following,
+        "elapsed_steps": torch.arange(2).expand(2, 1, 2),
+    }  # fmt: skip
+    store.extend(TensorDict(data, [2, 1, 2]))
+    store.demonstrate([demonstration(5, 6, 7)])
+    assert store.count.tolist() == [2, 1]
+    drawn = store.sample(20)
+    assert (drawn["observation"][1] == torch.tensor([5, 6])).all()
+    assert drawn["mask"].all()
+    assert {tuple(row) for row in drawn["observation"][0].tolist()} == {(1, 1), (5, 6)}
+
+
+@pytest.mark.parametrize("name", ["num_seeds", "num_envs", "num_pairs"])
+def test_sizes_below_one_are_refused(name):
+    numbers = {"num_seeds": 1, "num_envs": 1, "num_trajectories": 1, "length": 2, "num_states": 9}
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
+        RecentSuccesses(**numbers | {name: 0}, streams=SeedStreams([0]))

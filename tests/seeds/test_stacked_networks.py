@@ -91,3 +91,19 @@ def test_gradients_are_clipped_for_each_seed_alone():
         torch.testing.assert_close(norms[seed], norm)
         for p, stacked in zip(own, parameters, strict=True):
             torch.testing.assert_close(p.grad, stacked.grad[seed])
+
+
+@pytest.mark.parametrize("index", [4, -1])
+def test_an_index_beyond_the_categories_is_refused(index):
+    layer = StackedEmbedding(2, [4, 9], 3)
+    inside = torch.zeros(2, 1, dtype=torch.long)
+    for seed in (0, 1):
+        cells = inside.clone()
+        cells[seed] = index
+        with pytest.raises(IndexError):
+            layer(cells, inside)
+
+
+def test_parameters_without_gradients_are_refused():
+    with pytest.raises(ValueError, match="no parameter has a gradient"):
+        clip_grad_norm_per_seed_([nn.Parameter(torch.zeros(2, 1))], 1.0)

@@ -67,3 +67,18 @@ def test_the_ends_of_the_draw_are_possible_categories(draw):
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
     distribution = SeededCategorical(logits, lambda shape: torch.full(tuple(shape), draw))
     assert distribution.sample().item() == (2 if draw else 1)
+
+
+def test_several_samples_of_a_seed_are_those_that_it_gets_alone():
+    def draw(*seeds: int) -> torch.Tensor:
+        logits = torch.zeros(len(seeds), 100)
+        return SeededCategorical(logits, rand=SeedStreams(seeds).rand).sample((2, 3))
+
+    together = draw(0, 1, 2)
+    assert together.shape == (2, 3, 3)
+    assert torch.equal(together[..., 1:2], draw(1))
+
+
+def test_a_state_of_another_number_of_seeds_is_refused():
+    with pytest.raises(ValueError, match="the state is of 1 seeds, and there are 2 here"):
+        SeedStreams([0, 1]).load_state_dict(SeedStreams([0]).state_dict())

@@ -176,3 +176,22 @@ def test_bad_input_is_refused():
             reader(traces.flatten())
         with pytest.raises(KeyError, match=r"reads .+action.+Name it with observation_key="):
             reader(traces.exclude("action"))
+
+
+class _Fragile:
+    """Simulator whose replay of one trace is NaN."""
+
+    def __getattr__(self, name: str):
+        return getattr(UMAZE, name)
+
+    def replay(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        path = UMAZE.replay(states, actions)
+        path[0] = torch.nan
+        return path
+
+
+def test_one_replay_that_fails_does_not_hide_the_others():
+    states, actions = UMAZE.sample_goals(5), torch.zeros(5, 1, 2)
+    path = torch.cat([states.unsqueeze(1), UMAZE.replay(states, actions)], 1)
+    found = TraceAuditor(_Fragile(), lengths=[1])(traces_of(path, actions))[1]
+    assert found.landing_error == found.step_error == 0

@@ -425,3 +425,20 @@ def test_values_of_any_shape_are_compared_pair_by_pair():
     assert gate(lambda s: s.squeeze(-1))(pairs)["mask"].tolist() == [False, True, True]
     with pytest.raises(ValueError, match="one value for each pair"):
         gate(lambda s: s.repeat(1, 2))(pairs.exclude("mask"))
+
+
+def test_masks_with_a_last_dimension_of_one():
+    traces = traces_of([1.0, 2.0, 3.0, 1.0], [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0])
+    traces["mask"] = torch.ones(3, 3, 1, dtype=torch.bool)
+    traces["mask"][1, 0] = False
+    assert LoopErasure()(traces)["mask"].tolist() == [
+        [False, True, True], [False, True, True], [True, True, True],
+    ]  # fmt: skip
+
+
+def test_the_gate_names_the_entry_that_is_missing():
+    critic = TensorDictModule(
+        lambda s, a: (s, s), ["observation", "action"], ["state_action_value", "state_value"]
+    )
+    with pytest.raises(KeyError, match="AdvantageGate reads 'observation'"):
+        AdvantageGate(critic)(TensorDict({"action": torch.zeros(2, 1)}, [2]))

@@ -327,3 +327,20 @@ def test_padding_is_never_chosen(source):
         },
     }, [1, 3])  # fmt: skip
     assert set(firsts(source(data))) <= {-1.0, -2.0}
+
+
+def test_a_critic_of_several_values_is_refused():
+    two = TensorDictModule(lambda s: torch.cat([s, -s], -1), ["observation"], ["state_value"])
+    with pytest.raises(ValueError, match=r"shape \(3, 4\) for 3 states; one value for each"):
+        CriticStates(two, 2)(states(9.0, 1.0, 3.0))
+
+
+def test_ranks_count_padding_too():
+    data = states(9.0, 1.0, 3.0, 2.0)
+    data["collector", "mask"] = torch.tensor([False, True, True, True])
+    source = CriticStates(critic(), 2)
+    assert source.rank(data).tolist() == [2, 3]
+    assert firsts(source(data)) == [3.0, 2.0]
+    data["collector", "mask"] = torch.zeros(4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="among experience, but there is none"):
+        source(data)

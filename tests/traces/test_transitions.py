@@ -240,3 +240,21 @@ def test_actions_that_cannot_be_drawn_uniformly_are_named(spec, make_model):
     model.action_spec = spec
     with pytest.raises(ValueError, match="uniform actions need bounds"):
         RecallTraceGenerator(model, actions="uniform")
+
+
+def test_rewards_and_masks_with_or_without_a_last_dimension_of_one():
+    def rule(keepdim: bool) -> TensorDictModule:
+        return TensorDictModule(
+            lambda s: s.norm(dim=-1, keepdim=keepdim),
+            [("next", "observation")],
+            [("next", "reward")],
+        )
+
+    end_states = ends([1.0, 1.0], [True, True])
+    same = [
+        TraceTransitions(reward=rule(keepdim))(traces(), end_states) for keepdim in (True, False)
+    ]
+    assert (same[0] == same[1]).all()
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    for shaped in (mask, mask.unsqueeze(-1)):
+        assert len(TraceTransitions()(traces().set("mask", shaped), end_states)) == 5

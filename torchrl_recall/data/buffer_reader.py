@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import ReplayBuffer
+from torchrl.data import ReplayBuffer, TensorStorage
 from torchrl.data.replay_buffers.writers import RoundRobinWriter
 
 __all__ = ["BufferReader"]
@@ -27,11 +27,14 @@ class BufferReader:
     The buffer may hold rows of several environments. They are told apart by
     ``("collector", "traj_ids")``, which collectors add unless ``track_traj_ids=False``.
 
+    Rows that are written between ``replay_buffer.empty()`` and the next read may not be told from
+    later ones. So read right after a buffer is emptied, or make another reader.
+
     Args:
         replay_buffer: a buffer whose writer overwrites the oldest rows, as TorchRL's default does.
 
     Raises:
-        ValueError: the buffer has another kind of writer.
+        ValueError: the buffer has another kind of writer, or keeps its rows in a list.
 
     Examples:
         >>> from torchrl.collectors import Collector
@@ -56,6 +59,11 @@ class BufferReader:
                 f"BufferReader reads buffers that overwrite their oldest rows (RoundRobinWriter, "
                 f"the default), not those of {type(writer).__name__}. Give what the collector "
                 "yields to recall.extend() instead."
+            )
+        if not isinstance(replay_buffer.storage, TensorStorage):
+            raise ValueError(
+                f"BufferReader reads tensors, not the {type(replay_buffer.storage).__name__} of "
+                "this buffer. Give it storage=LazyTensorStorage(...)."
             )
         self._read = replay_buffer.write_count
 

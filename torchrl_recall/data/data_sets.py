@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Bounded, OneHot, TensorSpec
+from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 
 from torchrl_recall.checks import next_key
 from torchrl_recall.data.minari_file import DataSetError, find_minari, read_minari
@@ -18,7 +18,9 @@ from torchrl_recall.data.minari_file import DataSetError, find_minari, read_mina
 __all__ = ["DataSetError", "conform", "read_data_set"]
 
 # Entries that tell which steps belong together.
-_KNOWN_BY: tuple[NestedKey, ...] = ("is_init", "step_count", ("collector", "traj_ids"))
+_KNOWN_BY: tuple[NestedKey, ...] = (
+    "is_init", "step_count", "elapsed_steps", ("collector", "traj_ids"),
+)  # fmt: skip
 _MASK = ("collector", "mask")
 _STEPS = "steps_to_next_obs"
 _FLAGS = ("done", "terminated", "truncated")
@@ -186,17 +188,23 @@ def _state(
 def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Tensor:
     """Cast an entry to its spec; for a OneHot spec, indices become one-hot vectors."""
     shape = value.shape[data.ndim :]
-    is_index = not value.is_floating_point() and value.dtype is not torch.bool
-    if is_index and tuple(shape) in ((), (1,)) and isinstance(spec, OneHot):
-        size = spec.shape[-1]
-        index = value.reshape(data.shape).long()
-        if ((index < 0) | (index >= size)).any():
+    if not spec.dtype.is_floating_point and value.is_floating_point():
+        if not (value == value.round()).all():
             raise DataSetError(
-                f"{name} reaches from {int(index.min())} to {int(index.max())}, but the task has "
-                f"{size} of them, counted from 0."
+                f"{name} has numbers that are not whole, and the task's are categories. Take a "
+                "data set of this task."
             )
-        value = torch.nn.functional.one_hot(index, size)
+        value = value.long()
+    is_index = not value.is_floating_point() and value.dtype is not torch.bool
+    if is_index and isinstance(spec, OneHot) and tuple(shape) in ((), (1,)):
+        index = value.reshape(data.shape).long()
+        _check_categories(index, spec.shape[-1], name)
+        value = torch.nn.functional.one_hot(index, spec.shape[-1])
         shape = value.shape[data.ndim :]
+    elif is_index and isinstance(spec, Categorical):
+        _check_categories(value, int(spec.space.n), name)
+    elif isinstance(spec, OneHot) and not (value.long().sum(-1) == 1).all():
+        raise DataSetError(f"{name} is no one-hot vector in some steps.")
     if shape != spec.shape:
         raise DataSetError(
             f"{name} has the shape {tuple(shape)}, the task's is {tuple(spec.shape)}. Take a data "
@@ -205,16 +213,20 @@ def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Te
     return value.to(spec.dtype)
 
 
+def _check_categories(index: Tensor, size: int, name: str) -> None:
+    if ((index < 0) | (index >= size)).any():
+        raise DataSetError(
+            f"{name} reaches from {int(index.min())} to {int(index.max())}, but the task has "
+            f"{size} of them, counted from 0."
+        )
+
+
 def _within(action: Tensor, spec: TensorSpec) -> Tensor:
     """Clamp actions that are out of bounds by rounding; refuse actions that are farther out."""
-    if isinstance(spec, OneHot):
-        if not (action.long().sum(-1) == 1).all():
-            raise DataSetError("action is no one-hot vector in some steps.")
-        return action
     if not isinstance(spec, Bounded):
         return action
     low, high = (getattr(spec.space, end).to("cpu") for end in ("low", "high"))
-    slack = _TOLERANCE * (high - low)
+    slack = _TOLERANCE * (high - low).nan_to_num(posinf=0.0)
     beyond = ((action < low - slack) | (action > high + slack)).any(-1)
     if beyond.any():
         raise DataSetError(

@@ -40,8 +40,8 @@ def whole_trajectories(
         The whole trajectories, shape ``[time]`` each.
 
     Raises:
-        DataSetError: the done flag is missing, no episode ends in the data, or a return is not
-            finite.
+        DataSetError: the done flag or the reward is missing, no episode ends in the data, or a
+            return is not finite.
 
     Examples:
         >>> import torch
@@ -57,6 +57,11 @@ def whole_trajectories(
         raise DataSetError(
             f"the data have no {next_key(done_key)}, which marks the ends of episodes. Add it, or "
             "name the entry that does with done_key=."
+        )
+    if data.get(next_key(reward_key), None) is None:
+        raise DataSetError(
+            f"the data have no {next_key(reward_key)}, by which trajectories are ranked. Add it, "
+            "or name the entry with reward_key=."
         )
     streams = TrajectoryStreams(next_key(done_key), observation_key)
     found = streams.finished(data, capacity=max(1, data.shape.numel()))

@@ -60,13 +60,13 @@ def read_minari(file: Path, observation_keys: Sequence[str] | None = None) -> Te
             names.sort(key=lambda name: int(name.removeprefix(_EPISODE)))
             read = [_episode(root[name], name, observation_keys) for name in names]
             episodes = [episode for episode in read if len(episode)]  # some have no step
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            if episodes:
+                return torch.cat(episodes)  # type: ignore[return-value]
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         if isinstance(error, DataSetError):
             raise
         raise DataSetError(f"{file} is no data set of Minari's: {error}.") from error
-    if not episodes:
-        raise DataSetError(f"{file} holds no group {_EPISODE}0 with steps, so it has no episode.")
-    return torch.cat(episodes)  # type: ignore[return-value]
+    raise DataSetError(f"{file} holds no group {_EPISODE}0 with steps, so it has no episode.")
 
 
 def _refuse_links(group: Any, file: Path) -> None:

@@ -53,7 +53,7 @@ class BoundedTD0(TD0Estimator):
         """
         target = super().value_estimate(tensordict, *args, **kwargs)
         bound = tensordict.get(RETURN_TO_GO, None)
-        return target if bound is None else torch.maximum(target, bound)
+        return target if bound is None else torch.maximum(target, bound.reshape(target.shape))
 
 
 class ReturnsToGo:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import warnings
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl_recall.checks import next_key, unraveled
 from torchrl_recall.stateful import from_containers, to_containers
 
-__all__ = ["TrajectoryStreams"]
+__all__ = ["TrajectoryStreams", "same_states"]
 
 _MASK, _IDS = ("collector", "mask"), ("collector", "traj_ids")
+_COUNTS = "step_count", "elapsed_steps"
 
 
 class TrajectoryStreams:
@@ -56,9 +57,14 @@ class TrajectoryStreams:
         self._starts = torch.zeros(0, dtype=torch.long)
         self._lost = torch.zeros(0, dtype=torch.bool)
         self._after_done = torch.zeros(0, dtype=torch.bool)
-        # Trajectories by identifier, preceded by the row if rows are workers.
+        self._before: TensorDictBase | None = None  # the last step before the first of the parts
+        # Trajectories by identifier, preceded by the row if rows are workers; those whose last
+        # steps are the oldest come first.
         self._ids_of_rows = False
-        self._by_id: dict[tuple[int, int], list[TensorDictBase]] = {}
+        self._by_id: dict[tuple[int, int], TensorDictBase] = {}
+        self._written_at: dict[tuple[int, int], int] = {}  # number of steps before the last write
+        self._num_written = 0
+        self._lost_ids: set[tuple[int, int]] = set()  # whose first steps were dropped
         self._done_ids: set[tuple[int, int]] = set()  # of the last write; a cut one may go on
         self._last_in_row: dict[int, tuple[int, int]] = {}
         self._renamed: set[tuple[int, int]] = set()  # those that began under another identifier
@@ -66,13 +72,14 @@ class TrajectoryStreams:
     @property
     def num_open(self) -> int:
         """The number of stored steps of unfinished trajectories."""
-        held = sum(part.numel() for parts in self._by_id.values() for part in parts)
+        held = sum(len(steps) for steps in self._by_id.values())
         return held + sum(part.numel() for part in self._parts)
 
     def drop_unfinished(self) -> None:
         """Forget unfinished trajectories."""
-        self._parts, self._by_id, self._last_in_row = [], {}, {}
-        self._done_ids, self._renamed = set(), set()
+        self._parts, self._before = [], None
+        self._by_id, self._written_at, self._last_in_row = {}, {}, {}
+        self._done_ids, self._renamed, self._lost_ids = set(), set(), set()
         self._lost = torch.zeros_like(self._lost)
 
     def finished(self, data: TensorDictBase, capacity: int) -> list[TensorDictBase]:
@@ -85,6 +92,8 @@ class TrajectoryStreams:
         Returns:
             The completed trajectories, shape ``[time]`` each, in the order in which they ended.
         """
+        if not data.shape.numel():
+            return []
         rows = data.reshape(-1, data.shape[-1])
         mask = data.get(_MASK, None)
         mask = None if mask is None else mask.reshape(rows.shape)
@@ -109,13 +118,15 @@ class TrajectoryStreams:
         row_of = row_of.unsqueeze(1).expand_as(ids)[valid] * self._ids_of_rows
         keys = torch.stack([row_of, numbers], 1).unique(dim=0).tolist()
         present = {(row, number) for row, number in keys}
+        self._num_written += len(steps)
         for row, number in sorted(present):
             key, device = (row, number), ids.device  # a restored part may lie elsewhere
             new = steps[(numbers == number) & (row_of == row)]
-            before = self._by_id.get(last_in_row.get(row, key), [])
+            before = self._by_id.get(last_in_row.get(row, key))
             if last_in_row.get(row) not in (None, *present) and self._goes_on(before, new):
                 self._renamed.add(key)
-            own = torch.cat([*(part.to(device) for part in self._by_id.pop(key, [])), new])
+            held = self._by_id.pop(key, None)
+            own = new if held is None else torch.cat([held.to(device), new])
             begins, follows = self._begins(own), self._follows(own.unsqueeze(0))
             ends = (self._done(own).nonzero().squeeze(-1) + 1).tolist()
             start = 0
@@ -128,36 +139,49 @@ class TrajectoryStreams:
                     whole = False
                 elif start:  # after a done flag without a reset, or of another worker
                     whole = begins is None or follows is None or bool(follows[0, start - 1])
+                elif key in self._lost_ids:
+                    whole = False
                 else:
                     whole = key in done_ids or (begins is None and key not in self._renamed)
                 self._renamed.discard(key)
+                self._lost_ids.discard(key)
                 kept_from = first if whole else end
                 if kept_from > start:
                     self._drop(kept_from - start, "a trajectory was cut, or its beginning not seen")
                 if whole:
                     finished.append(own[first:end])
                 start = end
-            if start < len(own):
-                self._by_id[key] = [own[start:].clone()]
-            else:
+            if start == len(own):
                 self._done_ids.add(key)
+            elif len(own) - start > capacity:
+                reason = f"was not done within the {capacity} steps that can be kept"
+                self._lose(key, own[start:], reason)
+            else:
+                self._by_id[key], self._written_at[key] = own[start:].clone(), self._num_written
         for row, line in enumerate(ids) if mask is None else ():
             row = row * self._ids_of_rows
             self._last_in_row[row] = (row, int(line[-1]))
-        # Those that were cut without a done flag never end: the oldest go first.
-        while self._by_id and self.num_open > capacity * max(1, len(rows)):
+        # Those that were cut without a done flag never end.
+        idle = capacity * len(rows)
+        while self._by_id:
             oldest = next(iter(self._by_id))
-            self._drop(
-                sum(part.numel() for part in self._by_id.pop(oldest)),
-                f"trajectory {oldest[1]} was not done within the {capacity} steps that can be kept",
-            )
+            if self._num_written - self._written_at[oldest] < idle:
+                break
+            reason = f"was not done, and has none of the last {idle} steps"
+            self._lose(oldest, self._by_id.pop(oldest), reason)
+        self._written_at = {key: self._written_at[key] for key in self._by_id}
         return finished
 
-    def _goes_on(self, before: list[TensorDictBase], new: TensorDictBase) -> bool:
+    def _lose(self, key: tuple[int, int], steps: TensorDictBase, reason: str) -> None:
+        """Drop the first steps of a trajectory, whose last ones may come yet."""
+        self._lost_ids.add(key)
+        self._drop(len(steps), f"trajectory {key[1]} {reason}")
+
+    def _goes_on(self, before: TensorDictBase | None, new: TensorDictBase) -> bool:
         """Return whether a trajectory continues under another identifier."""
-        if not before:
+        if before is None:
             return False
-        both = torch.cat([before[-1][-1:].to(new.get(self.done_key).device), new[:1]])
+        both = torch.cat([before[-1:].to(new.get(self.done_key).device), new[:1]])
         follows = self._follows(both.unsqueeze(0))
         return follows is not None and bool(follows.all())
 
@@ -182,6 +206,7 @@ class TrajectoryStreams:
         if len(rows) != len(self._lost):
             self._lost = torch.zeros(len(rows), dtype=torch.bool)
             self._after_done = torch.zeros(len(rows), dtype=torch.bool)
+            self._before = None
         if not self._parts:
             self._starts = torch.zeros(len(rows), dtype=torch.long)
         self._parts.append(rows.clone())
@@ -202,6 +227,7 @@ class TrajectoryStreams:
         """Cut each row after its done flags; return trajectories in the order of their ends."""
         window = self._window()
         done, begins, breaks = self._done(window), self._begins(window), self._breaks(window)
+        goes_on = self._goes_on_after(window)
         finished = []
         for end, row in done.T.nonzero().tolist():
             start = int(self._starts[row])
@@ -214,11 +240,11 @@ class TrajectoryStreams:
                 continue
             cuts = breaks[row, start + 1 : end + 1].nonzero().squeeze(-1)
             first = start + 1 + int(cuts[-1]) if len(cuts) else start
-            whole = known if first == start else False
-            if not whole and begins is not None:
-                whole = bool(begins[row, first])
-            elif not whole:
+            if begins is None:
                 whole = first == start  # no sign that the stream began in mid-episode
+            else:  # a task may go on after its done flag, without a reset
+                goes_on_here = first == start and known and bool(goes_on[row, first])
+                whole = bool(begins[row, first]) or goes_on_here
             kept_from = first if whole else end + 1
             if kept_from > start:
                 self._drop(kept_from - start, "an episode was cut without a done flag")
@@ -230,6 +256,8 @@ class TrajectoryStreams:
     def _trim(self, window: TensorDictBase) -> None:
         """Drop the time steps before the oldest unfinished trajectory."""
         open_from = int(self._starts.min())
+        if open_from:
+            self._before = self._telling(window[:, open_from - 1 : open_from]).clone()
         self._parts = [window[:, open_from:].clone()] if open_from < window.shape[1] else []
         self._starts -= open_from
 
@@ -244,7 +272,7 @@ class TrajectoryStreams:
 
     def _count(self, data: TensorDictBase) -> Tensor | None:
         """Return the number of steps before each step in its episode; None if unknown."""
-        counts = (data.get(key, None) for key in ("step_count", "elapsed_steps"))
+        counts = (data.get(key, None) for key in _COUNTS)
         return next((count for count in counts if count is not None), None)
 
     def _begins(self, data: TensorDictBase) -> Tensor | None:
@@ -267,8 +295,7 @@ class TrajectoryStreams:
         state = after.get(self.observation_key, None)
         following = before.get(next_key(self.observation_key), None)
         if state is not None and following is not None and state.shape == following.shape:
-            same = torch.isclose(state, following, rtol=1e-3, atol=1e-6, equal_nan=True)
-            told.append(same.flatten(2).all(-1) if same.ndim > 2 else same)
+            told.append(same_states(state, following, window.ndim))
         return torch.stack(told).all(0) if told else None
 
     def _breaks(self, window: TensorDictBase) -> Tensor:
@@ -278,6 +305,27 @@ class TrajectoryStreams:
             return torch.zeros(window.shape, dtype=torch.bool)
         breaks = ~follows & ~self._done(window[:, :-1])
         return torch.cat([torch.zeros_like(breaks[:, :1]), breaks], 1)
+
+    def _goes_on_after(self, window: TensorDictBase) -> Tensor:
+        """Mark the steps that follow from the step before, done or not, or may do so."""
+        goes_on = torch.ones_like(self._done(window))
+        steps, before = self._telling(window), self._before
+        if before is not None and set(before.keys(True, True)) == set(steps.keys(True, True)):
+            steps = torch.cat([before.to(goes_on.device), steps], 1)
+        follows = self._follows(steps)  # type: ignore[arg-type]
+        if follows is not None:
+            goes_on[:, window.shape[1] - follows.shape[1] :] = follows
+        return goes_on
+
+    def _telling(self, data: TensorDictBase) -> TensorDict:
+        """Select the entries that tell whether a step follows from the one before."""
+        states = self.observation_key, next_key(self.observation_key)
+        found = {key: data.get(key, None) for key in (*states, *_COUNTS, "is_init")}
+        told = TensorDict({}, batch_size=data.shape)
+        for key, value in found.items():
+            if value is not None:
+                told.set(key, value)
+        return told
 
     def _drop(self, steps: int, reason: str) -> None:
         """Count dropped steps, and warn once with the reason."""
@@ -300,11 +348,17 @@ class TrajectoryStreams:
             "starts": self._starts.clone(),
             "lost": self._lost.clone(),
             "after_done": self._after_done.clone(),
+            "before": None if self._before is None else to_containers(self._before),
             "ids_of_rows": self._ids_of_rows,
             "done_ids": [list(key) for key in sorted(self._done_ids)],
             "renamed": [list(key) for key in sorted(self._renamed)],
             "last_in_row": [list(key) for key in self._last_in_row.values()],
-            "by_id": [[list(key), to_containers(torch.cat(p))] for key, p in self._by_id.items()],
+            "lost_ids": [list(key) for key in sorted(self._lost_ids)],
+            "num_written": self._num_written,
+            "by_id": [
+                [list(key), to_containers(steps), self._written_at[key]]
+                for key, steps in self._by_id.items()
+            ],
             "num_dropped": self.num_dropped,
         }
 
@@ -313,12 +367,34 @@ class TrajectoryStreams:
         self._parts = [] if state["rows"] is None else [from_containers(state["rows"])]
         self._starts, self._lost = state["starts"].clone(), state["lost"].clone()
         self._after_done = state["after_done"].clone()
-        self._ids_of_rows = state["ids_of_rows"]
-        self._by_id = {_key(key): [from_containers(plain)] for key, plain in state["by_id"]}
+        before = state["before"]
+        self._before = None if before is None else from_containers(before)
+        self._ids_of_rows, self._num_written = state["ids_of_rows"], state["num_written"]
+        self._lost_ids = {_key(key) for key in state["lost_ids"]}
+        self._by_id = {_key(key): from_containers(plain) for key, plain, _ in state["by_id"]}
+        self._written_at = {_key(key): written for key, _, written in state["by_id"]}
         self._done_ids = {_key(key) for key in state["done_ids"]}
         self._renamed = {_key(key) for key in state["renamed"]}
         self._last_in_row = {key[0]: _key(key) for key in state["last_in_row"]}
         self.num_dropped = state["num_dropped"]
+
+
+def same_states(state: Tensor, following: Tensor, ndim: int) -> Tensor:
+    """Mark states that are the same, up to rounding.
+
+    Args:
+        state: states of shape ``[*batch, *state_shape]``.
+        following: states to compare with, of the same shape.
+        ndim: number of dimensions of the batch.
+
+    Returns:
+        Booleans of the batch's shape. NaN equals NaN, and categories must be equal.
+    """
+    if not state.is_floating_point():
+        same = state == following
+    else:
+        same = torch.isclose(state, following, rtol=1e-3, atol=1e-6, equal_nan=True)
+    return same.flatten(ndim).all(-1) if same.ndim > ndim else same
 
 
 def _key(pair: list[int]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
-from torchrl.data import ReplayBuffer
+from torchrl.data import ReplayBuffer, TensorStorage
 from torchrl.envs import Transform
 
 from torchrl_recall.checks import at_least, next_key, require
@@ -59,7 +59,8 @@ class TopKTrajectories(Transform):
             shows a gap in the data.
 
     Raises:
-        ValueError: ``num_trajectories`` is below one, or rewards are NaN.
+        ValueError: ``num_trajectories`` is below one, rewards are NaN, or the buffer keeps its rows
+            in a list.
         KeyError: a reward or done flag is missing.
         RuntimeError: the transform is in an environment or in no buffer, or the buffer is shared
             between processes.
@@ -98,12 +99,12 @@ class TopKTrajectories(Transform):
         self.return_threshold = return_threshold
         self.reward_key = next_key(reward_key)
         self.done_key = next_key(done_key)
-        self._buffer = None if replay_buffer is None else _not_shared(replay_buffer)
+        self._buffer = None if replay_buffer is None else _checked(replay_buffer)
         self.trajectories_seen = 0
         self.lowest_return = float("inf")  # of all trajectories ever seen
 
         # The kept trajectories, oldest first; their rows are in the buffer, in this order.
-        self._returns = torch.zeros(0)
+        self._returns = torch.zeros(0, dtype=torch.float64)
         self._lengths = torch.zeros(0, dtype=torch.long)
 
         self.streams = TrajectoryStreams(self.done_key, observation_key)
@@ -114,7 +115,7 @@ class TopKTrajectories(Transform):
     def replay_buffer(self) -> ReplayBuffer:
         """The buffer that has this transform."""
         if self._buffer is None:
-            self._buffer = _not_shared(_buffer_with(self))
+            self._buffer = _checked(_buffer_with(self))
         return self._buffer
 
     @property
@@ -242,7 +243,7 @@ class TopKTrajectories(Transform):
 
     def _return(self, trajectory: TensorDictBase) -> Tensor:
         """Sum the rewards of one trajectory."""
-        total = trajectory.get(self.reward_key).sum().float().cpu()
+        total = trajectory.get(self.reward_key).sum().double().cpu()
         if total.isnan():
             raise ValueError(
                 f"{self.reward_key!r} of a trajectory of {len(trajectory)} steps holds NaN, so it "
@@ -303,11 +304,17 @@ def _buffer_with(transform: Transform) -> ReplayBuffer:
     )
 
 
-def _not_shared(replay_buffer: ReplayBuffer) -> ReplayBuffer:
+def _checked(replay_buffer: ReplayBuffer) -> ReplayBuffer:
     if getattr(replay_buffer, "shared", False):
         raise RuntimeError(
             "TopKTrajectories keeps write state that processes cannot share; use a buffer "
             "with shared=False."
+        )
+    if not isinstance(replay_buffer.storage, TensorStorage):
+        raise ValueError(
+            f"TopKTrajectories reads its rows as tensors, not from the "
+            f"{type(replay_buffer.storage).__name__} of this buffer. Give the buffer "
+            "storage=LazyTensorStorage(...)."
         )
     return replay_buffer
 

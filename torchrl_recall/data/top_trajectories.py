@@ -193,8 +193,19 @@ class TopTrajectories:
             trajectories: whole trajectories, shape ``[time]`` each.
 
         Raises:
-            ValueError: a trajectory does not fit, or no return exceeds ``return_threshold``.
+            ValueError: there is no trajectory, one does not end or does not fit, or no return
+                exceeds ``return_threshold``.
         """
+        if not trajectories:
+            raise ValueError("there is no demonstration; give whole trajectories.")
+        for trajectory in trajectories:
+            done = trajectory.get(self.filter.done_key, None)  # the filter names what is missing
+            if done is not None and not done[-1:].any():
+                raise ValueError(
+                    f"a demonstration of {len(trajectory)} steps does not end: its last "
+                    f"{self.filter.done_key!r} is False. Give whole trajectories, as "
+                    "whole_trajectories(data) finds them."
+                )
         capacity = self.buffer.storage.max_size
         if (longest := max(map(len, trajectories))) > capacity:
             raise ValueError(
@@ -227,7 +238,10 @@ class TopTrajectories:
         self.filter.drop_unfinished()
 
     def transitions(self) -> TensorDictBase:
-        """Return all transitions of the best trajectories, ``[num_transitions]``."""
+        """Return all transitions of the best trajectories, ``[num_transitions]``.
+
+        They are a view of the store, which its next write may change.
+        """
         return self.buffer.storage[: len(self.buffer)]
 
     def pairs(self) -> TensorDictBase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import torch
@@ -96,6 +97,9 @@ class GoalGANCurriculum(NoDeepCopy):
         if not goal_noise >= 0:
             raise ValueError(f"goal_noise must be zero or positive, got {goal_noise}.")
         positive(lr=lr, generator_lr=generator_lr)
+        for name, number in (("min_distance", min_distance or 0.0), ("min_spread", min_spread)):
+            if not 0 <= number < math.inf:
+                raise ValueError(f"{name} must be zero or positive, got {number}.")
         self.gan = gan
         self.num_new, self.num_old = num_new, num_old
         self.success_range = low, high

@@ -64,6 +64,7 @@ class GoalGAN(nn.Module):
                 "goal_spec must be a Bounded vector with finite bounds of some width, such as "
                 f"Bounded(-1, 1, (2,)), got {goal_spec}."
             )
+        low, high = (end.to(torch.get_default_dtype()) for end in (low, high))  # as networks are
         self.noise_dim, self.goal_dim = noise_dim, len(low)
         self.low: Tensor
         self.high: Tensor
@@ -246,7 +247,9 @@ class GoalGANLoss(LossModule):
         for key in (self.tensor_keys.goal, self.tensor_keys.label):
             require(tensordict, key, "GoalGANLoss", cure)
         data = zero_masked(tensordict, self._loss_mask_keys(), self.in_keys)
-        goal, label = data.get(self.tensor_keys.goal), data.get(self.tensor_keys.label)
+        weights = next(iter(self.discriminator_params.values(True, True)))
+        goal = data.get(self.tensor_keys.goal).to(weights.dtype)
+        label = data.get(self.tensor_keys.label)
         label = label.reshape(len(goal), 1).to(goal.dtype)
 
         noise = TensorDict(

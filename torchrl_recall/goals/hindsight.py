@@ -77,4 +77,5 @@ class HindsightGoal(TensorDictModuleBase):
         end = require(tensordict, self.in_keys[0], "HindsightGoal", cure)[:, -1]
         goal = end if self.goal_of_state is None else self.goal_of_state(end)
         steps = tensordict.shape[1]
-        return tensordict.set(self.out_keys[0], goal.unsqueeze(1).expand(-1, steps, -1).clone())
+        goals = goal.unsqueeze(1).expand(-1, steps, *goal.shape[1:])
+        return tensordict.set(self.out_keys[0], goals.clone())

@@ -13,7 +13,7 @@ from tensordict.nn import dispatch
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from torchrl_recall.checks import next_key
+from torchrl_recall.checks import next_key, require
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 
 __all__ = ["BacktrackingLoss"]
@@ -197,9 +197,13 @@ class BacktrackingLoss(LossModule):
         if keys.observation == model.observation_key and keys.action == model.action_key:
             return tensordict
         renamed = TensorDict({}, batch_size=tensordict.batch_size)
-        renamed.set(model.observation_key, tensordict.get(keys.observation))
-        renamed.set(model.action_key, tensordict.get(keys.action))
-        renamed.set(model.next_observation_key, tensordict.get(("next", keys.observation)))
+        cure = "Rename it with loss.set_keys(observation=..., action=...)."
+        for key, own in (
+            (keys.observation, model.observation_key),
+            (keys.action, model.action_key),
+            (next_key(keys.observation), model.next_observation_key),
+        ):
+            renamed.set(own, require(tensordict, key, type(self).__name__, cure))
         return renamed
 
 

@@ -120,6 +120,11 @@ class TRPOLoss(PPOLoss):
         log_weight, dist, kl_approx, correction = self._log_weight(tensordict, adv_shape=shape)
         advantage = _broadcast_advantage_to_log_weight(advantage, log_weight)
         _check_advantage_broadcast(advantage, log_weight)
+        if advantage.shape[-1:] != (1,):
+            raise ValueError(
+                f"the advantage has the shape {tuple(advantage.shape)}; its last dimension must be "
+                "one, as GAE writes it."
+            )
         if correction is not None:
             log_weight = log_weight + correction
         out = TensorDict(

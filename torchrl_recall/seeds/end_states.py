@@ -67,5 +67,6 @@ class VisitedStates(HighValueStates):
         Returns:
             End states of shape ``[num_seeds]``.
         """
-        states = self.values().masked_fill(~self.successes.visited, -torch.inf).argmax(1)
+        values = self.values().nan_to_num(nan=-torch.inf)  # NaN is never the best
+        states = values.masked_fill(~self.successes.visited, -torch.inf).argmax(1)
         return TensorDict({"observation": states}, [self.successes.num_seeds])

@@ -62,6 +62,7 @@ class RecentSuccesses:
         streams: SeedStreams,
         num_pairs: int = 1,
     ) -> None:
+        at_least(1, num_seeds=num_seeds, num_envs=num_envs, num_pairs=num_pairs)
         at_least(1, num_trajectories=num_trajectories, length=length, num_states=num_states)
         self.num_seeds, self.num_trajectories, self.length = num_seeds, num_trajectories, length
         self.streams, self.num_pairs = streams, num_pairs
@@ -134,11 +135,11 @@ class RecentSuccesses:
                 " (backtracking.num_trajectories)."
             )
         for trajectory in trajectories:
-            slot = int(self.count[0]) % self.num_trajectories
+            seeds, slot = torch.arange(self.num_seeds), self.count % self.num_trajectories
             tail = trajectory[-self.length :]
             for key in self.keys:
-                self._kept[key][:, slot, -len(tail) :] = tail[key]
-            self._kept["mask"][:, slot] = torch.arange(self.length) >= self.length - len(tail)
+                self._kept[key][seeds, slot, -len(tail) :] = tail[key]
+            self._kept["mask"][seeds, slot] = torch.arange(self.length) >= self.length - len(tail)
             self.visited[:, trajectory["next", "observation"]] = True
             self.count += 1
 
@@ -196,16 +197,16 @@ class RecentSuccesses:
         return {
             "count": self.count.clone(),
             "visited": self.visited.clone(),
-            "kept": self._kept.to_dict(),
-            "past": self._past.to_dict(),
+            "kept": self._kept.clone().to_dict(),
+            "past": self._past.clone().to_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
         self.count = state["count"].clone()
         self.visited = state["visited"].clone()
-        self._kept = TensorDict(state["kept"], batch_size=self._kept.shape)
-        self._past = TensorDict(state["past"], batch_size=self._past.shape)
+        self._kept = TensorDict(state["kept"], batch_size=self._kept.shape).clone()
+        self._past = TensorDict(state["past"], batch_size=self._past.shape).clone()
 
     def _empty(self, rows: int) -> TensorDict:
         shape = (self.num_seeds, rows, self.length)

@@ -59,13 +59,19 @@ class StackedEmbedding(nn.Module):
 
         Returns:
             Outputs of shape ``[*batch, num_out]``.
+
+        Raises:
+            IndexError: an index is none of its input's categories.
         """
         # One table holds the rows of all seeds; offsets select the seed and the input.
         table = self.weight.flatten(0, 1)
         x: Tensor = self.bias
         offset = torch.arange(self.num_seeds, device=x.device).unsqueeze(-1) * self.weight.shape[1]
         for index, number in zip(inputs, self.categories, strict=True):
-            x = x + nn.functional.embedding(index.reshape(self.num_seeds, -1) + offset, table)
+            index = index.reshape(self.num_seeds, -1)
+            # Beyond its categories are those of another input or seed; -1 is refused.
+            row = torch.where((index >= 0) & (index < number), index + offset, -1)
+            x = x + nn.functional.embedding(row, table)
             offset = offset + number
         return x.reshape(*inputs[0].shape, -1)
 
@@ -177,6 +183,9 @@ def clip_grad_norm_per_seed_(parameters: Iterable[Tensor], max_norm: float) -> T
     Returns:
         The norms before scaling, shape ``[num_seeds]``.
 
+    Raises:
+        ValueError: no parameter has a gradient.
+
     Examples:
         >>> import torch
         >>> from torchrl_recall.seeds import clip_grad_norm_per_seed_
@@ -190,6 +199,8 @@ def clip_grad_norm_per_seed_(parameters: Iterable[Tensor], max_norm: float) -> T
     """
     # The norm of each seed over all its gradients.
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        raise ValueError("no parameter has a gradient; call backward() first.")
     norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
 
     # Scale the gradients of seeds with a larger norm, in place.

@@ -80,6 +80,11 @@ class SeedStreams:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore :meth:`state_dict`."""
+        if (num := len(state["generators"])) != len(self.generators):
+            raise ValueError(
+                f"the state is of {num} seeds, and there are {len(self.generators)} here; give the "
+                "state of as many."
+            )
         for generator, saved in zip(self.generators, state["generators"], strict=True):
             generator.set_state(saved.clone())  # torch refuses a view of a larger tensor
 
@@ -113,8 +118,11 @@ class SeededCategorical(torch.distributions.Categorical):
             Indices of shape ``[*sample_shape, *batch]``.
         """
         cumulative = self.logits.exp().cumsum(-1)
-        # Scale the draw, so that rounding of the sum cannot give an index beyond the last category.
-        draw = self.rand((*sample_shape, *self.batch_shape)).unsqueeze(-1) * cumulative[..., -1:]
+        # The batch comes first, because random numbers are divided among seeds by their first
+        # dimension. Scaled, so that rounding of the sum cannot give an index beyond the last one.
+        draw = self.rand((*self.batch_shape, *sample_shape))
+        draw = draw.permute(*range(len(self.batch_shape), draw.ndim), *range(len(self.batch_shape)))
+        draw = draw.unsqueeze(-1) * cumulative[..., -1:]
         return (cumulative <= draw).sum(-1)
 
     @property

@@ -131,7 +131,11 @@ class TraceAuditor:
             require(traces, key, "TraceAuditor", _CURE).cpu() for key in keys
         )
         mask = traces.get(self.mask_key, None)
-        kept = torch.ones(traces.shape, dtype=torch.bool) if mask is None else mask.cpu()
+        kept = (
+            torch.ones(traces.shape, dtype=torch.bool)
+            if mask is None
+            else mask.cpu().reshape(traces.shape)
+        )
         return {
             k: self._audit(states[:, -k], actions[:, -k:], following[:, -k:], kept[:, -k])
             for k in self.lengths
@@ -177,7 +181,7 @@ class TraceAuditor:
             float(landing.median()),
             float(displacement.median()),
             float(((landing >= displacement) & (landing > 0)).float().mean()),
-            float(distance(path[:, 0], following[:, 0]).median()),
+            float(distance(path[:, 0], following[:, 0]).nan_to_num(torch.inf).median()),
         )
 
 

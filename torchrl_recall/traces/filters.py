@@ -203,8 +203,10 @@ class AdvantageGate(TensorDictModuleBase):
         """
         mask = tensordict.get(self.mask_key, None)
         if mask is None:
-            device = tensordict.get(self.in_keys[0]).device
+            cure = "The critic reads it; give traces that have it."
+            device = require(tensordict, self.in_keys[0], "AdvantageGate", cure).device
             mask = torch.ones(tensordict.shape, dtype=torch.bool, device=device)
+        mask = mask.reshape(tensordict.shape)
         if not mask.any():
             return tensordict.set(self.mask_key, mask)
         values = self.critic(tensordict.select(*self.in_keys, strict=False)[mask])
@@ -456,4 +458,5 @@ def unbroken(keep: Tensor) -> Tensor:
 def narrow(tensordict: TensorDictBase, mask_key: NestedKey, keep: Tensor) -> TensorDictBase:
     """Write the mask; a mask that exists already keeps its False entries."""
     mask = tensordict.get(mask_key, None)
-    return tensordict.set(mask_key, keep if mask is None else mask & keep)
+    keep = keep if mask is None else mask.reshape(keep.shape) & keep
+    return tensordict.set(mask_key, keep)

@@ -64,13 +64,13 @@ class HighValueStates(nn.Module, ABC):
 
     def _flat(self, tensordict: TensorDictBase, *keys: NestedKey) -> list[Tensor]:
         """Return entries of experience, flattened; refuse missing entries and empty experience."""
+        tensordict = valid_steps(tensordict)
         if not tensordict.shape.numel():
             raise ValueError(
                 f"{type(self).__name__} chooses among experience, but there is none; collect some "
                 "first."
             )
         cure = "Name it with observation_key= or reward_key=."
-        tensordict = valid_steps(tensordict)
         ndim = tensordict.ndim
         entries = [require(tensordict, key, type(self).__name__, cure) for key in keys]
         return [e.reshape(-1, *e.shape[ndim:]) for e in entries]
@@ -93,7 +93,12 @@ class HighValueStates(nn.Module, ABC):
             ) from error
         cure = "Name what the critic writes with value_key=."
         values = require(found, value_key, type(self).__name__, cure)
-        return values.reshape(len(states), -1).squeeze(-1)
+        if values.numel() != len(states):
+            raise ValueError(
+                f"the critic of {type(self).__name__} writes {value_key!r} of shape "
+                f"{tuple(values.shape)} for {len(states)} states; one value for each is needed."
+            )
+        return values.reshape(-1)
 
 
 class CriticStates(HighValueStates):
@@ -159,7 +164,7 @@ class CriticStates(HighValueStates):
             End states of shape ``[num_states]`` or less.
         """
         (states,) = self._flat(tensordict, self.observation_key)
-        return self._end_states(states[self.rank(tensordict)])
+        return self._end_states(states[self._rank(states)])
 
     @torch.no_grad()
     def rank(self, tensordict: TensorDictBase) -> Tensor:
@@ -172,6 +177,11 @@ class CriticStates(HighValueStates):
             Indices into the flattened batch, best first, shape ``[num_states]`` or less.
         """
         (states,) = self._flat(tensordict, self.observation_key)
+        index = self._rank(states)
+        mask = tensordict.get(("collector", "mask"), None)
+        return index if mask is None else mask.reshape(-1).nonzero().squeeze(-1)[index]
+
+    def _rank(self, states: Tensor) -> Tensor:
         scores = self._values(self.critic, states, self.value_key)
         return best_indices(scores, self.num_states, temperature=self.temperature, name="values")
 

@@ -9,6 +9,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl_recall.checks import at_least, next_key, positive
+from torchrl_recall.data.streams import same_states
 from torchrl_recall.devices import device_of
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.standardization import ContinuousCodec
@@ -184,8 +185,7 @@ class MeasuredLength(nn.Module):
         pieces = rows[row.unsqueeze(1), times.clamp(min=0)]
         state, _, following = (pieces[key] for key in self._keys)
         done = pieces[self.done_key].reshape(*pieces.shape, -1).any(-1)
-        goes_on = torch.isclose(following[:, 1:], state[:, :-1], rtol=1e-3, atol=1e-6)
-        goes_on = goes_on.flatten(2).all(-1) if goes_on.ndim > 2 else goes_on
+        goes_on = same_states(following[:, 1:], state[:, :-1], 2)
         goes_on &= ~done[:, 1:] & pieces["real"][:, 1:] & (times[:, 1:] >= 0)
         known = torch.cat([torch.ones_like(done[:, :1]), goes_on], 1).cumprod(1)
         return pieces.set("known", known)

@@ -116,14 +116,14 @@ class TraceTransitions(nn.Module):
             transitions = self.reward(transitions)
         for key, value in (("reward", reward), ("terminated", terminated)):
             known = value.unsqueeze(1)  # for the last step
-            rest = transitions["next", key][:, :-1].to(known.dtype)
+            rest = transitions["next", key].reshape(shape)[:, :-1].to(known.dtype)
             transitions.set(("next", key), torch.cat([rest, known], 1))
         transitions.set(("next", "done"), transitions["next", "terminated"].clone())
         steps = torch.ones(traces.shape, dtype=torch.int64, device=device)
         transitions.set("steps_to_next_obs", steps)  # in the batch's shape, as MultiStepTransform's
         kept = _after_terminations(transitions["next", "terminated"].squeeze(-1))
         if (mask := traces.get("mask", None)) is not None:
-            kept &= mask
+            kept &= mask.reshape(kept.shape)
         rows = transitions[kept]
         return rows[finite_rows(rows, [*keys, ("next", "reward")])]
 
