@@ -8,6 +8,7 @@ from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
 from torchrl_recall import (
     Agreement,
     BacktrackingModel,
+    GoalStates,
     MeasuredLength,
     OfflineRecall,
     RewardModel,
@@ -154,3 +155,32 @@ def test_bad_input_is_named(data_set):
             UniformStates(4),
             filters=[Agreement(recall.model)],
         )
+
+
+def test_end_states_without_rewards_are_refused_before_any_training():
+    with pytest.raises(ValueError, match="OfflineRecall needs end states that carry their reward"):
+        OfflineRecall(
+            BacktrackingModel.from_specs(*SPECS), RewardModel(*SPECS), GoalStates(torch.zeros(1, 2))
+        )
+
+
+def test_the_kept_share_is_that_of_filters_alone(data_set):
+    rows = data_set[:].clone()
+    rows["next", "terminated"] = torch.rand(NUM, 1) < 0.8
+    data_set.empty()
+    data_set.extend(rows)
+    recall = make(20)
+    assert recall.step(data_set)["recall/kept_transitions"] == 1
+
+
+def test_one_row_cannot_be_learned_from_and_held_out(data_set):
+    model, forward = BacktrackingModel.from_specs(*SPECS), BacktrackingModel.from_specs(*SPECS)
+    recall = OfflineRecall(
+        model, RewardModel(*SPECS), UniformStates(4), filters=[Agreement(forward)],
+        num_model_updates=1, num_reward_updates=1,
+    )  # fmt: skip
+    rows = data_set[:1].clone()
+    data_set.empty()
+    data_set.extend(rows)
+    with pytest.raises(RuntimeError, match="the data set has one row"):
+        recall.step(data_set)

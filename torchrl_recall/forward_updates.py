@@ -8,6 +8,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
+from torchrl_recall.checks import at_least, positive
 from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.envs.backtracking_env import reverse_time
 from torchrl_recall.model_updates import ModelUpdates
@@ -75,6 +76,9 @@ class ForwardUpdates(Stateful):
                 "forward model alone take a BacktrackingModel; for an Agreement give Recall the "
                 "same JointModel as its model."
             )
+        at_least(0, num_updates=num_updates)
+        at_least(1, batch_size=batch_size)
+        positive(lr=lr)
         self.model = model
         self.steps = ModelUpdates(
             BacktrackingLoss(model),
@@ -96,7 +100,7 @@ class ForwardUpdates(Stateful):
         Args:
             data: real transitions in forward time, any batch shape, environment units.
         """
-        self.model.update_statistics(self._reverse(valid_steps(data)))
+        self.model.update_statistics(self._reverse(valid_steps(data).reshape(-1)))
 
     def __call__(self, replay_buffer: ReplayBuffer) -> dict[str, Tensor]:
         """Train for a round on all experience; return the detached mean of the loss."""

@@ -25,7 +25,7 @@ from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.traces.generator import RecallTraceGenerator
-from torchrl_recall.traces.high_value_states import HighValueStates
+from torchrl_recall.traces.high_value_states import HighValueStates, check_rewarded
 from torchrl_recall.traces.measured_length import MeasuredLength
 from torchrl_recall.traces.transitions import NewestTraces, TraceTransitions
 
@@ -70,7 +70,7 @@ class OfflineRecall(Stateful):
 
     Raises:
         TypeError: ``trace_length`` is a :class:`~torchrl_recall.MeasuredLength`.
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or end states carry no reward.
 
     Examples:
         >>> import torch
@@ -119,6 +119,7 @@ class OfflineRecall(Stateful):
         at_least(0, num_reward_updates=num_reward_updates)
         at_least(1, batch_size=batch_size)
         positive(lr=lr)
+        check_rewarded(high_value_states, "OfflineRecall")
         if isinstance(trace_length, MeasuredLength):
             raise TypeError(
                 "trace_length must be an integer, got a MeasuredLength: lengths are measured while "
@@ -196,6 +197,11 @@ class OfflineRecall(Stateful):
         rows = valid_steps(data_set[:]).reshape(-1)
         held_out = 0
         if judges := self.train_filters.judges:
+            if len(rows) < 2:
+                raise RuntimeError(
+                    "the data set has one row, and filters that learn a threshold hold one out; "
+                    "give more real transitions, or leave such filters out."
+                )
             widest = max(judge.window for judge in judges)
             held_out = max(1, min(widest, round(_HELD_OUT * len(rows))))
         order = torch.randperm(len(rows), device=device_of_data(rows))
@@ -229,6 +235,7 @@ class OfflineRecall(Stateful):
         self.newest.replace(traces)
         for transform in self.filters:
             traces = transform(traces)
+        mask = traces.get("mask", None)
         rows = self.to_transitions(traces, end_states)
         if len(rows):
             self.buffer.extend(rows)
@@ -236,10 +243,12 @@ class OfflineRecall(Stateful):
             self._warned = True
             warnings.warn(
                 "a rollout of recall traces kept no transition, so the host learns from fewer. "
-                "Raise recall.agreement or recall.max_deviation, or backtracking.num_updates.",
+                "Filters mask them, or the reward model takes their steps for terminal ones. Raise "
+                "recall.agreement or recall.max_deviation, backtracking.num_updates or "
+                "recall.reward_updates.",
                 stacklevel=2,
             )
-        metrics["recall/kept_transitions"] = torch.tensor(len(rows) / traces.numel())
+        metrics["recall/kept_transitions"] = torch.ones(()) if mask is None else mask.float().mean()
         return metrics
 
     def transitions(self, num: int) -> TensorDictBase | None:

@@ -30,7 +30,7 @@ from torchrl_recall.stateful import Part, Stateful
 from torchrl_recall.traces.agreement import refuse_judges
 from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
-from torchrl_recall.traces.high_value_states import CriticStates, GoalStates, HighValueStates
+from torchrl_recall.traces.high_value_states import HighValueStates, check_rewarded
 from torchrl_recall.traces.measured_length import MeasuredLength
 from torchrl_recall.traces.transitions import FreshTransitions, NewestTraces, TraceTransitions
 
@@ -531,12 +531,8 @@ def _check_use(
             f"use='critic' imitates no traces, so {unused} would have no effect. Give "
             "imitation_loss=None and cut traces by transition_filters=, or take use='both'."
         )
-    if use != "policy" and isinstance(high_value_states, CriticStates | GoalStates):
-        raise ValueError(
-            f"use={use!r} needs end states that carry their reward, which "
-            f"{type(high_value_states).__name__} do not; take ReturnStates(critic, num_states), or "
-            "RewardStates."
-        )
+    if use != "policy":
+        check_rewarded(high_value_states, f"use={use!r}")
     if use != "critic" and actions == "uniform":
         raise ValueError(
             f"use={use!r} imitates traces, which uniform actions are not worth; take "

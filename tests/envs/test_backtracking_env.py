@@ -188,3 +188,15 @@ def test_batch_size_and_expand_keep_torchrls_contract(shape, make_model):
     if shape:
         with pytest.raises(RuntimeError, match="expand"):
             env.expand(7)
+
+
+def test_expand_takes_a_size_as_specs_do(make_model):
+    env = BacktrackingEnv(make_model(Unbounded((3,)), Bounded(-1, 1, (2,))))
+    assert env.expand(torch.Size([4])).batch_size == env.expand(4).batch_size == (4,)
+    with pytest.raises(RuntimeError, match="expand"):
+        env.expand(4).expand(torch.Size([3]))
+
+
+def test_a_drawn_state_lies_on_the_models_device(make_model):
+    model = make_model(Unbounded((3,)), Bounded(-1, 1, (2,))).to("meta")
+    assert BacktrackingEnv(model)._reset()["observation"].device.type == "meta"

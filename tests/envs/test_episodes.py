@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchrl.envs import SerialEnv
 
+from torchrl_recall.envs import FourRoomsEnv, PointMassEnv
 from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues
 
 
@@ -45,3 +47,28 @@ def test_flags_share_no_memory():
     first["done"].fill_(True)
     assert not first["terminated"].any()
     assert not first["truncated"].any()
+
+
+@pytest.mark.parametrize("make", [lambda: FourRoomsEnv(11), lambda: PointMassEnv(2)])
+def test_copies_of_an_environment_differ_and_follow_torchs_seed(make):
+    def drawn() -> list:
+        found = SerialEnv(4, make).reset()
+        return found.get("desired_goal", found["observation"]).tolist()
+
+    torch.manual_seed(0)
+    first = drawn()
+    assert len({str(each) for each in first}) > 1
+    assert drawn() != first
+    torch.manual_seed(0)
+    assert drawn() == first
+
+
+def test_a_seeded_environment_draws_nothing_from_torchs_generator():
+    env = FourRoomsEnv(11)
+    env.set_seed(3)
+    torch.manual_seed(0)
+    start = env.reset()["observation"]
+    expected = torch.Generator().manual_seed(0).get_state()
+    assert torch.equal(torch.get_rng_state(), expected)
+    env.set_seed(3)
+    assert env.reset()["observation"] == start

@@ -113,3 +113,22 @@ def test_no_valid_goal_is_an_error_and_no_endless_search(monkeypatch):
     monkeypatch.setattr(env, "is_valid", nowhere)
     with pytest.raises(ValueError, match="is_valid was False for each"):
         env.sample_goals(4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_goals_and_states_get_the_dtype_of_their_spec(dtype):
+    env = PointMassEnv(2, batch_size=[3])
+    env.set_goals(torch.tensor([[1, 0]], dtype=dtype))
+    assert env.reset()["desired_goal"].dtype == torch.float32
+    env.assign_goals(torch.ones(3, 2, dtype=dtype))
+    assert env.reset()["desired_goal"].dtype == torch.float32
+    first = {key: torch.zeros(3, 2, dtype=dtype) for key in ("observation", "desired_goal")}
+    after = env.reset(TensorDict(first, [3]), set_state=True)
+    assert after["observation"].dtype == after["desired_goal"].dtype == torch.float32
+
+
+def test_replays_of_nothing_and_of_nan():
+    env = PointMassEnv(2)
+    assert env.replay(torch.zeros(1, 2), torch.zeros(1, 0, 2)).shape == (1, 0, 2)
+    with pytest.raises(ValueError, match="an action is NaN or infinite"):
+        env.replay(torch.zeros(1, 2), torch.full((1, 2, 2), torch.nan))

@@ -246,3 +246,20 @@ def test_other_actions_than_those_of_the_grid_are_refused():
     make_simulator(task)
     with pytest.raises(ValueError, match="Turned changes what"):
         make_simulator(Turned(task))
+
+
+def test_cells_of_the_grid_have_coordinates_in_any_batch():
+    simulator = make_simulator(FourRoomsEnv(11))
+    actions = torch.tensor([[1, 2, 2], [1, 2, 2]])
+    path = simulator.replay(torch.tensor([12, 13]), actions)
+    assert simulator.coordinates(path).tolist() == [
+        [[1, 2], [2, 2], [3, 2]], [[1, 3], [2, 3], [3, 3]],
+    ]  # fmt: skip
+    soft = 0.9 * torch.nn.functional.one_hot(torch.tensor([60]), 121).float()
+    assert simulator.coordinates(soft).tolist() == [[5, 5]]
+    assert simulator.is_valid(soft).tolist() == simulator.is_valid(torch.tensor([60])).tolist()
+
+
+def test_replays_of_no_state():
+    simulator = make_simulator(gymnasium.make("Pendulum-v1"))
+    assert simulator.replay(torch.zeros(0, 3), torch.zeros(0, 5, 1)).shape == (0, 5, 3)

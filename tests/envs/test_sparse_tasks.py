@@ -12,7 +12,7 @@ from torchrl.envs import GymEnv
 
 from torchrl_recall.envs import PointMassEnv
 from torchrl_recall.envs.sparse_dynamics import SPARSE_TASKS
-from torchrl_recall.envs.sparse_tasks import goal_rule
+from torchrl_recall.envs.sparse_tasks import SparseTask, goal_rule
 from torchrl_recall.trainers.tasks.gym import make_env
 
 EACH = pytest.mark.parametrize("name", SPARSE_TASKS)
@@ -138,3 +138,8 @@ def test_the_rule_names_the_tasks_that_it_knows():
     with pytest.raises(ValueError, match="goal_rule knows the goals of"):
         goal_rule(GymEnv("Pendulum-v1"))
     goal_rule(GymEnv("point_free4"))
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(ValueError, match="there is no task 'nothing'; take one of point_free4"):
+        SparseTask("nothing")

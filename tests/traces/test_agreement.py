@@ -246,3 +246,14 @@ def test_a_step_is_judged_before_models_learn_from_it():
 def test_what_does_not_fit_is_refused(words, cure):
     with pytest.raises(ConfigError, match=cure):
         sac_recall.build(configure([*tiny("backtracking"), *words]), torch.device("cpu"))
+
+
+def test_forward_updates_take_any_batch_and_name_their_arguments():
+    model = BacktrackingModel.from_specs(Unbounded((3,)), Bounded(-1, 1, (2,)))
+    row = {"observation": torch.zeros(3), "action": torch.zeros(2)}
+    row["next"] = {"observation": torch.ones(3)}
+    ForwardUpdates(model).update_statistics(TensorDict(row, []))
+    model.check_statistics()
+    for name, value in (("lr", 0.0), ("num_updates", -1), ("batch_size", 0)):
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            ForwardUpdates(model, **{name: value})

@@ -12,6 +12,7 @@ from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
 from torchrl_recall.checks import next_key, require
+from torchrl_recall.devices import device_of
 from torchrl_recall.modules.backward_model import BackwardModel, check_backward_model
 
 __all__ = ["BacktrackingEnv", "reverse_time"]
@@ -70,7 +71,7 @@ class BacktrackingEnv(ModelBasedEnvBase):
         self.action_spec = self._nest(model.action_key, model.action_spec)
         self.reward_spec = Unbounded((*self.batch_size, 1))
 
-    def expand(self, *size: int) -> BacktrackingEnv:
+    def expand(self, *size: int | Sequence[int]) -> BacktrackingEnv:
         """Return the same environment with another batch size, as ``expand`` of specs does.
 
         Args:
@@ -79,8 +80,10 @@ class BacktrackingEnv(ModelBasedEnvBase):
         Returns:
             A new environment with the same model.
         """
-        torch.empty(self.batch_size).expand(*size)  # raises an error for a size that does not fit
-        return type(self)(self.world_model, batch_size=size)
+        given = size[0] if len(size) == 1 and isinstance(size[0], Sequence) else size
+        shape = torch.Size(given)  # type: ignore[arg-type]
+        torch.empty(self.batch_size).expand(shape)  # raises an error for a size that does not fit
+        return type(self)(self.world_model, batch_size=shape)
 
     @property
     def backward_policy(self) -> TensorDictModule:
@@ -112,7 +115,9 @@ class BacktrackingEnv(ModelBasedEnvBase):
         if tensordict is not None and kwargs.get("set_state") is not False:
             states = tensordict.get(model.observation_key, None)
         if tensordict is None or states is None:
-            return self.full_observation_spec.rand().update(self.full_done_spec.zero())
+            drawn = self.full_observation_spec.rand().update(self.full_done_spec.zero())
+            device = device_of(model)
+            return drawn if device is None else drawn.to(device)
         out = TensorDict({}, batch_size=tensordict.batch_size)
         out.set(model.observation_key, states)
         return out.update(self._not_done(states, out.batch_size))

@@ -13,14 +13,14 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
 from torchrl_recall.checks import at_least, positive
-from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues, own_generator
+from torchrl_recall.envs.episodes import OwnGenerator, done_spec, episode_begins, episode_continues
 
 __all__ = ["GoalEnv"]
 
 _TRIES = 1_000  # draws of goals, all invalid, before giving up
 
 
-class GoalEnv(EnvBase):
+class GoalEnv(OwnGenerator, EnvBase):
     """Batch of environments, each with a goal that an algorithm can set.
 
     - *Observation*: ``observation`` and ``desired_goal``.
@@ -29,7 +29,8 @@ class GoalEnv(EnvBase):
     - *End*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
     With ``set_state=True``, the tensordict of a reset may hold the first state and the goal, under
-    ``observation`` and ``desired_goal``. A subclass defines valid states, the goal that a state
+    ``observation`` and ``desired_goal``. A partial reset, which has ``_reset``, takes neither. A
+    subclass defines valid states, the goal that a state
     reaches, and the effect of an action.
 
     Args:
@@ -88,7 +89,6 @@ class GoalEnv(EnvBase):
         positive(goal_radius=goal_radius)
         at_least(1, max_steps=max_steps)
         self.goal_spec, self.goal_radius, self.max_steps = goal_spec, goal_radius, max_steps
-        self.generator = own_generator()
         self._goals: Tensor | None = None
         self._assigned = False
         shape = self.batch_size
@@ -167,6 +167,10 @@ class GoalEnv(EnvBase):
         Returns:
             The states after each action, shape ``[num, steps, state_dim]``.
         """
+        if not actions.isfinite().all():
+            raise ValueError("an action is NaN or infinite; look for diverged weights.")
+        if not actions.shape[1]:
+            return states.new_empty(len(states), 0, *states.shape[1:])
         space, now, path = self.action_spec_unbatched.space, self._begin(states), []
         for action in actions.clamp(space.low, space.high).unbind(1):
             now = self._advance(TensorDict(now, [len(states)]), action)
@@ -224,7 +228,7 @@ class GoalEnv(EnvBase):
                 f"goals must have the shape [num_goals, {dim}] of this environment's goals, with "
                 f"at least one goal, got {tuple(goals.shape)}."
             )
-        self._goals, self._assigned = _finite(goals), False
+        self._goals, self._assigned = self._finite(goals), False
 
     def assign_goals(self, goals: Tensor) -> None:
         """Set one goal for each environment of the batch, in all later episodes.
@@ -242,7 +246,7 @@ class GoalEnv(EnvBase):
                 f"goals must have the shape {shape}, one for each environment, got "
                 f"{tuple(goals.shape)}."
             )
-        self._goals, self._assigned = _finite(goals), True
+        self._goals, self._assigned = self._finite(goals), True
 
     def _draw_goals(self) -> Tensor:
         if self._goals is not None and self._assigned:
@@ -261,13 +265,15 @@ class GoalEnv(EnvBase):
             goal, states = (tensordict.get(key, None) for key in ("desired_goal", "observation"))
         self._check_shape("observation", states)
         self._check_shape("desired_goal", goal)
+        if states is not None:
+            states = states.to(self.observation_spec["observation"].dtype)
         if states is not None and not self.is_valid(states).all():
             raise ValueError(
                 "episodes cannot begin inside a wall or outside the bounds; check starts with "
                 "is_valid, or decode goals of sample_goals with state_of_goal."
             )
         out = self._begin(states)
-        out["desired_goal"] = self._draw_goals() if goal is None else _finite(goal)
+        out["desired_goal"] = self._draw_goals() if goal is None else self._finite(goal)
         out |= episode_begins(self.batch_size)
         return TensorDict(out, batch_size=self.batch_size)
 
@@ -287,12 +293,8 @@ class GoalEnv(EnvBase):
         out |= episode_continues(tensordict.get("elapsed_steps"), reached, self.max_steps)
         return TensorDict(out, batch_size=self.batch_size)
 
-    def _set_seed(self, seed: int | None) -> None:
-        if seed is not None:
-            self.generator.manual_seed(seed)
-
-
-def _finite(goals: Tensor) -> Tensor:
-    if not goals.isfinite().all():
-        raise ValueError("the goals hold NaN or infinity; drop those.")
-    return goals.detach().clone()
+    def _finite(self, goals: Tensor) -> Tensor:
+        """Return a copy of goals in the dtype of their spec."""
+        if not goals.isfinite().all():
+            raise ValueError("the goals hold NaN or infinity; drop those.")
+        return goals.detach().to(self.goal_spec.dtype, copy=True)

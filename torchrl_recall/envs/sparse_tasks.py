@@ -50,6 +50,8 @@ class SparseTask(gymnasium.Env):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, name: str, render_mode: str | None = None) -> None:
+        if name not in SPARSE_TASKS:
+            raise ValueError(f"there is no task {name!r}; take one of {', '.join(SPARSE_TASKS)}.")
         self.name, self.render_mode = name, render_mode
         dynamics = SPARSE_TASKS[name]
         self.observation_space, self.action_space = (

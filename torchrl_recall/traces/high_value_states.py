@@ -241,6 +241,24 @@ class GoalStates(HighValueStates):
         return self._end_states(self.goals[index])
 
 
+def check_rewarded(high_value_states: HighValueStates, reader: str) -> None:
+    """Refuse end states without a reward, of which a critic cannot learn.
+
+    Args:
+        high_value_states: source of end states.
+        reader: what reads them, for the error.
+
+    Raises:
+        ValueError: the source is known to give no rewards.
+    """
+    if isinstance(high_value_states, CriticStates | GoalStates):
+        raise ValueError(
+            f"{reader} needs end states that carry their reward, which "
+            f"{type(high_value_states).__name__} do not; take ReturnStates(critic, num_states), or "
+            "RewardStates."
+        )
+
+
 def best_indices(
     scores: Tensor, k: int, *, temperature: float | None = None, name: str = "scores"
 ) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from torchrl_recall.envs import FourRoomsEnv
+from torchrl_recall.envs.four_rooms.drawing import draw
 
 
 def test_pictures_show_walls_goal_agent_values_and_traces():
@@ -23,3 +24,12 @@ def test_pictures_show_walls_goal_agent_values_and_traces():
     shaded = env.render(values=values, traces=torch.tensor([[8]]), pixels=8)
     assert (shaded[8:16, 16:24] == (33, 82, 165)).all()
     assert (shaded[12, 28] == (200, 40, 60)).all()
+
+
+def test_infinite_values_are_white_and_hide_no_others():
+    layout = FourRoomsEnv(11).layout
+    distances = layout.distances()  # infinite at walls
+    image = draw(layout, values=distances)
+    finite = draw(layout, values=distances.nan_to_num(posinf=0.0))
+    assert np.array_equal(image, finite)
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10

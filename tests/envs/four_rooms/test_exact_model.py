@@ -203,3 +203,16 @@ def test_what_an_action_does_here_it_does_elsewhere():
     found = predict(action[~seen][None], following[~seen][None])[0].softmax(-1)
     assert (found.argmax(-1) == source[~seen]).all()
     assert found.amax(-1).min() > 0.5
+
+
+def test_cells_without_a_predecessor_are_refused():
+    layout = FourRoomsLayout(11)
+    model = make_exact(layout)
+    goals = TensorDict({"observation": torch.full((64,), layout.goal)}, [64])
+    cells = RecallTraceGenerator(model, trace_length=10)(goals)["observation"]
+    assert not layout.walls.flatten()[cells].any()
+    with pytest.raises(ValueError, match="have no predecessor by the given action"):
+        RecallTraceGenerator(model, trace_length=10, actions="uniform")(goals)
+    walls = TensorDict({"observation": torch.zeros(3, dtype=torch.long)}, [3])
+    with pytest.raises(ValueError, match="3 of 3 cells have no predecessor"):
+        RecallTraceGenerator(model, trace_length=3)(walls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,3 +103,13 @@ def test_the_step_limit_grows_with_the_grid():
     assert step_limit(11, 7) == 7
     with pytest.raises(ValueError, match="max_steps must be an integer of at least 1"):
         step_limit(11, 0)
+
+
+@pytest.mark.parametrize("goal", [(), 0, 5, [], (1, 2, 3), (1.5, 2)])
+def test_a_goal_that_is_no_pair_is_refused(goal):
+    with pytest.raises(ValueError, match="the goal must be a pair"):
+        FourRoomsLayout(11, goal=goal)
+
+
+def test_goals_of_numpy_are_taken():
+    assert FourRoomsLayout(11, goal=np.array([1, 2])).goal == FourRoomsLayout(11, goal=(1, 2)).goal

@@ -382,3 +382,24 @@ def test_smoothing_needs_actions_to_draw_from():
         four_rooms_model(layout, nn.Embedding(CELLS, 4), Anywhere(), smoothing=0.5)
     with pytest.raises(ValueError, match="must be a probability"):
         four_rooms_model(layout, nn.Embedding(CELLS, 4), smoothing=1.5)
+
+
+def test_the_gradient_of_the_divergence_is_that_of_differences():
+    layout = FourRoomsLayout(5, start="uniform")
+    oracle = Oracle(layout, max_steps=10, gamma=0.9)
+    log_q = oracle.log_prob_of(four_rooms_model(layout, nn.Embedding(25, 4)))
+
+    def divergence(logits):
+        policy = logits.softmax(-1)
+        return oracle.forward_kl(policy, oracle.posterior(policy), log_q)
+
+    torch.manual_seed(0)
+    logits = torch.randn(25, 4, dtype=torch.float64, requires_grad=True)
+    divergence(logits).backward()
+    step = torch.zeros_like(logits)
+    step[6, 1] = 1e-6
+    slope = (divergence(logits + step) - divergence(logits - step)) / 2e-6
+    assert logits.grad[6, 1].item() == pytest.approx(slope.item(), rel=1e-4)
+    lengths = torch.tensor([0, 0.5, 0.5], dtype=torch.float64, requires_grad=True)
+    oracle.elbo(torch.full((25, 4), 0.25), log_q, lengths).backward()
+    assert lengths.grad.isfinite().all()

@@ -7,12 +7,22 @@ import warnings
 from dataclasses import dataclass
 
 import pytest
-from recipe_fixtures import compose_config, process_state_kept, summary, tiny
+from hydra import compose, initialize_config_dir
+from recipe_fixtures import RECIPES, compose_config, process_state_kept, summary, tiny
 
 from torchrl_recall.recipes import sac_recall
 from torchrl_recall.trainers.runs.checkpoints import CheckpointError
 from torchrl_recall.trainers.runs.launch import launch
-from torchrl_recall.trainers.schema import ConfigError, SACRecallConfig
+from torchrl_recall.trainers.runs.no_effect import warn_of_no_effect
+from torchrl_recall.trainers.schema import (
+    A2CRecallConfig,
+    ConfigError,
+    OfflineRecallConfig,
+    PPORecallConfig,
+    SACRecallConfig,
+    TRPORecallConfig,
+    validate,
+)
 from torchrl_recall.trainers.tasks.gym import DivergenceError
 
 
@@ -115,3 +125,49 @@ def test_settings_that_are_read_are_not(words, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         start(lambda config: Ended(), *words)
+
+
+def warned(folder: str, name: str, schema: type, *words: str) -> list[str]:
+    config = str(RECIPES / "config" / folder)
+    with initialize_config_dir(config_dir=config, version_base="1.3"):
+        configuration = validate(compose(name, list(words)), schema)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        patch.setattr(sys, "argv", ["recipes/recipe.py", *words])
+        warn_of_no_effect(configuration)
+    return [str(each.message).partition(" has no effect")[0] for each in found]
+
+
+A2C = "four_rooms", "a2c_recall", A2CRecallConfig
+SAC = "sac", "sac_recall", SACRecallConfig
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "unread"),
+    [
+        (("on_policy", "trpo_recall", TRPORecallConfig), ["recall.lr=0.1"], "recall.lr"),
+        (
+            ("on_policy", "ppo_recall", PPORecallConfig),
+            ["recall.max_kl=null", "recall.lr=0.1"],
+            None,
+        ),
+        (
+            ("offline", "offline_recall", OfflineRecallConfig),
+            ["data_set=x", "recall.temperature=3"],
+            "recall.temperature",
+        ),
+        (SAC, ["recall.end_states=reward", "recall.temperature=3"], "recall.temperature"),
+        (SAC, ["replay_buffer.alpha=0.9"], "replay_buffer.alpha"),
+        (SAC, ["replay_buffer.prioritized=true", "replay_buffer.alpha=0.9", "recall=none"], None),
+        (A2C, ["recall=self_imitation", "recall.trace_length=4"], "recall.trace_length"),
+        (A2C, ["recall=self_imitation", "backtracking.lr=0.1"], "backtracking.lr"),
+        (A2C, ["recall=self_imitation", "recall.num_traces=4"], None),
+        (A2C, ["recall=prioritized_replay", "recall.lr=0.5"], "recall.lr"),
+        (A2C, ["recall=prioritized_replay", "prioritized_replay.size=9999"], None),
+        (A2C, ["prioritized_replay.size=9999"], "prioritized_replay.size"),
+        (A2C, ["recall=exact", "backtracking.state_lr=0.1"], "backtracking.state_lr"),
+        (A2C, ["recall=exact", "backtracking.lr=0.1"], None),
+    ],
+)
+def test_settings_of_every_recipe_that_are_not_read(recipe, words, unread):
+    assert warned(*recipe, *words) == ([] if unread is None else [unread])

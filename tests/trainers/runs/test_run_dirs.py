@@ -112,6 +112,8 @@ def test_another_annealing_is_another_run(tmp_path):
     assert finished(config, run)["frames"] == 120
     config["recall"]["anneal_frames"] = 200
     assert finished(config, run) is None
+    config["collector"]["total_frames"] = config["recall"]["anneal_frames"] = 80  # it is past that
+    assert finished(config, run)["frames"] == 120
     assert names_a_folder("recall.anneal_frames")
     assert names_a_folder("eval.target_return")
     assert not names_a_folder("eval.interval")

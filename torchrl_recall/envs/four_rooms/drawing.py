@@ -26,7 +26,7 @@ def draw(
     Keyword Args:
         agents: cells of agents, any shape.
         values: a number for each cell, shape ``[size**2]``, drawn as a colour from white to blue;
-            NaN is white.
+            NaN and infinity are white.
         traces: cells of traces, any shape.
         pixels: side of a cell, in pixels.
 
@@ -45,8 +45,8 @@ def draw(
     # Cells: values, then walls and the goal on top of them.
     colors = np.full((layout.num_cells, 3), 255.0)
     if values is not None:
-        share = values.detach().flatten().double().numpy()
-        share = np.nan_to_num(share / max(float(np.nanmax(share)), 1e-12)).clip(0, 1)[:, None]
+        share = values.detach().flatten().double().nan_to_num(0.0, 0.0, 0.0).numpy()
+        share = (share / max(float(share.max()), 1e-12)).clip(0, 1)[:, None]
         colors = (1 - share) * colors + share * np.array([33.0, 82.0, 165.0])
     colors[layout.walls.flatten().numpy()] = 0
     colors[layout.goal] = (60, 170, 90)

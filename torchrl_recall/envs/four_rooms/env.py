@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues, own_generator
+from torchrl_recall.envs.episodes import OwnGenerator, done_spec, episode_begins, episode_continues
 from torchrl_recall.envs.four_rooms.drawing import draw
 from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start, step_limit
 from torchrl_recall.seeds import SeedStreams
@@ -20,7 +20,7 @@ from torchrl_recall.seeds import SeedStreams
 __all__ = ["FourRoomsEnv"]
 
 
-class FourRoomsEnv(EnvBase):
+class FourRoomsEnv(OwnGenerator, EnvBase):
     """Four-room grid world as a batched TorchRL environment.
 
     - *Observation*: ``observation``, the number of the agent's cell, categorical of ``size**2``.
@@ -45,7 +45,7 @@ class FourRoomsEnv(EnvBase):
         max_steps: largest number of steps of an episode; ``10 * size`` by default.
         batch_size: batch shape of the environments.
         streams: random numbers of each seed; the batch is divided equally among seeds, in order. By
-            default torch's generator is used for all.
+            default all have one generator, which ``set_seed`` seeds.
 
     Raises:
         ValueError: the layout is impossible, ``max_steps`` is below one, or an action is out of
@@ -77,7 +77,6 @@ class FourRoomsEnv(EnvBase):
         self.layout = FourRoomsLayout(size, start=start, goal=goal, slip=slip, blocked=blocked)
         self.max_steps = step_limit(size, max_steps)
         self.streams = streams
-        self.generator = own_generator()
         shape, num_cells = self.batch_size, self.layout.num_cells
         self.observation_spec = Composite(
             observation=Categorical(num_cells, shape=shape), shape=shape
@@ -122,10 +121,6 @@ class FourRoomsEnv(EnvBase):
             generator = None if compiling else self.generator
             return torch.rand(self.batch_size, generator=generator)
         return self.streams.rand(self.batch_size, where=where)
-
-    def _set_seed(self, seed: int | None) -> None:
-        if seed is not None:
-            self.generator.manual_seed(seed)
 
     def render(
         self,

@@ -153,7 +153,18 @@ class PredecessorDistribution(torch.distributions.Distribution):
 
         Returns:
             Cells of shape ``[*sample_shape, *batch]``.
+
+        Raises:
+            ValueError: a list has no possible cell.
         """
+        if not torch.compiler.is_compiling():
+            possible = self.logits.isfinite().any(-1)
+            if not possible.all():
+                raise ValueError(
+                    f"{int((~possible).sum())} of {possible.numel()} cells have no predecessor by "
+                    "the given action, because it cannot lead into them. Take the actions of the "
+                    "backward policy (actions='backward_policy'), and end states that are no walls."
+                )
         index = self.choice.sample(sample_shape)
         return (
             self.cells.expand(*sample_shape, *self.cells.shape)

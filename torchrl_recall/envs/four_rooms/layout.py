@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Literal
 
 import numpy as np
@@ -72,7 +73,7 @@ class FourRoomsLayout:
         self.walls = _walls(size)
         for cell in blocked:
             self.walls[self._inside(cell, "a blocked cell")] = True
-        self.goal = self._free(goal or (size - 2, size - 2), "the goal")
+        self.goal = self._free((size - 2, size - 2) if goal is None else goal, "the goal")
         self.free = (~self.walls).flatten().nonzero().squeeze(-1)
         self.next_cell = self._next_cell()  # [num_cells, 4]
         self.starts = self._starts(start)
@@ -131,11 +132,15 @@ class FourRoomsLayout:
         return "\n".join("".join(row) for row in marks)
 
     def _inside(self, cell: Cell, name: str) -> Cell:
-        if len(cell) != 2 or not all(0 <= x < self.size for x in cell):
+        try:
+            row, column = (index(x) for x in cell)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be a pair (row, column), got {cell!r}.") from error
+        if not (0 <= row < self.size and 0 <= column < self.size):
             raise ValueError(
-                f"{name} is {tuple(cell)}, outside the grid of {self.size} x {self.size}."
+                f"{name} is {(row, column)}, outside the grid of {self.size} x {self.size}."
             )
-        return tuple(cell)  # type: ignore[return-value]
+        return row, column
 
     def _free(self, cell: Cell, name: str) -> int:
         if self.walls[self._inside(cell, name)]:

@@ -264,9 +264,9 @@ class Oracle:
             Divergences in nats, shape ``[*batch]``.
         """
         # E_p[log p - log q], term by term: policy, starts and evidence, lengths, model.
-        log_p = _dot(posterior.counts, self._weights(policy).log())
-        log_p = log_p + _dot(posterior.starts, self.starts.log()) - posterior.log_evidence
-        lengths = _dot(posterior.lengths, posterior.lengths.log())
+        log_p = _times_log(posterior.counts, self._weights(policy)).sum(-1)
+        log_p = log_p + _times_log(posterior.starts, self.starts).sum(-1) - posterior.log_evidence
+        lengths = _times_log(posterior.lengths, posterior.lengths).sum(-1)
         return log_p - lengths - _dot(posterior.counts, log_q)
 
     def elbo(
@@ -290,8 +290,9 @@ class Oracle:
             Bounds in nats, shape ``[*batch]``.
         """
         counts, starts = self.trace_counts(log_q, lengths)
-        log_p = _dot(counts, self._weights(policy).log()) + _dot(starts, self.starts.log())
-        bound = log_p - _dot(counts, log_q) - _dot(lengths, lengths.log())
+        log_p = _times_log(counts, self._weights(policy)).sum(-1)
+        log_p = log_p + _times_log(starts, self.starts).sum(-1)
+        bound = log_p - _dot(counts, log_q) - _times_log(lengths, lengths).sum(-1)
         too_long = (lengths[..., self.horizon(threshold) + 1 :] > 0).any(-1)
         leaves = starts.sum(-1) < lengths.sum(-1) - _ROUNDING
         return torch.where(too_long | leaves, -torch.inf, bound)
@@ -391,7 +392,8 @@ class Oracle:
 
 
 def _times_log(weight: Tensor, value: Tensor) -> Tensor:
-    """Multiply weight and log(value), zero where the weight is zero."""
+    """Multiply weight and log(value); value and gradient are zero where the weight is zero."""
+    value = value.double()
     safe = torch.where(weight > 0, value, torch.ones_like(value))
     return weight * safe.log()
 

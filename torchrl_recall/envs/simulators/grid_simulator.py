@@ -30,11 +30,11 @@ class GridSimulator:
         """Take actions from cells, and return the cells after each."""
         cells, path = self._cells(states), []
         for action in actions.cpu().unbind(1):
-            action = action.long().argmax(-1) if action.ndim > 1 else action
+            action = _index(action) if action.ndim > 1 else action.long()
             cells = self._layout.next_cell[cells, action]
             path.append(cells)
-        cells = torch.stack(path, 1)
-        if states.ndim > 1:
+        cells = torch.stack(path, 1) if path else cells.new_empty(len(cells), 0)
+        if self._is_one_hot(states):
             cells = torch.nn.functional.one_hot(cells, self._layout.num_cells)
         return cells.to(states)
 
@@ -45,4 +45,11 @@ class GridSimulator:
 
     def _cells(self, states: Tensor) -> Tensor:
         states = states.cpu()
-        return states.long().argmax(-1) if states.ndim > 1 else states.long()
+        return _index(states) if self._is_one_hot(states) else states.long()
+
+    def _is_one_hot(self, states: Tensor) -> bool:
+        return states.ndim > 1 and states.shape[-1] == self._layout.num_cells
+
+
+def _index(one_hot: Tensor) -> Tensor:
+    return one_hot.to(torch.uint8 if one_hot.dtype is torch.bool else one_hot.dtype).argmax(-1)

@@ -47,6 +47,8 @@ class GymSimulator(ABC):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the physics may warn in imagined states
             paths = [self._replay(*row) for row in zip(states, actions, strict=True)]
+        if not paths:
+            return states.new_empty(*actions.shape[:2], *states.shape[1:])
         return torch.stack(paths).to(states)
 
     def coordinates(self, states: Tensor) -> Tensor:

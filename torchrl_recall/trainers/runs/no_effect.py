@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torchrl_recall.trainers.runs import job
 from torchrl_recall.trainers.runs.run import Config
+from torchrl_recall.trainers.schema.four_rooms import A2CRecallConfig
 from torchrl_recall.trainers.schema.parts import RecallConfig
 
 __all__ = ["warn_of_no_effect"]
@@ -21,6 +22,10 @@ _OF_HOST = {
 _STORE = ("num_trajectories", "buffer_size", "return_threshold")  # of backtracking, without a model
 _IMITATION = ("num_updates", "batch_size", "lr", "max_kl", "anneal_frames")
 _ROUNDS = ("name", "method", "interval", *_IMITATION, "advantage_gate", "demonstrations")
+_SUCCESSES = (  # of recall in the four rooms, without a model
+    "name", "method", "interval", "num_updates", "batch_size", "lr", "num_traces", "loop_erasure",
+    "gate", "anneal_frames", "demonstrations",
+)  # fmt: skip
 _IMAGINED = (
     "name", "method", "interval", "trace_length", "actions", "reward", "num_transitions",
     "state_batch_size", "audit",
@@ -52,8 +57,18 @@ def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
         why = "recall=none, which has no model and no traces"
         yield "recall.*", ("name", "method"), why
         yield "backtracking.*", (), why
+    ends = getattr(recall, "end_states", None)
+    if ends in ("uniform", "reward"):
+        yield "recall.temperature", (), f"recall.end_states={ends}"
+    if not getattr(getattr(config, "replay_buffer", None), "prioritized", True):
+        for name in ("alpha", "beta"):
+            yield f"replay_buffer.{name}", (), "replay_buffer.prioritized=false"
+    if isinstance(config, A2CRecallConfig):
+        yield from _unread_of_four_rooms(config)
     if not isinstance(recall, RecallConfig):
         return
+    if recall.max_kl is not None:
+        yield "recall.lr", (), f"recall.max_kl={recall.max_kl}, which bounds steps without a rate"
     if recall.method in ("self_imitation", "cloning"):
         why = f"recall={recall.name}, which imitates real trajectories without a model"
         yield "recall.*", _ROUNDS, why
@@ -66,8 +81,6 @@ def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
     if recall.method == "recall" and getattr(recall, "use", "policy") == "critic":
         for name in _IMITATION:
             yield f"recall.{name}", (), "recall.use=critic, which imitates nothing"
-    if getattr(recall, "end_states", None) == "uniform":
-        yield "recall.temperature", (), "recall.end_states=uniform"
     if recall.method == "recall" and not getattr(recall, "feeds_critic", True):
         why = "recall.use=policy, where no critic learns from traces; recall.use=both feeds both"
         yield "recall.reward", (), why
@@ -75,3 +88,20 @@ def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
     if recall.trace_length != "auto":
         why = f"recall.trace_length={recall.trace_length}; take auto, which measures lengths"
         yield "recall.max_landing_error", (), why
+
+
+def _unread_of_four_rooms(config: A2CRecallConfig) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    recall, why = config.recall, f"recall={config.recall.name}"
+    if recall.method != "prioritized_replay":
+        yield "prioritized_replay.*", (), f"{why}, which replays nothing"
+    else:
+        why = f"{why}, which has no model and no traces"
+        yield "recall.*", ("name", "method"), why
+        yield "backtracking.*", (), why
+    if recall.method == "self_imitation":
+        why = f"{why}, which imitates real trajectories without a model"
+        yield "recall.*", _SUCCESSES, why
+        yield "backtracking.*", ("num_trajectories", "trajectory_length", "buffer_size"), why
+    if recall.method == "recall" and config.backtracking.dynamics == "exact":
+        for name in ("state_lr", "state_batch_size"):
+            yield f"backtracking.{name}", (), "backtracking.dynamics=exact, which is not learned"

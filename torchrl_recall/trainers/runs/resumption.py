@@ -97,7 +97,10 @@ def finished(config: dict, run_dir: Path) -> dict[str, Any] | None:
     asked = OmegaConf.to_container(OmegaConf.create(config))
     assert isinstance(asked, dict)
     assert isinstance(saved, dict)
-    if any(flat(asked).get(key) != flat(saved).get(key) for key in _ENDS_OTHERWISE):
+    is_past = summary["frames"] > config["collector"]["total_frames"]
+    # A run that is past its end has no frame left whose imitation could be annealed otherwise.
+    keys = [key for key in _ENDS_OTHERWISE if not is_past or key != "recall.anneal_frames"]
+    if any(flat(asked).get(key) != flat(saved).get(key) for key in keys):
         return None
     if asked.get("compile", False) is None:  # the resumed run keeps its earlier value
         asked["compile"] = saved.get("compile")
