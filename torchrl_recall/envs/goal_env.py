@@ -30,8 +30,7 @@ class GoalEnv(OwnGenerator, EnvBase):
 
     With ``set_state=True``, the tensordict of a reset may hold the first state and the goal, under
     ``observation`` and ``desired_goal``. A partial reset, which has ``_reset``, takes neither. A
-    subclass defines valid states, the goal that a state
-    reaches, and the effect of an action.
+    subclass defines valid states, the goal that a state reaches, and the effect of an action.
 
     Args:
         observation_spec: spec of one environment's observation.
