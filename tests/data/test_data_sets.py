@@ -9,10 +9,13 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from tensordict import TensorDict
 from torchrl.data import (
+    Binary,
     Bounded,
     Categorical,
     LazyMemmapStorage,
     LazyTensorStorage,
+    MultiCategorical,
+    MultiOneHot,
     OneHot,
     TensorDictReplayBuffer,
     Unbounded,
@@ -340,6 +343,24 @@ def four(action: torch.Tensor, observation: torch.Tensor | None = None) -> Tenso
 def test_values_that_the_task_does_not_have_are_refused(data, specs, message):
     with pytest.raises(DataSetError, match=message):
         conform(data, *specs)
+
+
+@pytest.mark.parametrize(
+    ("spec", "known", "unknown"),
+    [
+        (MultiCategorical([3, 4]), [2, 3], [3, 0]),
+        (MultiOneHot([2, 3]), [0, 1, 1, 0, 0], [1, 1, 1, 0, 0]),
+        (Binary(3), [0, 1, 1], [0, 1, 2]),
+    ],
+)
+def test_actions_of_several_parts(spec, known, unknown):
+    data = conform(four(torch.tensor([known] * 4)), SPECS[0], spec)
+    assert data["action"].long().tolist() == [known] * 4
+    if spec.dtype is not torch.bool or isinstance(
+        spec, MultiOneHot
+    ):  # to which all other numbers are True
+        with pytest.raises(DataSetError, match="action has values that the task's"):
+            conform(four(torch.tensor([unknown] * 4)), SPECS[0], spec)
 
 
 def test_whole_floats_are_taken_for_categories():

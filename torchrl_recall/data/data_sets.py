@@ -201,16 +201,24 @@ def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Te
         _check_categories(index, spec.shape[-1], name)
         value = torch.nn.functional.one_hot(index, spec.shape[-1])
         shape = value.shape[data.ndim :]
-    elif is_index and isinstance(spec, Categorical):
+    elif is_index and type(spec) is Categorical:
         _check_categories(value, int(spec.space.n), name)
-    elif isinstance(spec, OneHot) and not (value.long().sum(-1) == 1).all():
-        raise DataSetError(f"{name} is no one-hot vector in some steps.")
     if shape != spec.shape:
         raise DataSetError(
             f"{name} has the shape {tuple(shape)}, the task's is {tuple(spec.shape)}. Take a data "
             "set of this task, or env.name and env.observation_keys of the data set's."
         )
-    return value.to(spec.dtype)
+    value = value.to(spec.dtype)
+    if isinstance(spec, Categorical | OneHot):  # and their kinds of several parts
+        known = spec.expand(*data.shape, *spec.shape).is_in(value)
+        if type(spec) is OneHot and not known:
+            raise DataSetError(f"{name} is no one-hot vector in some steps.")
+        if not known:
+            raise DataSetError(
+                f"{name} has values that the task's {type(spec).__name__} does not have. Take a "
+                "data set of this task."
+            )
+    return value
 
 
 def _check_categories(index: Tensor, size: int, name: str) -> None:

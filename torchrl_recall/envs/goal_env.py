@@ -165,6 +165,9 @@ class GoalEnv(OwnGenerator, EnvBase):
 
         Returns:
             The states after each action, shape ``[num, steps, state_dim]``.
+
+        Raises:
+            ValueError: an action is not finite.
         """
         if not actions.isfinite().all():
             raise ValueError("an action is NaN or infinite; look for diverged weights.")

@@ -38,6 +38,9 @@ class SparseTask(gymnasium.Env):
         name: name of the task, see above.
         render_mode: must be None, because the tasks draw no pictures.
 
+    Raises:
+        ValueError: there is no such task.
+
     Examples:
         >>> import gymnasium, torchrl_recall.envs
         >>> task = gymnasium.make("point_free4")
