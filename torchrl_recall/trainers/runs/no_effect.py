@@ -85,9 +85,22 @@ def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
         why = "recall.use=policy, where no critic learns from traces; recall.use=both feeds both"
         yield "recall.reward", (), why
         yield "recall.num_transitions", (), why
+    if recall.method == "recall":
+        yield from _unread_of_model(config)
     if recall.trace_length != "auto":
         why = f"recall.trace_length={recall.trace_length}; take auto, which measures lengths"
         yield "recall.max_landing_error", (), why
+
+
+def _unread_of_model(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    recall, model = config.recall, config.backtracking
+    learns_top = getattr(model, "state_predictor_data", "all") == "top" or recall.demonstrations
+    if getattr(recall, "actions", None) == "uniform" and not learns_top:
+        for name in ("num_trajectories", "buffer_size", "clamp_actions"):
+            yield f"backtracking.{name}", (), "recall.actions=uniform, which learns no actions"
+    if not model.num_updates:
+        for name in ("lr", "batch_size"):
+            yield f"backtracking.{name}", (), "backtracking.num_updates=0, which trains no model"
 
 
 def _unread_of_four_rooms(config: A2CRecallConfig) -> Iterator[tuple[str, tuple[str, ...], str]]:
