@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torchrl_recall.trainers.runs import job
 from torchrl_recall.trainers.runs.run import Config
@@ -30,6 +31,7 @@ _IMAGINED = (
     "name", "method", "interval", "trace_length", "actions", "reward", "num_transitions",
     "state_batch_size", "audit",
 )  # fmt: skip
+Unread = tuple[str, tuple[str, ...], str]  # pattern of keys, names among them that are read, reason
 
 
 def warn_of_no_effect(config: Config) -> None:
@@ -46,8 +48,7 @@ def warn_of_no_effect(config: Config) -> None:
                 break
 
 
-def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Yield patterns of keys that are not read, the names among them that are, and why."""
+def _unread(config: Config) -> Iterator[Unread]:
     host, recall = getattr(config, "host", None), config.recall
     own = _OF_HOST.get(host or "", ())
     for group in dict.fromkeys(name for groups in _OF_HOST.values() for name in groups):
@@ -86,14 +87,13 @@ def _unread(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "recall.reward", (), why
         yield "recall.num_transitions", (), why
     if recall.method == "recall":
-        yield from _unread_of_model(config)
+        yield from _unread_of_model(recall, config.backtracking)
     if recall.trace_length != "auto":
         why = f"recall.trace_length={recall.trace_length}; take auto, which measures lengths"
         yield "recall.max_landing_error", (), why
 
 
-def _unread_of_model(config: Config) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    recall, model = config.recall, config.backtracking
+def _unread_of_model(recall: RecallConfig, model: Any) -> Iterator[Unread]:
     learns_top = getattr(model, "state_predictor_data", "all") == "top" or recall.demonstrations
     if getattr(recall, "actions", None) == "uniform" and not learns_top:
         for name in ("num_trajectories", "buffer_size", "clamp_actions"):
@@ -103,7 +103,7 @@ def _unread_of_model(config: Config) -> Iterator[tuple[str, tuple[str, ...], str
             yield f"backtracking.{name}", (), "backtracking.num_updates=0, which trains no model"
 
 
-def _unread_of_four_rooms(config: A2CRecallConfig) -> Iterator[tuple[str, tuple[str, ...], str]]:
+def _unread_of_four_rooms(config: A2CRecallConfig) -> Iterator[Unread]:
     recall, why = config.recall, f"recall={config.recall.name}"
     if recall.method != "prioritized_replay":
         yield "prioritized_replay.*", (), f"{why}, which replays nothing"
