@@ -179,10 +179,12 @@ PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
     "trpo_check": (("trpo_check.csv", "trpo_check", [], []), partial(returns, recipe="trpo"),
                    RETURN.format(10)),
     "figure_6": (("figure_6.csv", "6", [], []), partial(returns, recipe="trpo"), RETURN.format(5)),
-    "figure_8": (("figure_8.csv", "8", [], []), partial(returns, recipe="trpo"), RETURN.format(4)),
+    "figure_8": (("figure_8.csv", "8", [], []), partial(returns, recipe="trpo"), RETURN.format(5)),
     "figure_16": (("figure_16.csv", "16", [], []), partial(returns, recipe="trpo"),
                   RETURN.format(2)),
     "figure_7": (("figure_7.csv", "7", [], []), partial(returns, recipe="sac"), RETURN.format(3)),
+    "figure_19": (("figure_19.csv", "19", [], []), partial(returns, recipe="sac"),
+                  RETURN.format(3)),
     "figure_13": (
         ("figure_13.csv", "13", ["point_free2", "point_free4", "point_free6", "point_umaze",
                                  "point_maze"], []), coverage,
