@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 from torchrl.envs import ExplorationType, set_exploration_type
 
-from torchrl_recall.checks import at_least, require
+from torchrl_recall.checks import at_least, positive, require
 from torchrl_recall.data.top_trajectories import valid_steps
 from torchrl_recall.devices import device_of
 from torchrl_recall.forward_updates import ForwardUpdates
@@ -102,6 +102,9 @@ class ForwardDyna(Stateful):
         compile: bool = False,
     ) -> None:
         at_least(1, num_states=num_states, trace_length=trace_length)
+        at_least(0, num_model_updates=num_model_updates)
+        at_least(1, model_batch_size=model_batch_size)
+        positive(model_lr=model_lr)
         if policy is None:
             check_bounded(model.action_spec)
         self.model, self.reward, self.policy = model, reward, policy

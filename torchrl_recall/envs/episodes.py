@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Binary, Composite
 
-__all__ = ["OwnGenerator", "done_spec", "episode_begins", "episode_continues"]
+__all__ = ["done_spec", "episode_begins", "episode_continues", "own_generator"]
 
 
 def done_spec(batch_size: torch.Size) -> Composite:
@@ -80,38 +80,13 @@ def episode_continues(elapsed_steps: Tensor, reached: Tensor, max_steps: int) ->
     }
 
 
-class OwnGenerator:
-    """Mixin of environments whose random numbers are their own.
+def own_generator() -> torch.Generator:
+    """Make a generator for one environment, so that its draws do not change other random numbers.
 
-    Examples:
-        >>> import torch
-        >>> from torchrl_recall.envs import FourRoomsEnv
-        >>> _ = torch.manual_seed(0)
-        >>> one, two = (FourRoomsEnv(11).generator.initial_seed() for _ in range(2))
-        >>> one == two
-        False
+    Its seed is torch's initial seed; no number is drawn from torch's global generator.
+    ``set_seed`` of the environment sets another seed.
+
+    Returns:
+        The generator.
     """
-
-    _generator: torch.Generator | None = None
-
-    @property
-    def generator(self) -> torch.Generator:
-        """Source of the environment's random numbers, which ``set_seed`` seeds.
-
-        Without ``set_seed`` the first draw takes a seed from torch's generator, so that copies of
-        an environment differ.
-        """
-        if self._generator is None:
-            self._generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        return self._generator
-
-    @generator.setter
-    def generator(self, generator: torch.Generator) -> None:
-        self._generator = generator
-
-    def _set_seed(self, seed: int | None) -> None:
-        if seed is None:
-            return
-        if self._generator is None:
-            self._generator = torch.Generator()
-        self._generator.manual_seed(seed)
+    return torch.Generator().manual_seed(torch.initial_seed())

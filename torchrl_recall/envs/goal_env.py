@@ -13,14 +13,14 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
 from torchrl_recall.checks import at_least, positive
-from torchrl_recall.envs.episodes import OwnGenerator, done_spec, episode_begins, episode_continues
+from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues, own_generator
 
 __all__ = ["GoalEnv"]
 
 _TRIES = 1_000  # draws of goals, all invalid, before giving up
 
 
-class GoalEnv(OwnGenerator, EnvBase):
+class GoalEnv(EnvBase):
     """Batch of environments, each with a goal that an algorithm can set.
 
     - *Observation*: ``observation`` and ``desired_goal``.
@@ -31,6 +31,9 @@ class GoalEnv(OwnGenerator, EnvBase):
     With ``set_state=True``, the tensordict of a reset may hold the first state and the goal, under
     ``observation`` and ``desired_goal``. A partial reset, which has ``_reset``, takes neither. A
     subclass defines valid states, the goal that a state reaches, and the effect of an action.
+
+    Environments that one process makes draw the same numbers until ``set_seed`` gives them
+    different seeds. That of ``SerialEnv`` and ``ParallelEnv`` does so for their copies.
 
     Args:
         observation_spec: spec of one environment's observation.
@@ -88,6 +91,7 @@ class GoalEnv(OwnGenerator, EnvBase):
         positive(goal_radius=goal_radius)
         at_least(1, max_steps=max_steps)
         self.goal_spec, self.goal_radius, self.max_steps = goal_spec, goal_radius, max_steps
+        self.generator = own_generator()
         self._goals: Tensor | None = None
         self._assigned = False
         shape = self.batch_size
@@ -294,6 +298,10 @@ class GoalEnv(OwnGenerator, EnvBase):
         reached = self.reached(out["observation"], goal)
         out |= episode_continues(tensordict.get("elapsed_steps"), reached, self.max_steps)
         return TensorDict(out, batch_size=self.batch_size)
+
+    def _set_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            self.generator.manual_seed(seed)
 
     def _finite(self, goals: Tensor) -> Tensor:
         """Return a copy of goals in the dtype of their spec."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from torchrl_recall.envs.episodes import OwnGenerator, done_spec, episode_begins, episode_continues
+from torchrl_recall.envs.episodes import done_spec, episode_begins, episode_continues, own_generator
 from torchrl_recall.envs.four_rooms.drawing import draw
 from torchrl_recall.envs.four_rooms.layout import Cell, FourRoomsLayout, Start, step_limit
 from torchrl_recall.seeds import SeedStreams
@@ -20,7 +20,7 @@ from torchrl_recall.seeds import SeedStreams
 __all__ = ["FourRoomsEnv"]
 
 
-class FourRoomsEnv(OwnGenerator, EnvBase):
+class FourRoomsEnv(EnvBase):
     """Four-room grid world as a batched TorchRL environment.
 
     - *Observation*: ``observation``, the number of the agent's cell, categorical of ``size**2``.
@@ -29,7 +29,9 @@ class FourRoomsEnv(OwnGenerator, EnvBase):
     - *Reward*: 1 on entering the goal, else 0.
     - *End*: ``terminated`` at the goal, ``truncated`` after ``max_steps`` steps.
 
-    All environments of the batch are stepped by the same tensor operations.
+    All environments of the batch are stepped by the same tensor operations. Environments that one
+    process makes draw the same numbers until ``set_seed`` gives them different seeds. That of
+    ``SerialEnv`` and ``ParallelEnv`` does so for their copies.
 
     From Sec. 6.1 of Goyal et al., *Recall Traces*, ICLR 2019, after Schaul et al. (2015). See
     :class:`FourRoomsLayout` for ``size``, ``start``, ``goal``, ``slip`` and ``blocked``.
@@ -77,6 +79,7 @@ class FourRoomsEnv(OwnGenerator, EnvBase):
         self.layout = FourRoomsLayout(size, start=start, goal=goal, slip=slip, blocked=blocked)
         self.max_steps = step_limit(size, max_steps)
         self.streams = streams
+        self.generator = own_generator()
         shape, num_cells = self.batch_size, self.layout.num_cells
         self.observation_spec = Composite(
             observation=Categorical(num_cells, shape=shape), shape=shape
@@ -121,6 +124,10 @@ class FourRoomsEnv(OwnGenerator, EnvBase):
             generator = None if compiling else self.generator
             return torch.rand(self.batch_size, generator=generator)
         return self.streams.rand(self.batch_size, where=where)
+
+    def _set_seed(self, seed: int | None) -> None:
+        if seed is not None:
+            self.generator.manual_seed(seed)
 
     def render(
         self,

@@ -59,15 +59,11 @@ def make_goal_env(config: GoalGANRecallConfig, num_envs: int) -> GoalEnv:
         if (value := getattr(env, key)) is not None
     }
     try:
-        made: GoalEnv
         if env.task == "point_mass":
-            made = PointMassEnv(**given, batch_size=[num_envs])
-        else:
-            made = GoalMazeEnv(env.task, **given, batch_size=[num_envs])
+            return PointMassEnv(**given, batch_size=[num_envs])
+        return GoalMazeEnv(env.task, **given, batch_size=[num_envs])
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"env: {error}") from error
-    made.generator = torch.Generator().manual_seed(torch.initial_seed())
-    return made
 
 
 def make_curriculum(
