@@ -58,11 +58,10 @@ class TrajectoryStreams:
         self._lost = torch.zeros(0, dtype=torch.bool)
         self._after_done = torch.zeros(0, dtype=torch.bool)
         self._before: TensorDictBase | None = None  # the last step before the first of the parts
-        # Trajectories by identifier, preceded by the row if rows are workers; those whose last
-        # steps are the oldest come first.
+        # Trajectories by identifier, preceded by the row if rows are workers: the number of steps
+        # that had been written at their last one, and their steps. The oldest come first.
         self._ids_of_rows = False
-        self._by_id: dict[tuple[int, int], TensorDictBase] = {}
-        self._written_at: dict[tuple[int, int], int] = {}  # number of steps before the last write
+        self._by_id: dict[tuple[int, int], tuple[int, TensorDictBase]] = {}
         self._num_written = 0
         self._lost_ids: set[tuple[int, int]] = set()  # whose first steps were dropped
         self._done_ids: set[tuple[int, int]] = set()  # of the last write; a cut one may go on
@@ -72,13 +71,13 @@ class TrajectoryStreams:
     @property
     def num_open(self) -> int:
         """The number of stored steps of unfinished trajectories."""
-        held = sum(len(steps) for steps in self._by_id.values())
+        held = sum(len(steps) for _, steps in self._by_id.values())
         return held + sum(part.numel() for part in self._parts)
 
     def drop_unfinished(self) -> None:
         """Forget unfinished trajectories."""
         self._parts, self._before = [], None
-        self._by_id, self._written_at, self._last_in_row = {}, {}, {}
+        self._by_id, self._last_in_row = {}, {}
         self._done_ids, self._renamed, self._lost_ids = set(), set(), set()
         self._lost = torch.zeros_like(self._lost)
 
@@ -122,10 +121,10 @@ class TrajectoryStreams:
         for row, number in sorted(present):
             key, device = (row, number), ids.device  # a restored part may lie elsewhere
             new = steps[(numbers == number) & (row_of == row)]
-            before = self._by_id.get(last_in_row.get(row, key))
+            _, before = self._by_id.get(last_in_row.get(row, key), (0, None))
             if last_in_row.get(row) not in (None, *present) and self._goes_on(before, new):
                 self._renamed.add(key)
-            held = self._by_id.pop(key, None)
+            _, held = self._by_id.pop(key, (0, None))
             own = new if held is None else torch.cat([held.to(device), new])
             begins, follows = self._begins(own), self._follows(own.unsqueeze(0))
             ends = (self._done(own).nonzero().squeeze(-1) + 1).tolist()
@@ -157,19 +156,18 @@ class TrajectoryStreams:
                 reason = f"was not done within the {capacity} steps that can be kept"
                 self._lose(key, own[start:], reason)
             else:
-                self._by_id[key], self._written_at[key] = own[start:].clone(), self._num_written
+                self._by_id[key] = self._num_written, own[start:].clone()
         for row, line in enumerate(ids) if mask is None else ():
             row = row * self._ids_of_rows
             self._last_in_row[row] = (row, int(line[-1]))
         # Those that were cut without a done flag never end.
         idle = capacity * len(rows)
         while self._by_id:
-            oldest = next(iter(self._by_id))
-            if self._num_written - self._written_at[oldest] < idle:
+            oldest, (written, held) = next(iter(self._by_id.items()))
+            if self._num_written - written < idle:
                 break
-            reason = f"was not done, and has none of the last {idle} steps"
-            self._lose(oldest, self._by_id.pop(oldest), reason)
-        self._written_at = {key: self._written_at[key] for key in self._by_id}
+            del self._by_id[oldest]
+            self._lose(oldest, held, f"was not done, and has none of the last {idle} steps")
         return finished
 
     def _lose(self, key: tuple[int, int], steps: TensorDictBase, reason: str) -> None:
@@ -226,8 +224,9 @@ class TrajectoryStreams:
     def _cut_rows(self) -> list[TensorDictBase]:
         """Cut each row after its done flags; return trajectories in the order of their ends."""
         window = self._window()
-        done, begins, breaks = self._done(window), self._begins(window), self._breaks(window)
-        goes_on = self._goes_on_after(window)
+        done, begins, goes_on = self._done(window), self._begins(window), self._continues(window)
+        breaks = ~goes_on
+        breaks[:, 1:] &= ~done[:, :-1]
         finished = []
         for end, row in done.T.nonzero().tolist():
             start = int(self._starts[row])
@@ -298,15 +297,7 @@ class TrajectoryStreams:
             told.append(same_states(state, following, window.ndim))
         return torch.stack(told).all(0) if told else None
 
-    def _breaks(self, window: TensorDictBase) -> Tensor:
-        """Mark the steps that do not follow from the step before, although it was not done."""
-        follows = self._follows(window)
-        if follows is None:
-            return torch.zeros(window.shape, dtype=torch.bool)
-        breaks = ~follows & ~self._done(window[:, :-1])
-        return torch.cat([torch.zeros_like(breaks[:, :1]), breaks], 1)
-
-    def _goes_on_after(self, window: TensorDictBase) -> Tensor:
+    def _continues(self, window: TensorDictBase) -> Tensor:
         """Mark the steps that follow from the step before, done or not, or may do so."""
         goes_on = torch.ones_like(self._done(window))
         steps, before = self._telling(window), self._before
@@ -356,8 +347,8 @@ class TrajectoryStreams:
             "lost_ids": [list(key) for key in sorted(self._lost_ids)],
             "num_written": self._num_written,
             "by_id": [
-                [list(key), to_containers(steps), self._written_at[key]]
-                for key, steps in self._by_id.items()
+                [list(key), to_containers(steps), written]
+                for key, (written, steps) in self._by_id.items()
             ],
             "num_dropped": self.num_dropped,
         }
@@ -371,8 +362,9 @@ class TrajectoryStreams:
         self._before = None if before is None else from_containers(before)
         self._ids_of_rows, self._num_written = state["ids_of_rows"], state["num_written"]
         self._lost_ids = {_key(key) for key in state["lost_ids"]}
-        self._by_id = {_key(key): from_containers(plain) for key, plain, _ in state["by_id"]}
-        self._written_at = {_key(key): written for key, _, written in state["by_id"]}
+        self._by_id = {
+            _key(key): (written, from_containers(steps)) for key, steps, written in state["by_id"]
+        }
         self._done_ids = {_key(key) for key in state["done_ids"]}
         self._renamed = {_key(key) for key in state["renamed"]}
         self._last_in_row = {key[0]: _key(key) for key in state["last_in_row"]}
