@@ -83,16 +83,12 @@ def render(results: Path) -> str:
     lines += ["## Numbers and commands", ""]
     for group in run:
         lines += _section(group, results)
-    lines += ["## Commands of what was not run", ""]
-    lines += [
-        f"- {_title(claim)}, [{_name(claim.page)}]({claim.page}): "
-        + (f"`{claim.command}`" if claim.command else "there is no command.")
-        for claim in claims
-        if not claim.effects
-    ]
-    for claim in claims:
-        if not claim.effects:
-            _check(claim, [])
+    if left := [claim for claim in claims if not claim.effects]:
+        lines += ["## Commands of what was not run", ""]
+    for claim in left:
+        _check(claim, [])
+        command = f"`{claim.command}`" if claim.command else "there is no command."
+        lines.append(f"- {_title(claim)}, [{_name(claim.page)}]({claim.page}): {command}")
     return "\n".join(lines) + "\n"
 
 

@@ -144,7 +144,8 @@ def _makes(command: str, figure: str, methods: set[str]) -> bool:
         return False
     named = folder.removeprefix("figure_")
     of_command = options.get("methods", "").strip("[]").split(",")
-    return named == figure or (default == figure and set(of_command) <= methods)
+    of_folder = (named, f"{named}_tuning")
+    return figure in of_folder or (default == figure and set(of_command) <= methods)
 
 
 def _script(command: str) -> str:
@@ -160,7 +161,7 @@ def _host(script: str, method: str) -> str:
         return chosen[0]
     path = FIGURES / f"{script}.py"
     text = path.read_text() if path.exists() else ""
-    if recipe := re.search(r'experiment\(\s*"(\w+)"', text):
+    if recipe := re.search(r'(?:experiment|collect)\(\s*"(\w+)"', text):
         return recipe[1]
     for room, host in HOSTS.items():
         if f"runs.{room} " in text:

@@ -183,6 +183,8 @@ PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
     "figure_16": (("figure_16.csv", "16", [], []), partial(returns, recipe="trpo"),
                   RETURN.format(2)),
     "figure_7": (("figure_7.csv", "7", [], []), partial(returns, recipe="sac"), RETURN.format(3)),
+    "figure_15": (("figure_15.csv", "15", [], []), partial(returns, recipe="sac"),
+                  RETURN.format(3)),
     "figure_19": (("figure_19.csv", "19", [], []), partial(returns, recipe="sac"),
                   RETURN.format(3)),
     "figure_13": (
