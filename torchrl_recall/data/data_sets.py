@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 
-from torchrl_recall.checks import next_key
+from torchrl_recall.data.memmap_folder import (
+    FLAGS,
+    KNOWN_BY,
+    MASK,
+    STEPS,
+    entry,
+    read_dump,
+    read_memmap,
+)
 from torchrl_recall.data.minari_file import DataSetError, find_minari, read_minari
 
 __all__ = ["DataSetError", "conform", "read_data_set"]
 
-# Entries that tell which steps belong together.
-_KNOWN_BY: tuple[NestedKey, ...] = (
-    "is_init", "step_count", "elapsed_steps", ("collector", "traj_ids"),
-)  # fmt: skip
-_MASK = ("collector", "mask")
-_STEPS = "steps_to_next_obs"
-_FLAGS = ("done", "terminated", "truncated")
 _TOLERANCE = 1e-3  # share of an action's range; actions out of bounds by less are clamped
 
 
@@ -82,17 +81,17 @@ def read_data_set(
     if (file := find_minari(path)) is not None:
         data = read_minari(file, observation_keys)
     elif (path / "storage" / "meta.json").is_file():
-        data = _read_dump(path, keys)
+        data = read_dump(path, keys)
     elif (path / "meta.json").is_file():
-        data = _read_memmap(path, keys)
+        data = read_memmap(path, keys)
     else:
         raise DataSetError(
             f"{path} holds no data set. Expected are storage/meta.json (replay_buffer.dumps of "
             "TorchRL), meta.json (data.memmap of a TensorDict), data/main_data.hdf5 (Minari), or "
             "an .hdf5 file. `python -m torchrl_recall.record RUN out=FOLDER` makes one."
         )
-    if (mask := data.get(_MASK, None)) is not None:
-        data = data[mask.reshape(data.shape).bool()].exclude(_MASK)
+    if (mask := data.get(MASK, None)) is not None:
+        data = data[mask.reshape(data.shape).bool()].exclude(MASK)
     if not data.numel() or not data.shape.numel():
         raise DataSetError(f"{path} holds no step.")
     return conform(data, observation_spec, action_spec, observation_keys=observation_keys)
@@ -122,7 +121,7 @@ def conform(
         DataSetError: an entry is missing, of another shape, not finite or out of bounds.
     """
     out = TensorDict({}, batch_size=data.shape)
-    steps = data.get(_STEPS, None)
+    steps = data.get(STEPS, None)
     if steps is not None and (steps > 1).any():
         raise DataSetError(
             f"{int((steps > 1).sum())} transitions are of several steps (MultiStep), of which no "
@@ -131,16 +130,16 @@ def conform(
     for prefix in ((), ("next",)):
         state = _state(data, prefix, observation_keys)
         out.set((*prefix, "observation"), _fit(state, observation_spec, data, "observation"))
-    action = _fit(_entry(data, "action"), action_spec, data, "action")
+    action = _fit(entry(data, "action"), action_spec, data, "action")
     out.set("action", _within(action, action_spec))
-    reward = _entry(data, ("next", "reward"))
+    reward = entry(data, ("next", "reward"))
     if reward.numel() != data.shape.numel():
         raise DataSetError(
             f"rewards have the shape {tuple(reward.shape[data.ndim :])} each; one number is "
             "expected. Sum them, or choose one."
         )
     out.set(("next", "reward"), reward.reshape(*data.shape, 1).float())
-    flags = {key: data.get(("next", key), None) for key in _FLAGS}
+    flags = {key: data.get(("next", key), None) for key in FLAGS}
     flags = {key: f.reshape(*data.shape, 1).bool() for key, f in flags.items() if f is not None}
     if "terminated" not in flags or len(flags) < 2:
         raise DataSetError(
@@ -155,22 +154,10 @@ def conform(
             name = key if isinstance(key, str) else ".".join(key)
             bad = int((~value.isfinite()).reshape(data.shape.numel(), -1).any(-1).sum())
             raise DataSetError(f"{name} is NaN or infinite in {bad} steps. Drop their episodes.")
-    for key in _KNOWN_BY:
+    for key in KNOWN_BY:
         if (told := data.get(key, None)) is not None:
             out.set(key, told.clone())
     return out
-
-
-def _entry(data: TensorDictBase, key: NestedKey) -> Tensor:
-    value = data.get(key, None)
-    if value is None:
-        held = sorted(".".join((k,) if isinstance(k, str) else k) for k in data.keys(True, True))
-        name = key if isinstance(key, str) else ".".join(key)
-        raise DataSetError(
-            f"there is no {name!r} among {held}. Rename the data's entries as TorchRL's "
-            "environments do; entries of a Dict observation are named by env.observation_keys."
-        )
-    return value
 
 
 def _state(
@@ -181,8 +168,8 @@ def _state(
     whole: NestedKey = (*prefix, "observation") if prefix else "observation"
     held = data.keys(True, True)
     if not keys or (whole in held and not all(key in held for key in keys)):
-        return _entry(data, whole)
-    return torch.cat([_entry(data, key).reshape(*data.shape, -1) for key in keys], -1)
+        return entry(data, whole)
+    return torch.cat([entry(data, key).reshape(*data.shape, -1) for key in keys], -1)
 
 
 def _fit(value: Tensor, spec: TensorSpec, data: TensorDictBase, name: str) -> Tensor:
@@ -242,118 +229,3 @@ def _within(action: Tensor, spec: TensorSpec) -> Tensor:
             "actions to what the task executed."
         )
     return torch.clamp(action, low, high)
-
-
-def _read_dump(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
-    """Read the written rows of a replay buffer, oldest first."""
-    data = _read_memmap(folder / "storage", observation_keys)
-    told = _json(folder / "storage" / "storage_metadata.json")
-    try:
-        length = int(told["len"])
-        writer = folder / "writer" / "metadata.json"
-        cursor = int(_json(writer).get("cursor", 0)) if writer.is_file() else 0
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataSetError(f"{folder}: its metadata are damaged ({error!r}).") from error
-    num_rows = data.shape[0]
-    if not 0 <= length <= data.shape.numel():
-        raise DataSetError(f"{folder} says that it has {length} rows, but has {num_rows}.")
-    if data.ndim == 1:
-        return _oldest_first(data, length, cursor)
-    if data.ndim > 2:
-        raise DataSetError(
-            f"{folder} has the shape {tuple(data.shape)}; [time, streams] or [trajectories, time] "
-            "is expected. Flatten it to one of them."
-        )
-    found = {}  # layouts, by their share of steps that follow each other
-    if length <= num_rows:  # an item is a trajectory
-        items = _oldest_first(data, length, cursor)
-        found["trajectories"] = items, _continuity(items, observation_keys)
-    if length % data.shape[1] == 0:  # an item is a step of each stream
-        streams = _oldest_first(data, length // data.shape[1], cursor).transpose(0, 1)
-        found["streams"] = streams, _continuity(streams, observation_keys)
-    shares = [share for _, share in found.values()]
-    if not found or (len(found) == 2 and (shares[0] == shares[1] or max(shares) < 0.5)):
-        raise DataSetError(
-            f"{folder} has the shape {tuple(data.shape)} and {length} items, which may be whole "
-            "trajectories, or steps of several environments: no order has steps that follow each "
-            "other. Write it flat, data.reshape(-1).memmap(path)."
-        )
-    return max(found.values(), key=lambda each: each[1])[0]
-
-
-def _oldest_first(data: TensorDictBase, num: int, cursor: int) -> TensorDictBase:
-    """Return the written rows in the order in which they were written."""
-    if num == data.shape[0] and 0 < cursor < num:  # the oldest follow the newest
-        return cast(TensorDictBase, torch.cat([data[cursor:], data[:cursor]]))
-    return data[:num]
-
-
-def _continuity(data: TensorDictBase, observation_keys: Sequence[str]) -> float:
-    """Return the share of steps ``[streams, time]`` whose next state is that of the next step."""
-    key = next((k for k in observation_keys if data.get(k, None) is not None), "observation")
-    state, following = _entry(data, key), _entry(data, ("next", key))
-    num = (data.shape[0], data.shape[1] - 1)
-    if not torch.Size(num).numel():
-        return 0.0
-    counts = torch.ones(num, dtype=torch.bool)
-    for flag in _FLAGS:
-        if (ends := data.get(("next", flag), None)) is not None:
-            counts &= ~ends[:, :-1].reshape(*num).bool()
-    if (mask := data.get(_MASK, None)) is not None:
-        counts &= mask[:, 1:].reshape(*num)
-    same = (following[:, :-1] == state[:, 1:]).reshape(*num, -1).all(-1)
-    return float(same[counts].float().mean()) if counts.any() else 0.0
-
-
-def _read_memmap(folder: Path, observation_keys: Sequence[str]) -> TensorDictBase:
-    """Read the needed entries of a TensorDict on disk."""
-    meta = _json(folder / "meta.json")
-    try:
-        data = TensorDict({}, batch_size=[int(n) for n in meta["shape"]])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataSetError(f"{folder / 'meta.json'} names no shape ({error!r}).") from error
-    if not data.ndim:
-        raise DataSetError(f"{folder} has no time dimension.")
-    wanted: list[NestedKey] = [*observation_keys, "action", *_KNOWN_BY, _MASK, _STEPS]
-    wanted += [next_key(key) for key in (*observation_keys, "reward", *_FLAGS)]
-    for key in wanted:
-        parts = (key,) if isinstance(key, str) else key
-        value = _read_tensor(folder.joinpath(*parts[:-1]), parts[-1])
-        if value is None:
-            continue
-        if value.shape[: data.ndim] != data.shape:
-            raise DataSetError(f"{folder}: {key} has the shape {tuple(value.shape)}.")
-        data.set(key, value)
-    return data
-
-
-def _read_tensor(folder: Path, name: str) -> Tensor | None:
-    """Read the array of an entry; return None if there is no such entry."""
-    meta = folder / "meta.json"
-    entry = _json(meta).get(name) if meta.is_file() else None
-    if not isinstance(entry, dict) or "dtype" not in entry:
-        return None
-    file = folder / f"{name}.memmap"
-    try:
-        dtype = getattr(torch, entry["dtype"].removeprefix("torch."))
-        if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"no type {entry['dtype']}")
-        shape = torch.Size([int(n) for n in entry["shape"]])
-        if file.stat().st_size != shape.numel() * dtype.itemsize:
-            raise ValueError(f"{file.stat().st_size} bytes do not make {tuple(shape)} of {dtype}")
-        if not shape.numel():
-            return torch.zeros(shape, dtype=dtype)
-        numbers = torch.from_file(str(file), shared=False, size=shape.numel(), dtype=dtype)
-        return numbers.reshape(shape)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataSetError(f"{file} cannot be read: {error}. Make the data set again.") from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it holds no keys")
-        return found
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataSetError(f"{path} cannot be read: {error}. Make the data set again.") from error
