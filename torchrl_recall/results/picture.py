@@ -141,7 +141,7 @@ def _make_panels(keys: Iterable[Key], host: str) -> tuple[Figure, dict[Key, Axes
     of_place = dict(zip(places, grid, strict=False))
     for (of_host, task), axes in of_place.items():
         words = f"{HOSTS.get(of_host, of_host.upper())}, " if of_host else ""
-        axes.set_title(f"{words}{task_name(task)}", fontsize=10)
+        axes.set_title(textwrap.fill(f"{words}{task_name(task)}", 30), fontsize=10)
     add_legend(figure, found.values(), beside=number == 1)
     return (
         figure,
