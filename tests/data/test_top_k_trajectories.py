@@ -435,7 +435,7 @@ def test_memory_of_finished_trajectories_is_freed():
             held,
             sum(
                 v.untyped_storage().nbytes()
-                for td in keep.streams._parts
+                for td in keep.streams._by_row._parts
                 for v in td.values(True, True)
             ),
         )
@@ -456,7 +456,7 @@ def filled(seed: int = 0):
     data["next", "done"][:, 62:72] = False  # both rows are open where the state is saved
     buffer, keep = make_buffer(3)
     fill(buffer, data[:, :70])
-    assert keep.streams._parts
+    assert keep.streams.num_open
     return buffer, keep, data
 
 
@@ -492,8 +492,8 @@ def test_dumped_state_is_plain(tmp_path: Path):
     _, again = make_buffer(3)
     again.load_state_dict(state)
     assert torch.equal(again.returns, keep.returns)
-    assert len(again.streams._parts) == 1
-    assert (again.streams._parts[0] == torch.cat(keep.streams._parts, 1)).all()
+    assert len(again.streams._by_row._parts) == 1
+    assert (again.streams._by_row._parts[0] == torch.cat(keep.streams._by_row._parts, 1)).all()
 
 
 def test_files_of_a_dump_are_plain(tmp_path: Path):

@@ -9,7 +9,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl_recall.checks import at_least, next_key, positive
-from torchrl_recall.data.streams import same_states
+from torchrl_recall.data.step_order import same_states
 from torchrl_recall.devices import device_of
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
 from torchrl_recall.modules.standardization import ContinuousCodec
