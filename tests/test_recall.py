@@ -680,10 +680,23 @@ class TestForACritic:
                 return pairs.set("mask", torch.zeros(pairs.shape, dtype=torch.bool))
 
         loss = ImitationLoss(make_actor())
-        recall = self.make(use="both", imitation_loss=loss, filters=[Nothing()])
+        recall = self.make(
+            use="both", imitation_loss=loss, filters=[Nothing()], transition_filters=[]
+        )
         recall.extend(episodes(1.0, 2.0))
         assert recall.step(make_replay_buffer())["recall/kept"] == 0
         assert len(recall.fresh.rows) == 4 * 4
+
+    def test_transitions_beyond_the_data_are_cut(self):
+        farthest = []
+        for filters in (None, []):
+            recall = self.make(trace_length=200, num_model_updates=0, transition_filters=filters)
+            recall.extend(episodes(1.0, 2.0))
+            metrics = recall.step(make_replay_buffer())
+            assert ("recall/kept_transitions" in metrics) == (filters is None)
+            states = recall.model.observations.normalize(recall.fresh.rows["observation"])
+            farthest.append(states.abs().max())
+        assert farthest[0] <= 5 < farthest[1]
 
     def test_imitation_alone_makes_no_transitions(self, make):
         recall, _ = make()

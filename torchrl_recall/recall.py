@@ -104,9 +104,9 @@ class Recall(Stateful):
         filters: modules that add entries to traces or narrow their mask before imitation, applied
             in order. By default :class:`~torchrl_recall.WithinSupport` cuts traces of continuous
             states where they leave the data. ``[]`` imitates all traces, as the paper does.
-        transition_filters: filters of the transitions that a critic learns from; none by default.
-            The forward model of an :class:`~torchrl_recall.Agreement` in either list is trained
-            with as many gradient steps, of the same batch size, as the backtracking model.
+        transition_filters: filters of the transitions that a critic learns from, with the same
+            default. The forward model of an :class:`~torchrl_recall.Agreement` in either list is
+            trained with as many gradient steps, of the same batch size, as the backtracking model.
         num_updates: imitation steps in each round (lines 12 and 13).
         batch_size: pairs of state and action in each imitation step.
         lr: learning rate of imitation by Adam; the paper uses that of the host.
@@ -205,7 +205,7 @@ class Recall(Stateful):
         reward: Callable[[TensorDictBase], TensorDictBase] | None = None,
         bootstrap: bool = False,
         filters: Sequence[TensorDictModuleBase] | None = None,
-        transition_filters: Sequence[TensorDictModuleBase] = (),
+        transition_filters: Sequence[TensorDictModuleBase] | None = None,
         num_updates: int = 10,
         batch_size: int = 256,
         lr: float = 3e-4,
@@ -227,6 +227,8 @@ class Recall(Stateful):
             )
         if filters is None:
             filters = [] if use == "critic" else _default_filters(model)
+        if transition_filters is None:
+            transition_filters = [] if use == "policy" else _default_filters(model)
         imitate = None
         on_write = [lambda data: model.update_statistics(valid_steps(data))]
         if imitation_loss is not None:
@@ -497,7 +499,7 @@ class Recall(Stateful):
 
 
 def _default_filters(model: BacktrackingModel) -> list[TensorDictModuleBase]:
-    """Build the filter that keeps imitated traces of continuous states within the data."""
+    """Build the filter that keeps traces of continuous states within the data."""
     codec, key = model.observations, model.observation_key
     if not isinstance(codec, ContinuousCodec):
         return []
