@@ -666,7 +666,9 @@ class TestForACritic:
     def test_both_imitate_and_feed(self, make_actor):
         actor = make_actor()
         policy = weights(actor)
-        recall = self.make(use="both", imitation_loss=ImitationLoss(actor), filters=[])
+        recall = self.make(
+            use="both", imitation_loss=ImitationLoss(actor), filters=[], transition_filters=[]
+        )
         recall.extend(episodes(1.0, 2.0))
         assert "recall/loss_imitation" in recall.step(make_replay_buffer())
         assert not same(weights(actor), policy)
@@ -697,6 +699,33 @@ class TestForACritic:
             states = recall.model.observations.normalize(recall.fresh.rows["observation"])
             farthest.append(states.abs().max())
         assert farthest[0] <= 5 < farthest[1]
+
+    def test_what_is_cut_weighs_nothing(self):
+        recall = self.make(trace_length=200, num_model_updates=0)
+        recall.extend(episodes(1.0, 2.0))
+        kept = float(recall.step(make_replay_buffer())["recall/kept_transitions"])
+        assert 0 < kept < 0.5
+        other = self.make(trace_length=200, num_model_updates=0)
+        drawn = [recall.transitions(2) is not None for _ in range(100)]
+        assert sum(drawn) == int(100 * kept)
+        other.load_state_dict(recall.state_dict())
+        again = [each.transitions(2) is None for each in (recall, other) for _ in range(100)]
+        assert again[:100] == again[100:]
+
+    def test_nothing_that_is_kept_teaches_nothing(self):
+        class Nothing(nn.Module):
+            in_keys, out_keys = ("observation",), ("mask",)
+
+            def forward(self, traces):
+                return traces.set("mask", torch.zeros(traces.shape, dtype=torch.bool))
+
+        recall = self.make()
+        recall.extend(episodes(1.0, 2.0))
+        recall.step(make_replay_buffer())
+        recall.transition_filters = [Nothing()]
+        recall.extend(episodes(1.0, 2.0))
+        assert recall.step(make_replay_buffer())["recall/kept_transitions"] == 0
+        assert all(recall.transitions(2) is None for _ in range(50))
 
     def test_imitation_alone_makes_no_transitions(self, make):
         recall, _ = make()

@@ -460,9 +460,10 @@ class Recall(Stateful):
         assert self.to_transitions is not None
         for transform in self.transition_filters:
             traces = transform(traces)
-        self.fresh.replace(self.to_transitions(traces, end_states))
         mask = traces.get("mask", None)
-        return {} if mask is None else {"recall/kept_transitions": mask.float().mean()}
+        kept = torch.ones(()) if mask is None else mask.float().mean()
+        self.fresh.replace(self.to_transitions(traces, end_states), share=float(kept))
+        return {} if mask is None else {"recall/kept_transitions": kept}
 
     def transitions(self, num: int) -> TensorDictBase | None:
         """Draw transitions of the newest traces, for a critic to learn from.
@@ -472,7 +473,8 @@ class Recall(Stateful):
 
         Returns:
             Transitions of shape ``[num]``, see :class:`~torchrl_recall.TraceTransitions`. None
-            before the first round, and if traces are only imitated.
+            before the first round, if traces are only imitated, and in the share of calls that
+            ``transition_filters`` cut from the newest round.
         """
         return self.fresh.sample(num)
 

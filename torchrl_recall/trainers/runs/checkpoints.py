@@ -25,7 +25,7 @@ __all__ = [
     "sync",
 ]
 
-_FORMAT = "torchrl_recall checkpoint 10"
+_FORMAT = "torchrl_recall checkpoint 11"
 # Errors of reading a damaged or foreign file.
 _DAMAGE = (
     SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
