@@ -218,16 +218,25 @@ def test_uniform_actions_of_both_ways_of_generating_agree(make_model):
 
 def test_fresh_transitions_are_of_the_newest_round_and_saved():
     fresh, other = FreshTransitions(), FreshTransitions()
-    assert fresh.state_dict() == {"rows": None}
+    assert fresh.state_dict() == {"rows": None, "share": 1.0, "due": 0.0}
     fresh.replace(TensorDict({"action": torch.zeros(3, 1)}, [3]))
     fresh.replace(TensorDict({"action": torch.ones(4, 1)}, [4]))
-    fresh.replace(TensorDict({"action": torch.ones(0, 1)}, [0]))  # a round whose traces were cut
+    fresh.replace(TensorDict({"action": torch.ones(0, 1)}, [0]))  # a round without a finite value
     other.load_state_dict(fresh.state_dict())
     for each in (fresh, other):
         drawn = each.sample(64)
         assert drawn is not None
         assert drawn["action"].eq(1).all()
         assert drawn.shape == (64,)
+
+
+def test_transitions_are_drawn_as_often_as_they_were_kept():
+    fresh, other = FreshTransitions(), FreshTransitions()
+    fresh.replace(TensorDict({"action": torch.ones(4, 1)}, [4]), share=0.25)
+    assert [fresh.sample(2) is not None for _ in range(5)] == [False, False, False, True, False]
+    other.load_state_dict(fresh.state_dict())
+    for each in (fresh, other):
+        assert [each.sample(2) is not None for _ in range(5)] == [False, False, True, False, False]
 
 
 @pytest.mark.parametrize(
