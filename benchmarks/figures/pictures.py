@@ -182,6 +182,8 @@ PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
     "figure_8": (("figure_8.csv", "8", [], []), partial(returns, recipe="trpo"), RETURN.format(5)),
     "delayed_ppo": (("delayed_ppo.csv", "delayed_ppo", [], []), partial(returns, recipe="ppo"),
                     RETURN.format(5)),
+    "delayed_sac": (("delayed_sac.csv", "delayed_sac", [], []), partial(returns, recipe="sac"),
+                    RETURN.format(3)),
     "figure_16": (("figure_16.csv", "16", [], []), partial(returns, recipe="trpo"),
                   RETURN.format(2)),
     "figure_7": (("figure_7.csv", "7", [], []), partial(returns, recipe="sac"), RETURN.format(3)),
