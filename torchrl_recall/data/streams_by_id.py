@@ -86,8 +86,8 @@ class StreamsById:
         done_before, self._done = self._done, set()
         self._num_written += len(steps)
         finished = []
-        present = sorted((worker, number) for worker, number in keys.unique(dim=0).tolist())
-        for key in present:
+        present = {(worker, number) for worker, number in keys.unique(dim=0).tolist()}
+        for key in sorted(present):
             new = steps[(keys == torch.tensor(key, device=keys.device)).all(1)]
             last = last_in_row.get(key[0])
             if last is not None and last not in present and self._goes_on(last, new):
