@@ -41,6 +41,23 @@ def test_trainer():
     assert trainer._log_dict["recall/ready"][-1] == 1.0
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_resume(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("resume")
+    run_, resumed, state = names["run"], names["resumed"], names["random_numbers"]
+    torch.manual_seed(0)
+    data = [run_.env.rollout(50) for _ in range(3)]
+    learned = []
+    for each in (run_, resumed):
+        torch.set_rng_state(state)
+        learned.append([each.learn(part.clone()) for part in data])
+    assert any("recall/loss_imitation" in metrics for metrics in learned[0])
+    assert learned[0] == learned[1]
+    for before, after in zip(run_.loss.parameters(), resumed.loss.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_offline():
     names = run("offline")
     assert names["last"] < names["first"]

@@ -31,7 +31,7 @@ from torchrl.data import (
     Unbounded,
 )
 from torchrl.envs import Compose, DoubleToFloat, GymEnv, StepCounter, TransformedEnv
-from torchrl.modules import MLP, ProbabilisticActor, ValueOperator
+from torchrl.modules import MLP, Delta, ProbabilisticActor, ValueOperator
 from torchrl.objectives import SACLoss
 
 from torchrl_recall import (
@@ -426,6 +426,58 @@ def test_a_mask_that_nothing_reads_is_refused(make):
         make(filters=[far])
     with pytest.raises(ValueError, match="WithinSupport writes the mask 'keep'"):
         Recall(new_model(), None, RewardStates(4), use="critic", transition_filters=[far])
+
+
+def test_what_is_no_sequence_of_filters_is_refused(make):
+    with pytest.raises(TypeError, match=r"got LoopErasure; give \[filter\]"):
+        make(filters=LoopErasure())
+    with pytest.raises(TypeError, match="AdvantageGate is a class"):
+        make(filters=[AdvantageGate])
+
+
+def test_steps_of_several_are_refused_where_they_come_in(make):
+    recall, _ = make()
+    data = episodes(0.0, 1.0).set("steps_to_next_obs", torch.full((10,), 3))
+    with pytest.raises(ValueError, match=r"experience holds transitions of several .* postproc="):
+        recall.extend(data)
+    assert recall.model.observations.count == 0
+
+
+def test_a_step_without_a_buffer_is_refused(make):
+    recall, _ = make()
+    recall.extend(episodes(0.0, 1.0))
+    with pytest.raises(TypeError, match="replay buffer of all experience; got None"):
+        recall.step(None)
+
+
+def test_a_policy_of_other_keys_is_told_which(make_actor):
+    actor = ProbabilisticActor(
+        TensorDictModule(nn.Linear(3, 2), ["obs"], ["loc"]),
+        {"param": "loc"},
+        distribution_class=Delta,
+    )
+    recall = Recall(new_model(), ImitationLoss(actor), UniformStates(4), **SMALL_RECALL)
+    recall.extend(data := episodes(0.0, 1.0))
+    with pytest.raises(KeyError, match=r"a loss reads .*obs.*observation_key="):
+        recall.step(make_replay_buffer(data))
+
+
+def test_demonstrations_in_one_tensordict_are_refused(make):
+    recall, _ = make()
+    with pytest.raises(TypeError, match="whole_trajectories"):
+        recall.demonstrate(episodes(0.0, 1.0))
+
+
+def test_a_reward_of_another_name_reaches_the_critic_by_its_name():
+    data = episodes(0.0, 1.0, 2.0)
+    data["next", "score"] = data["next"].pop("reward")
+    recall = Recall(
+        new_model(), None, RewardStates(4, reward_key="score"), use="critic", reward_key="score",
+        **{k: v for k, v in SMALL_RECALL.items() if k not in ("num_updates", "batch_size")},
+    )  # fmt: skip
+    recall.extend(data)
+    recall.step(make_replay_buffer(data))
+    assert recall.transitions(8)["next", "score"].shape == (8, 1)
 
 
 def test_padding_in_the_replay_buffer_is_refused(make):

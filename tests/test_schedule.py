@@ -104,3 +104,13 @@ def test_state_goes_on():
 def test_bad_arguments_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         Schedule(**{"interval": 10} | {name: value})
+
+
+def test_experience_that_never_comes_is_soon_warned_of():
+    schedule = Schedule(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(99):
+            assert not list(schedule.rounds())
+    with pytest.warns(UserWarning, match=r"extend\(\) was never called"):
+        list(schedule.rounds())

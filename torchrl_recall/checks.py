@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from tensordict import NestedKey, TensorDictBase
@@ -14,9 +14,11 @@ __all__ = [
     "all_finite",
     "at_least",
     "check_masks",
+    "check_single_steps",
     "next_key",
     "positive",
     "require",
+    "same_batch",
     "unraveled",
 ]
 
@@ -73,7 +75,7 @@ def at_least(least: int, **named: object) -> None:
 
 
 def check_masks(filters: Sequence[TensorDictModuleBase]) -> list[TensorDictModuleBase]:
-    """Refuse filters whose mask nothing reads.
+    """Refuse what is no sequence of filters, and filters whose mask nothing reads.
 
     Args:
         filters: modules that narrow the mask of traces.
@@ -82,6 +84,7 @@ def check_masks(filters: Sequence[TensorDictModuleBase]) -> list[TensorDictModul
         The filters.
 
     Raises:
+        TypeError: there is one filter and no sequence, or a class and no object of it.
         ValueError: the mask of a filter has another key than ``"mask"``.
 
     Examples:
@@ -92,14 +95,19 @@ def check_masks(filters: Sequence[TensorDictModuleBase]) -> list[TensorDictModul
             ...
         ValueError: LoopErasure writes the mask 'keep', but 'mask' is read; leave mask_key= out.
     """
+    if not isinstance(filters, Iterable):
+        raise TypeError(f"filters are a sequence, got {type(filters).__name__}; give [filter].")
+    filters = list(filters)
     for each in filters:
+        if isinstance(each, type):
+            raise TypeError(f"{each.__name__} is a class; give an object, {each.__name__}(...).")
         key = unraveled(getattr(each, "mask_key", "mask"))
         if key != "mask":
             raise ValueError(
                 f"{type(each).__name__} writes the mask {key!r}, but 'mask' is read; leave "
                 "mask_key= out."
             )
-    return list(filters)
+    return filters
 
 
 def positive(**named: float) -> None:
@@ -174,6 +182,60 @@ def require(
             f"{tuple(shape)}, the shape of its spec."
         )
     return value
+
+
+def check_single_steps(data: TensorDictBase, holder: str, cure: str) -> None:
+    """Refuse transitions of several steps, of which no backtracking model can learn.
+
+    Args:
+        data: transitions of any batch shape.
+        holder: what the transitions are in, for the error.
+        cure: advice, as a sentence.
+
+    Raises:
+        ValueError: a transition has more than one step.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl_recall.checks import check_single_steps
+        >>> data = TensorDict({"steps_to_next_obs": torch.tensor([1, 1, 3])}, [3])
+        >>> check_single_steps(data[:2], "the replay buffer", "Give single steps.")
+        >>> check_single_steps(data, "experience", "Give single steps.")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: experience holds transitions of several steps (MultiStep), of which ...
+    """
+    steps = data.get("steps_to_next_obs", None)
+    if steps is not None and (steps > 1).any():
+        raise ValueError(
+            f"{holder} holds transitions of several steps (MultiStep), of which no backtracking "
+            f"model can learn s_t from s_{{t+1}}. {cure}"
+        )
+
+
+def same_batch(entries: Mapping[NestedKey, tuple[Tensor, Sequence[int]]]) -> None:
+    """Refuse entries of different batch shapes, as of an action in another encoding.
+
+    Args:
+        entries: tensors and the shapes of their specs, by key.
+
+    Raises:
+        ValueError: the batch shapes differ.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl_recall.checks import same_batch
+        >>> same_batch({"action": (torch.zeros(8), ()), "observation": (torch.zeros(8, 3), (3,))})
+    """
+    batches = {key: x.shape[: x.ndim - len(shape)] for key, (x, shape) in entries.items()}
+    if len(set(batches.values())) > 1:
+        found = ", ".join(f"{key!r} has {tuple(shape)}" for key, shape in batches.items())
+        specs = ", ".join(f"{key!r} of {tuple(shape)}" for key, (_, shape) in entries.items())
+        raise ValueError(
+            f"batch shapes differ: {found}. The model's specs are {specs}; build it with the specs "
+            "of the data's own encoding, one-hot or categorical."
+        )
 
 
 def unraveled(key: NestedKey) -> NestedKey:

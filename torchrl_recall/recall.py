@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
-from torchrl_recall.checks import at_least
+from torchrl_recall.checks import at_least, check_masks
 from torchrl_recall.data.demonstrations import Demonstrations
 from torchrl_recall.data.top_trajectories import TopTrajectories, read_keys, valid_steps
 from torchrl_recall.devices import device_of
@@ -121,8 +121,8 @@ class Recall(Stateful):
         trajectories: the best trajectories, in ``trajectories.buffer``.
         train_model: gradient steps of Eq. 2.
         generate: the trace generator.
-        traces: the newest traces before filters, shape ``[num_traces, trace_length]``; None before
-            the first round.
+        newest: some of the newest traces before filters, in ``newest.rows``; None before the first
+            round.
         imitate: gradient steps of Eq. 3, with ``imitate.transforms``; None if only a critic learns.
         train_reward: gradient steps of the reward model, or None.
         train_filters: what filters learn from real transitions, such as a forward model.
@@ -131,8 +131,8 @@ class Recall(Stateful):
         ValueError: a number is out of its range, or an argument that ``use`` needs is missing.
             Also for a loss, filters or a reward that have no effect with this ``use``, and for end
             states without a reward for a critic.
-        TypeError: ``imitation_loss`` is not an :class:`~torchrl_recall.ImitationLoss`, or
-            ``high_value_states`` cannot be called.
+        TypeError: ``imitation_loss`` is not an :class:`~torchrl_recall.ImitationLoss`,
+            ``high_value_states`` cannot be called, or filters are no sequence of modules.
 
     Examples:
         >>> import torch
@@ -172,7 +172,7 @@ class Recall(Stateful):
     train_model: ModelUpdates
     high_value_states: HighValueStates
     generate: Callable[[TensorDictBase], TensorDictBase]
-    traces: TensorDictBase | None
+    newest: NewestTraces
     imitate: ImitationUpdates | None
     train_reward: RewardUpdates | None
     train_filters: FilterUpdates
@@ -229,6 +229,7 @@ class Recall(Stateful):
             filters = [] if use == "critic" else _default_filters(model)
         if transition_filters is None:
             transition_filters = [] if use == "policy" else _default_filters(model)
+        filters, transition_filters = check_masks(filters), check_masks(transition_filters)
         imitate = None
         on_write = [lambda data: model.update_statistics(valid_steps(data))]
         if imitation_loss is not None:
@@ -294,7 +295,10 @@ class Recall(Stateful):
             to_transitions=None
             if use == "policy"
             else TraceTransitions(
-                reward=reward, observation_key=model.observation_key, action_key=model.action_key
+                reward=reward,
+                observation_key=model.observation_key,
+                action_key=model.action_key,
+                reward_key=reward_key,
             ),
             train_reward=train_reward,
             train_filters=train_filters,

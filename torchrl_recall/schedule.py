@@ -13,6 +13,8 @@ from torchrl_recall.checks import at_least
 
 __all__ = ["Schedule"]
 
+_IDLE_CALLS = 100
+
 
 class Store(Protocol):
     """Interface of a store of trajectories, as a schedule needs it."""
@@ -47,8 +49,8 @@ class Schedule:
             random.
         anneal_frames: number of frames over which the share falls linearly to zero; None keeps it
             at one.
-        patience: number of frames without a round after which a warning is given. It also counts
-            calls of :meth:`rounds` before any frame.
+        patience: number of frames without a round after which a warning is given. Before any frame
+            it is given after a hundred calls of :meth:`rounds`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -148,8 +150,11 @@ class Schedule:
     def _wait(self, reason: str) -> None:
         """Warn once why no round has begun for long."""
         self._idle_calls += 1
-        waited = self.frames - self.start_frames if self.frames else self._idle_calls
-        if waited >= self.patience and not self._warned:
+        if self.frames:
+            long = self.frames - self.start_frames >= self.patience
+        else:
+            long = self._idle_calls >= _IDLE_CALLS
+        if long and not self._warned:
             self._warned = True
             warnings.warn(
                 f"recall has learned nothing after {self.frames:,} frames: {reason}", stacklevel=4

@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import (
     LazyTensorStorage,
+    ListStorage,
     ReplayBuffer,
     TensorDictPrioritizedReplayBuffer,
     TensorDictReplayBuffer,
@@ -139,3 +140,8 @@ def test_transforms_are_part_of_it():
     other.extend(one(2.0, True))
     assert keep.returns.tolist() == [5.0, 4.0]
     assert sorted(other[:]["next", "reward"].flatten().tolist()) == [2.0, 2.0, 5.0]
+
+
+def test_rows_in_a_list_are_refused():
+    with pytest.raises(TypeError, match="LazyTensorStorage"):
+        BufferState(ReplayBuffer(storage=ListStorage(10)))

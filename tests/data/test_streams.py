@@ -196,7 +196,7 @@ def test_workers_in_turns_that_share_an_identifier_are_never_spliced(marked):
     streams, a, b = TrajectoryStreams(DONE), with_ids(walk(0, 6), 0), with_ids(walk(100, 6), 0)
     for each in (a, b) if marked else ():
         each["is_init"] = (torch.arange(6) == 0).unsqueeze(1)
-    with pytest.warns(UserWarning, match="a trajectory was cut"):  # RayCollector(sync=False)
+    with pytest.warns(UserWarning, match="was cut"):  # RayCollector(sync=False)
         finished = feed(streams, a[:3], b[:3], a[3:5], torch.cat([a[5:], b[3:]]))
     # Without a mark nothing tells that what follows a done flag is not a beginning.
     assert firsts(finished) == ([] if marked else [[103, 106]])
@@ -280,3 +280,46 @@ def test_an_empty_write_is_nothing():
     streams = TrajectoryStreams(DONE)
     assert streams.finished(walk(0, 3)[:0], 10) == []
     assert firsts(feed(streams, walk(0, 3))) == [[0, 3]]
+
+
+@pytest.mark.parametrize("with_identifiers", [False, True])
+def test_what_precedes_a_gap_is_dropped_at_once(with_identifiers):
+    """As of a rollout at a time: no done flag ever comes."""
+    streams = TrajectoryStreams(DONE)
+    parts = [walk(10.0 * start, 4, done=False) for start in range(3)]
+    if with_identifiers:
+        parts = [with_ids(part, 7) for part in parts]
+    with pytest.warns(UserWarning, match="was cut without a done flag"):
+        assert feed(streams, *parts) == []
+    assert (streams.num_dropped, streams.num_open) == (8, 4)
+
+
+@pytest.mark.parametrize("with_identifiers", [False, True])
+def test_rows_that_are_not_in_order_of_time_are_refused(with_identifiers):
+    data = torch.stack([walk(0, 5, done=False), walk(100, 5, done=False)])  # [batch, time]
+    if with_identifiers:
+        data[IDS] = torch.tensor([[0], [1]]).expand(2, 5).clone()
+    with pytest.raises(ValueError, match=r"transpose\(0, 1\)"):
+        TrajectoryStreams(DONE).finished(data.transpose(0, 1), 100)
+    still = data.clone()  # several environments that never move
+    for key in ("observation", ("next", "observation")):
+        still[key] = torch.zeros_like(still[key])
+    assert TrajectoryStreams(DONE).finished(still, 100) == []
+
+
+def test_each_step_of_an_episode_without_room_is_counted():
+    streams = TrajectoryStreams(DONE)
+    with pytest.warns(UserWarning, match="longer than the 4 steps"):
+        finished = feed(streams, walk(0, 5, done=False), walk(5, 3), capacity=4)
+    assert finished == []
+    assert streams.num_dropped == 8
+
+
+def test_an_episode_that_goes_on_after_drop_unfinished_is_not_whole():
+    streams = TrajectoryStreams(DONE)
+    steps = torch.cat([walk(0, 2), walk(10, 6)])
+    steps["step_count"] = torch.tensor([0, 1, 0, 1, 2, 3, 4, 5]).unsqueeze(1)
+    assert len(feed(streams, steps[:4])) == 1
+    streams.drop_unfinished()
+    with pytest.warns(UserWarning, match="cut without a done flag"):
+        assert feed(streams, steps[4:]) == []

@@ -310,6 +310,7 @@ def with_other_entries(kind: str) -> TensorDict:
     ("bad", "words"),
     [
         (trajectory([1.0, math.nan], tag=0.0), "NaN"),
+        (trajectory([1.0, math.inf], tag=0.0), "infinity"),
         (with_other_entries("missing"), "tag"),
         (with_other_entries("new"), "extra"),
         (with_other_entries("shape"), "tag"),

@@ -389,6 +389,8 @@ def test_category_with_a_trailing_dimension_is_refused(make_model, transitions):
     data["action"] = data["action"].unsqueeze(-1)
     with pytest.raises(ValueError, match="batch shape"):
         model.log_prob(data)
+    with pytest.raises(ValueError, match="one-hot or categorical"):
+        model.update_statistics(data)
 
 
 def test_extra_dimension_is_refused(make_model, transitions):

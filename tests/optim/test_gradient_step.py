@@ -156,3 +156,24 @@ def test_loss_fn_may_take_several_batches(make_model, transitions):
     assert set(out.keys()) == {"loss_backward_policy", "other"}
     after = model.state_predictor.parameters()
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.filterwarnings("error:.*could not be compiled.*")
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_the_gradients_of_a_host_are_left_alone(optimizer, compile):
+    """TorchRL's trainers set gradients to zero after a step, so what is left would be added."""
+    actor = ProbabilisticActor(
+        TensorDictModule(net := Fixed(), ["observation"], ["loc", "scale"]),
+        in_keys=["loc", "scale"],
+        distribution_class=IndependentNormal,
+    )
+    loss = ImitationLoss(actor)
+    update = make_update(loss, optimizer(loss.parameters(), lr=0.1), compile=compile)
+    data = TensorDict({"observation": torch.zeros(4, 3), "action": torch.full((4, 1), 5.0)}, [4])
+    update(data)
+    assert net.loc.grad is None
+    net.loc.grad = torch.tensor([7.0])  # the host's, not stepped yet
+    update(data)
+    assert net.loc.grad.item() == 7.0
+    assert net.loc.item() > 1.1

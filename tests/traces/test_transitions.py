@@ -74,6 +74,31 @@ def test_a_rule_fills_in_all_but_the_last_step():
     assert rows["next", "done"].flatten().tolist() == [0, 0, 1, 0, 0, 0]
 
 
+def test_a_rule_that_writes_no_reward_is_refused():
+    rule = TensorDictModule(lambda s: 10 * s, [("next", "observation")], ["reward"])
+    with pytest.raises(KeyError, match="The module that reward= gives must write it"):
+        TraceTransitions(reward=rule)(traces(), ends([1.0, 2.0], [True, False]))
+
+
+def test_a_rule_may_write_in_place():
+    def rule(transitions: TensorDict) -> None:
+        transitions["next", "reward"] = 10 * transitions["next", "observation"]
+
+    rows = TraceTransitions(reward=rule)(traces(), ends([1.0, 2.0], [True, False]))
+    assert rows["next", "reward"].flatten().tolist() == [10, 20, 1, 50, 60, 2]
+
+
+@pytest.mark.parametrize("ruled", [False, True])
+def test_a_reward_of_another_name_has_its_real_value_at_the_end(ruled):
+    zero = TensorDictModule(torch.zeros_like, [("next", "observation")], [("next", "r")])
+    convert = TraceTransitions(reward=zero if ruled else None, reward_key="r")
+    rows = convert(traces(), ends([1.0, 2.0], [True, True]))
+    assert rows["next", "r"].flatten().tolist() == [0, 0, 1, 0, 0, 2]
+    assert ("next", "reward") not in rows.keys(True)
+    real = rows.clone().set(("next", "r"), torch.ones(6, 1, dtype=torch.int64))
+    assert join_rows(real, rows, [("next", "r")])["next", "r"].sum() == 9
+
+
 def test_steps_before_a_state_that_ends_the_episode_are_left_out():
     rule = TensorDictModule(
         lambda state: (10 * state, state == 6),

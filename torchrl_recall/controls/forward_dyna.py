@@ -23,7 +23,7 @@ from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
-from torchrl_recall.traces.transitions import FreshTransitions, finite_rows
+from torchrl_recall.traces.transitions import FreshTransitions, finite_rows, with_rewards
 
 __all__ = ["ForwardDyna"]
 
@@ -89,7 +89,7 @@ class ForwardDyna(Stateful):
     def __init__(
         self,
         model: BacktrackingModel,
-        reward: Callable[[TensorDictBase], TensorDictBase],
+        reward: Callable[[TensorDictBase], TensorDictBase | None],
         *,
         policy: TensorDictModuleBase | None = None,
         interval: int = 50,
@@ -171,9 +171,8 @@ class ForwardDyna(Stateful):
             following = model.sample_observation(row.get(model.action_key), states)
             row.set(model.next_observation_key, following)
             ended = torch.zeros(len(states), 1, dtype=torch.bool, device=states.device)
-            row = self.reward(row.set(("next", "terminated"), ended))
-            cure = "The rule that reward= gives must write it."
-            require(row, ("next", "reward"), "ForwardDyna", cure)
+            row.set(("next", "terminated"), ended)
+            row = with_rewards(row, self.reward, "ForwardDyna")
             row.set(("next", "terminated"), row["next", "terminated"].bool())
             row.set(("next", "done"), row["next", "terminated"].clone())
             row.set("steps_to_next_obs", torch.ones_like(ended[:, 0], dtype=torch.int64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torchrl.data import ReplayBuffer
+from torchrl.data import ReplayBuffer, TensorStorage
 from torchrl.data.replay_buffers.samplers import PrioritizedSampler
 
 __all__ = ["BufferState"]
@@ -19,6 +19,9 @@ class BufferState:
 
     Args:
         buffer: a buffer with a tensor storage. Its sampler is prioritised or has no state.
+
+    Raises:
+        TypeError: the buffer keeps its rows in a list.
 
     Examples:
         >>> import torch
@@ -35,6 +38,11 @@ class BufferState:
     """
 
     def __init__(self, buffer: ReplayBuffer) -> None:
+        if not isinstance(buffer.storage, TensorStorage):
+            raise TypeError(
+                f"rows are saved as tensors, not from the {type(buffer.storage).__name__} of this "
+                "buffer; give it storage=LazyTensorStorage(...)."
+            )
         self.buffer = buffer
 
     def state_dict(self) -> dict:

@@ -33,9 +33,9 @@ class DroppedSteps:
         if steps and not self._warned:
             self._warned = True
             warnings.warn(
-                f"TopKTrajectories dropped {steps} steps: {reason}. Give data with "
-                "('collector', 'traj_ids') (track_traj_ids=True), step_count or is_init (torchrl's "
-                "StepCounter or InitTracker), mark cuts as done (set_truncated=True), or call "
-                "drop_unfinished() after a reset. num_dropped counts all such steps.",
+                f"TopKTrajectories dropped {steps} steps: {reason}. Give steps in order of time, "
+                "with ('collector', 'traj_ids') (track_traj_ids=True), step_count or is_init "
+                "(torchrl's StepCounter or InitTracker), mark cuts as done (set_truncated=True), "
+                "or call drop_unfinished() after a reset. num_dropped counts all such steps.",
                 stacklevel=3,
             )

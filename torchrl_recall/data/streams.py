@@ -49,6 +49,7 @@ class TrajectoryStreams:
         self._order, self._dropped = StepOrder(done_key, observation_key), DroppedSteps()
         self._by_id = StreamsById(self._order, self._dropped)
         self._by_row = StreamsByRow(self._order, self._dropped)
+        self._checked = False  # whether a write was looked at for the order of its dimensions
 
     @property
     def num_dropped(self) -> int:
@@ -76,12 +77,16 @@ class TrajectoryStreams:
             The completed trajectories, shape ``[time]`` each, in the order in which they ended.
 
         Raises:
-            ValueError: the number of rows changed while trajectories are open.
+            ValueError: the number of rows changed while trajectories are open, or the first write
+                has the shape ``[time, batch]``.
         """
         if not data.shape.numel():
             return []
         rows = data.reshape(-1, data.shape[-1])
         mask = data.get(_MASK, None)
+        if mask is None and not self._checked and min(rows.shape) > 1:
+            self._checked = True
+            self._check_order(rows)
         mask = None if mask is None else mask.reshape(rows.shape)
         ids = data.get(_IDS, None)
         if ids is not None:
@@ -90,6 +95,19 @@ class TrajectoryStreams:
         if mask is not None:
             return self._whole(rows, mask)
         return self._by_row.finished(rows, capacity)
+
+    def _check_order(self, rows: TensorDictBase) -> None:
+        """Refuse rows of which no step follows from the one before, if columns do."""
+        goes_on = ~self._order.done(rows)
+        in_row, in_column = self._order.follows(rows), self._order.follows(rows.transpose(0, 1))
+        if in_row is None or in_column is None or (in_row & goes_on[:, :-1]).any():
+            return
+        in_column = in_column.T[goes_on[:-1]]
+        if len(in_column) and in_column.float().mean() > 0.5:
+            raise ValueError(
+                f"experience of shape {tuple(rows.shape)} is in order of time along its first "
+                "dimension, not along its last. Give [batch, time], as data.transpose(0, 1)."
+            )
 
     def _whole(self, rows: TensorDictBase, mask: Tensor) -> list[TensorDictBase]:
         """Return the rows that are whole trajectories."""

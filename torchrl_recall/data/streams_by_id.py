@@ -112,7 +112,7 @@ class StreamsById:
     def _cut(
         self, key: _Key, steps: TensorDictBase, after_done: bool
     ) -> tuple[list[TensorDictBase], TensorDictBase]:
-        """Cut after each done flag; return whole trajectories, and the steps after the last."""
+        """Cut after each done flag; return whole trajectories, and the open part after the last."""
         begins, follows = self.order.begins(steps), self.order.follows(steps.unsqueeze(0))
         finished, start = [], 0
         for end in (self.order.done(steps).nonzero().squeeze(-1) + 1).tolist():
@@ -137,6 +137,11 @@ class StreamsById:
             if whole:
                 finished.append(steps[first:end])
             start = end
+        cuts = [] if follows is None else (~follows[0, start:]).nonzero().tolist()
+        if cuts:  # what precedes a gap is never done
+            first = start + 1 + cuts[-1][0]
+            self._lose(key, steps[start:first], "was cut without a done flag")
+            start = first
         return finished, steps[start:]
 
     def _goes_on(self, last: _Key, new: TensorDictBase) -> bool:

@@ -12,6 +12,8 @@ from torchrl_recall.stateful import from_containers, to_containers
 
 __all__ = ["StreamsByRow"]
 
+_CUT = "an episode was cut without a done flag"
+
 
 class StreamsByRow:
     """Assembler of whole trajectories from rows, each a stream that continues in the next write.
@@ -38,7 +40,8 @@ class StreamsByRow:
     def __init__(self, order: StepOrder, dropped: DroppedSteps) -> None:
         self.order, self.dropped = order, dropped
         # Writes since the oldest unfinished trajectory. For each row: where its unfinished
-        # trajectory begins, whether it is too long to be kept, and whether a done flag precedes it.
+        # trajectory begins, whether steps before it were dropped, and whether a done flag precedes
+        # it.
         self._parts: list[TensorDictBase] = []
         self._starts = torch.zeros(0, dtype=torch.long)
         self._lost = torch.zeros(0, dtype=torch.bool)
@@ -54,6 +57,7 @@ class StreamsByRow:
         """Forget unfinished trajectories."""
         self._parts, self._before = [], None
         self._lost = torch.zeros_like(self._lost)
+        self._after_done = torch.zeros_like(self._after_done)
 
     def finished(self, rows: TensorDictBase, capacity: int) -> list[TensorDictBase]:
         """Add a write, and return the trajectories that it completes.
@@ -79,11 +83,14 @@ class StreamsByRow:
             self._before = None
         if not self._parts:
             self._starts = torch.zeros(len(rows), dtype=torch.long)
+        before = self.order.evidence(self._parts[-1][:, -1:]) if self._parts else self._before
+        gaps = ~self._continues(rows, before)
         self._parts.append(rows.clone())
         finished = self._cut() if self.order.done(rows).any() else []
+        self._drop_before(gaps, begins_known=self.order.begins(rows) is not None)
 
         # An episode that is longer than the buffer cannot be kept, nor held until it ends.
-        length = sum(part.shape[1] for part in self._parts)
+        length = self._length
         too_long = length - self._starts > capacity
         if too_long.any():
             steps = int((length - self._starts)[too_long].sum())
@@ -98,7 +105,7 @@ class StreamsByRow:
         """Cut each row after its done flags; return trajectories in the order of their ends."""
         window = self._window()
         done, begins = self.order.done(window), self.order.begins(window)
-        goes_on = self._continues(window)
+        goes_on = self._continues(window, self._before)
         breaks = ~goes_on
         breaks[:, 1:] &= ~done[:, :-1]
         finished = []
@@ -107,29 +114,49 @@ class StreamsByRow:
             if end < start:
                 continue
             self._starts[row] = end + 1
-            known, self._after_done[row] = bool(self._after_done[row]), True
-            if self._lost[row]:
-                self._lost[row] = False
-                continue
+            known = bool(self._after_done[row] and not self._lost[row])
+            lost, self._lost[row], self._after_done[row] = bool(self._lost[row]), False, True
             cuts = breaks[row, start + 1 : end + 1].nonzero().squeeze(-1)
             first = start + 1 + int(cuts[-1]) if len(cuts) else start
             if begins is None:
-                whole = first == start  # no sign that the stream began in mid-episode
+                whole = first == start and not lost  # no sign that it began in mid-episode
             else:  # a task may go on after its done flag, without a reset
                 goes_on_here = first == start and known and bool(goes_on[row, first])
                 whole = bool(begins[row, first]) or goes_on_here
             kept_from = first if whole else end + 1
             if kept_from > start:
-                self.dropped.add(kept_from - start, "an episode was cut without a done flag")
+                self.dropped.add(kept_from - start, _CUT)
             if whole:
                 finished.append(window[row, first : end + 1])
         self._trim(window)
         return finished
 
-    def _continues(self, window: TensorDictBase) -> Tensor:
+    def _drop_before(self, gaps: Tensor, *, begins_known: bool) -> None:
+        """Drop the steps of unfinished trajectories that come before a gap.
+
+        Args:
+            gaps: marks the steps of the newest write that do not follow from the step before.
+
+        Keyword Args:
+            begins_known: whether the data tell which steps begin an episode. If they do not, what
+                follows a gap is lost too.
+        """
+        place = torch.arange(gaps.shape[1]) + self._length - gaps.shape[1]
+        gaps = gaps.cpu() & (place > self._starts.unsqueeze(1))
+        if not gaps.any():
+            return
+        last = (place * gaps).amax(1)
+        cut = last > 0
+        self.dropped.add(int((last - self._starts)[cut].sum()), _CUT)
+        self._starts = torch.where(cut, last, self._starts)
+        self._after_done &= ~cut
+        self._lost = self._lost & ~cut if begins_known else self._lost | cut
+        self._trim(self._window())
+
+    def _continues(self, window: TensorDictBase, before: TensorDictBase | None) -> Tensor:
         """Mark the steps that follow from the step before, done or not, or may do so."""
         goes_on = torch.ones_like(self.order.done(window))
-        steps, before = self.order.evidence(window), self._before
+        steps = self.order.evidence(window)
         if before is not None and set(before.keys(True, True)) == set(steps.keys(True, True)):
             steps = torch.cat([before.to(goes_on.device), steps], 1)
         follows = self.order.follows(steps)  # type: ignore[arg-type]
@@ -144,6 +171,11 @@ class StreamsByRow:
             self._before = self.order.evidence(window[:, open_from - 1 : open_from]).clone()
         self._parts = [window[:, open_from:].clone()] if open_from < window.shape[1] else []
         self._starts -= open_from
+
+    @property
+    def _length(self) -> int:
+        """The number of time steps since the oldest unfinished trajectory."""
+        return sum(part.shape[1] for part in self._parts)
 
     def _window(self) -> TensorDictBase:
         """Join all writes since the oldest unfinished trajectory."""

@@ -23,8 +23,8 @@ class TopKTrajectories(Transform):
     r"""Replay-buffer transform that keeps the best whole trajectories and nothing else.
 
     The buffer holds the ``num_trajectories`` trajectories of highest return :math:`\sum_t r_t`
-    among all that were ever written. Of two equal returns the newer one counts as higher. All other
-    trajectories leave the buffer.
+    among all that were ever written. Several rewards of one step are added up. Of two equal returns
+    the newer one counts as higher. All other trajectories leave the buffer.
 
     A trajectory counts once it is done, whether it comes in one write or in many. Writes have the
     shape ``[time]`` or ``[batch, time]``, where each row is a stream. They may also hold whole
@@ -59,8 +59,8 @@ class TopKTrajectories(Transform):
             shows a gap in the data.
 
     Raises:
-        ValueError: ``num_trajectories`` is below one, rewards are NaN, or the buffer keeps its rows
-            in a list.
+        ValueError: ``num_trajectories`` is below one, rewards are not finite, or the buffer keeps
+            its rows in a list.
         KeyError: a reward or done flag is missing.
         RuntimeError: the transform is in an environment or in no buffer, or the buffer is shared
             between processes.
@@ -244,10 +244,10 @@ class TopKTrajectories(Transform):
     def _return(self, trajectory: TensorDictBase) -> Tensor:
         """Sum the rewards of one trajectory."""
         total = trajectory.get(self.reward_key).sum().double().cpu()
-        if total.isnan():
+        if not total.isfinite():
             raise ValueError(
-                f"{self.reward_key!r} of a trajectory of {len(trajectory)} steps holds NaN, so it "
-                "has no return; find the environment step that produced it."
+                f"{self.reward_key!r} of a trajectory of {len(trajectory)} steps holds NaN or "
+                "infinity, so it has no return; find the environment step that produced it."
             )
         return total
 

@@ -10,7 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from torchrl_recall.checks import at_least, next_key
+from torchrl_recall.checks import at_least, check_single_steps, next_key
 from torchrl_recall.data.buffer_state import BufferState
 from torchrl_recall.data.top_k_trajectories import TopKTrajectories
 
@@ -151,7 +151,7 @@ class TopTrajectories:
         Raises:
             TypeError: ``data`` is not a tensordict, or None, as from a collector that writes to a
                 replay buffer.
-            ValueError: ``data`` has no time dimension.
+            ValueError: ``data`` has no time dimension, or transitions of several steps.
         """
         if data is None:
             raise TypeError(
@@ -170,6 +170,8 @@ class TopTrajectories:
             )
         if not data.shape.numel():  # data.numel() is at least one
             return 0
+        cure = "Give single steps, before a collector's postproc= or a buffer's MultiStepTransform."
+        check_single_steps(data, "experience", cure)
         kept = data if self.keys is None else data.select(*self.keys, strict=False)
         device = self.buffer.storage.device
         kept = kept.clone()
@@ -193,9 +195,15 @@ class TopTrajectories:
             trajectories: whole trajectories, shape ``[time]`` each.
 
         Raises:
+            TypeError: trajectories are joined in one tensordict.
             ValueError: there is no trajectory, one does not end or does not fit, or no return
                 exceeds ``return_threshold``.
         """
+        if isinstance(trajectories, TensorDictBase):
+            raise TypeError(
+                "demonstrations are a sequence of whole trajectories, [time] each, not one "
+                "tensordict. Give whole_trajectories(data)."
+            )
         if not trajectories:
             raise ValueError("there is no demonstration; give whole trajectories.")
         for trajectory in trajectories:

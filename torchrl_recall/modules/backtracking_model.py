@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.data import TensorSpec
 
-from torchrl_recall.checks import all_finite, at_least, next_key, require, unraveled
+from torchrl_recall.checks import all_finite, at_least, next_key, require, same_batch, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
 from torchrl_recall.modules.ensemble import EnsembleDistribution
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
@@ -296,8 +296,9 @@ class BacktrackingModel(TensorDictModuleBase):
         """
         self.check_statistics()
         action = self._read(tensordict, self.action_key)
-        data = self._condition(self._read(tensordict, self.next_observation_key))
-        self._check_batch(action, data)
+        next_observation = self._read(tensordict, self.next_observation_key)
+        self._check_batch(action, next_observation)
+        data = self._condition(next_observation)
         dist = self.backward_policy.get_dist(data)
         log_prob = _log_prob("backward_policy", dist, self.actions.target(action), each_member)
         return log_prob + self.actions.log_abs_det()
@@ -353,11 +354,13 @@ class BacktrackingModel(TensorDictModuleBase):
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: an entry holds NaN or infinity.
+            ValueError: an entry holds NaN or infinity, or actions and states differ in their batch
+                shape.
         """
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
         action = self._read(tensordict, self.action_key)
+        self._check_batch(action, next_observation)
         all_finite(
             {
                 self.observation_key: observation,
@@ -392,17 +395,17 @@ class BacktrackingModel(TensorDictModuleBase):
         data = TensorDict({}, batch_size=batch)
         data.set(self.next_observation_key, self.observations.features(next_observation))
         if action is not None:
-            self._check_batch(action, data)
+            self._check_batch(action, next_observation)
             data.set(self.action_key, self.actions.features(action))
         return data
 
-    def _check_batch(self, action: Tensor, data: TensorDict) -> None:
-        batch = action.shape[: action.ndim - len(self.action_spec.shape)]
-        if batch != data.shape:
-            raise ValueError(
-                f"{self.action_key!r} has batch shape {tuple(batch)}, but "
-                f"{self.next_observation_key!r} has {tuple(data.shape)}; give both the same."
-            )
+    def _check_batch(self, action: Tensor, next_observation: Tensor) -> None:
+        same_batch(
+            {
+                self.action_key: (action, self.action_spec.shape),
+                self.next_observation_key: (next_observation, self.observation_spec.shape),
+            }
+        )
 
     def _read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
         cure = "Rename the entry, or build the model with observation_key= and action_key=."

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchrl.data import TensorSpec, Unbounded
 from torchrl.modules import MLP
 
-from torchrl_recall.checks import all_finite, next_key, require, unraveled
+from torchrl_recall.checks import all_finite, next_key, require, same_batch, unraveled
 from torchrl_recall.modules.appendix_c_networks import leaf_spec
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
 
@@ -134,7 +134,7 @@ class RewardModel(TensorDictModuleBase):
             tensordict: real transitions, any batch shape, environment units.
 
         Raises:
-            ValueError: a state, action or reward is NaN or infinite.
+            ValueError: a state, action or reward is NaN or infinite, or batch shapes differ.
         """
         state, action, following = self._read(tensordict)
         reward = self.reward_of(tensordict)
@@ -190,7 +190,10 @@ class RewardModel(TensorDictModuleBase):
 
     def _read(self, tensordict: TensorDictBase) -> list[Tensor]:
         cure = "Rename the entry, or build the model with observation_key= and action_key=."
-        return [
-            require(tensordict, key, "RewardModel", cure, shape=shape)
-            for key, shape in zip(self.in_keys, self._shapes, strict=True)
-        ]
+        shapes = dict(zip(self.in_keys, self._shapes, strict=True))
+        read = {
+            key: require(tensordict, key, "RewardModel", cure, shape=shape)
+            for key, shape in shapes.items()
+        }
+        same_batch({key: (value, shapes[key]) for key, value in read.items()})
+        return list(read.values())

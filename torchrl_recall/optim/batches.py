@@ -10,6 +10,8 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import ReplayBuffer, ReplayBufferEnsemble
 
+from torchrl_recall.checks import check_single_steps
+
 __all__ = ["BatchSource", "Draws", "check_stored", "mean_losses", "take_rows"]
 
 _AT_ONCE = 100  # batches that are in memory
@@ -131,7 +133,7 @@ class Draws:
         return (
             batch
             for part, index in parts
-            for batch in take_rows(data, index).select(*keys).reshape(part, size).unbind(0)
+            for batch in _selected(take_rows(data, index), keys).reshape(part, size).unbind(0)
         )
 
     def pairs(
@@ -169,12 +171,26 @@ class Draws:
         """Restore :meth:`state_dict`."""
 
 
-def _check_rows(data: TensorDictBase | ReplayBuffer) -> None:
-    """Refuse to draw from empty data."""
+def _check_rows(data: TensorDictBase | ReplayBuffer | None) -> None:
+    """Refuse to draw from no data, or from empty ones."""
+    if data is None:
+        raise TypeError("step() draws from the replay buffer of all experience; got None.")
     if not len(data):
         raise ValueError(
             "the replay buffer given to step() is empty; extend it with recall's data."
         )
+
+
+def _selected(rows: TensorDictBase, keys: Sequence[NestedKey]) -> TensorDictBase:
+    """Select entries of rows, and name those that are missing."""
+    if missing := [key for key in keys if rows.get(key, None) is None]:
+        found = sorted(map(str, rows.keys(True, True)))
+        raise KeyError(
+            f"a loss reads {missing}, which is not among {found}. "
+            "Model, policy and data need the same names: build the model with observation_key= "
+            "and action_key=."
+        )
+    return rows.select(*keys)
 
 
 def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictBase:
@@ -214,12 +230,7 @@ def take_rows(data: TensorDictBase | ReplayBuffer, index: Tensor) -> TensorDictB
             "the replay buffer holds padding of whole trajectories, as trajs_per_batch makes it. "
             "Extend it with data[data['collector', 'mask']]."
         )
-    steps = rows.get("steps_to_next_obs", None)
-    if steps is not None and (steps > 1).any():
-        raise ValueError(
-            "the replay buffer holds transitions of several steps (MultiStep), of which no "
-            "backtracking model can learn s_t from s_{t+1}. Give step() a buffer of single steps."
-        )
+    check_single_steps(rows, "the replay buffer", "Give step() a buffer of single steps.")
     return rows
 
 

@@ -26,6 +26,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 
 from torchrl_recall.optim.compilation import compile_function
 from torchrl_recall.optim.functional_loss import Entries, FunctionalLoss
+from torchrl_recall.optim.kept_gradients import kept_gradients
 
 __all__ = ["CompiledStep"]
 
@@ -109,10 +110,11 @@ class CompiledStep:
             losses, written = self.compiled(trained, fixed, data, *self._adam_arguments())
         else:
             gradients, losses, written = self.compiled(trained, fixed, data)
-            for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
-                # Contiguous: graphs may return transposed strides, see the module's docstring.
-                leaf.grad = gradient.contiguous()
-            self.optimizer.step()
+            with kept_gradients(self.optimizer):
+                for (_, leaf), gradient in zip(self.trained, gradients, strict=True):
+                    # Contiguous: graphs may return transposed strides, see the module's docstring.
+                    leaf.grad = gradient.contiguous()
+                self.optimizer.step()
             if self.target_updater is not None:
                 self.target_updater.step()
         for arg, entries in zip(args, written, strict=True):

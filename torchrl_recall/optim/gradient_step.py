@@ -13,6 +13,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 from torchrl_recall.optim.compilation import with_fallback
 from torchrl_recall.optim.compiled_step import CompiledStep
 from torchrl_recall.optim.functional_loss import total_loss
+from torchrl_recall.optim.kept_gradients import kept_gradients
 
 __all__ = ["make_update"]
 
@@ -35,6 +36,9 @@ def make_update(
     ``backward`` alone would be slower than eager mode. On a CPU, eager and compiled steps draw the
     same random numbers and agree up to rounding. Compiling takes some ten seconds once. If it
     fails, a warning gives the reason and all later steps are eager.
+
+    A step leaves ``grad`` of each parameter as it was, because a host may optimise the same policy
+    and keep gradients of its own there.
 
     The loss has to use all parameters that ask for a gradient. Eager Adam leaves out the others,
     and in the compiled step their gradient is zero, so that a weight decay moves them.
@@ -81,12 +85,12 @@ def make_update(
 
     def update(*args: TensorDictBase) -> TensorDictBase:
         losses = loss_fn(*args)
-        optimizer.zero_grad()
-        total_loss(losses).backward()
-        if max_grad_norm is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            clip_grad_norm_(parameters, max_grad_norm)
-        optimizer.step()
+        with kept_gradients(optimizer):
+            total_loss(losses).backward()
+            if max_grad_norm is not None:
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                clip_grad_norm_(parameters, max_grad_norm)
+            optimizer.step()
         if target_updater is not None:
             target_updater.step()
         return losses.detach()

@@ -13,7 +13,7 @@ from torchrl_recall.checks import next_key, require
 from torchrl_recall.data.returns_to_go import RETURN_TO_GO
 from torchrl_recall.devices import device_of_data
 
-__all__ = ["FreshTransitions", "NewestTraces", "TraceTransitions", "join_rows"]
+__all__ = ["FreshTransitions", "NewestTraces", "TraceTransitions", "join_rows", "with_rewards"]
 
 
 class TraceTransitions(nn.Module):
@@ -32,10 +32,11 @@ class TraceTransitions(nn.Module):
 
     Keyword Args:
         reward: module called with the transitions, such as a :class:`~torchrl_recall.RewardModel`
-            or a ``TensorDictModule`` of a known rule. It writes ``("next", "reward")``, and may
-            write ``("next", "terminated")``. The last transition keeps its real values.
+            or a ``TensorDictModule`` of a known rule. It writes the reward, and may write
+            ``("next", "terminated")``. The last transition keeps its real values.
         observation_key: key of the states.
         action_key: key of the actions.
+        reward_key: key of the rewards, under ``"next"``.
 
     Examples:
         >>> import torch
@@ -61,10 +62,12 @@ class TraceTransitions(nn.Module):
         reward: Callable[[TensorDictBase], TensorDictBase] | None = None,
         observation_key: NestedKey = "observation",
         action_key: NestedKey = "action",
+        reward_key: NestedKey = "reward",
     ) -> None:
         super().__init__()
         self.reward, self._warned = reward, False
         self.observation_key, self.action_key = observation_key, action_key
+        self.reward_key = next_key(reward_key)
 
     @torch.no_grad()
     def forward(self, traces: TensorDictBase, end_states: TensorDictBase) -> TensorDict:
@@ -83,7 +86,7 @@ class TraceTransitions(nn.Module):
             left out.
 
         Raises:
-            KeyError: end states carry no reward or no terminal flag.
+            KeyError: end states carry no reward or no terminal flag, or ``reward`` writes none.
             ValueError: the number of traces is no multiple of the number of end states.
         """
         if traces.ndim != 2 or len(traces) % max(1, end_states.numel()):
@@ -108,16 +111,17 @@ class TraceTransitions(nn.Module):
         for key in keys:
             transitions.set(key, require(traces, key, reader, "Give a generator's traces."))
         shape, device = (*traces.shape, 1), reward.device
-        transitions.set(("next", "reward"), torch.zeros(shape, dtype=reward.dtype, device=device))
-        transitions.set(("next", "terminated"), torch.zeros(shape, dtype=torch.bool, device=device))
+        zeros = torch.zeros(shape, dtype=reward.dtype, device=device)
+        transitions.set(("next", "terminated"), zeros.bool())
         if self.reward is None:
             self._warn_dense(reward, terminated)
+            transitions.set(self.reward_key, zeros)
         else:
-            transitions = self.reward(transitions)
-        for key, value in (("reward", reward), ("terminated", terminated)):
-            known = value.unsqueeze(1)  # for the last step
-            rest = transitions["next", key].reshape(shape)[:, :-1].to(known.dtype)
-            transitions.set(("next", key), torch.cat([rest, known], 1))
+            transitions = with_rewards(transitions, self.reward, reader, self.reward_key)
+        known = {self.reward_key: reward, ("next", "terminated"): terminated}
+        for key, last in known.items():
+            rest = transitions.get(key).reshape(shape)[:, :-1].to(last.dtype)
+            transitions.set(key, torch.cat([rest, last.unsqueeze(1)], 1))
         transitions.set(("next", "done"), transitions["next", "terminated"].clone())
         steps = torch.ones(traces.shape, dtype=torch.int64, device=device)
         transitions.set("steps_to_next_obs", steps)  # in the batch's shape, as MultiStepTransform's
@@ -125,7 +129,7 @@ class TraceTransitions(nn.Module):
         if (mask := traces.get("mask", None)) is not None:
             kept &= mask.reshape(kept.shape)
         rows = transitions[kept]
-        return rows[finite_rows(rows, [*keys, ("next", "reward")])]
+        return rows[finite_rows(rows, [*keys, self.reward_key])]
 
     def _warn_dense(self, reward: Tensor, terminated: Tensor) -> None:
         """Warn once that states other than the goal are rewarded."""
@@ -137,6 +141,32 @@ class TraceTransitions(nn.Module):
                 "(Recall(reward=RewardModel(...)), recall.reward=learned), or give a rule.",
                 stacklevel=3,
             )
+
+
+def with_rewards(
+    transitions: TensorDictBase,
+    reward: Callable[[TensorDictBase], TensorDictBase | None],
+    reader: str,
+    key: NestedKey = ("next", "reward"),
+) -> TensorDictBase:
+    """Call a module that writes the rewards of transitions.
+
+    Args:
+        transitions: imagined transitions, of any batch shape.
+        reward: writes the rewards, and returns the transitions, or None if it changed them.
+        reader: name of the object that needs rewards, for the error.
+        key: key of the rewards.
+
+    Returns:
+        The transitions with rewards.
+
+    Raises:
+        KeyError: there are no rewards.
+    """
+    given = reward(transitions)
+    transitions = transitions if given is None else given
+    require(transitions, key, reader, "The module that reward= gives must write it.")
+    return transitions
 
 
 def _after_terminations(terminated: Tensor) -> Tensor:
@@ -317,9 +347,10 @@ def join_rows(
         if imagined is None:
             raise KeyError(
                 f"real transitions have {key!r}, which the loss reads, but those of traces do not. "
-                "Leave it out of the replay buffer, or write it in Recall(reward=...)."
+                "Leave it out of the replay buffer, rename it by torchrl's RenameTransform, or "
+                "write it in Recall(reward=...). A reward of another name is Recall's reward_key=."
             )
-        if key == ("next", "reward") and not own.is_floating_point():
+        if imagined.is_floating_point() and not own.is_floating_point():  # a reward
             own = own.to(imagined.dtype)
         rows.set(key, torch.cat([own, imagined.to(own.dtype)]))
     return rows
