@@ -179,6 +179,8 @@ PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
     "trpo_check": (("trpo_check.csv", "trpo_check", [], []), partial(returns, recipe="trpo"),
                    RETURN.format(10)),
     "figure_6": (("figure_6.csv", "6", [], []), partial(returns, recipe="trpo"), RETURN.format(5)),
+    "figure_6_long": (("figure_6_long.csv", "6_long", [], []), partial(returns, recipe="trpo"),
+                      RETURN.format(3)),
     "figure_8": (("figure_8.csv", "8", [], []), partial(returns, recipe="trpo"), RETURN.format(5)),
     "delayed_ppo": (("delayed_ppo.csv", "delayed_ppo", [], []), partial(returns, recipe="ppo"),
                     RETURN.format(5)),
