@@ -27,7 +27,8 @@ from torchrl_recall.stateful import Part, Stateful, Steps
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import HighValueStates, check_rewarded
 from torchrl_recall.traces.measured_length import MeasuredLength
-from torchrl_recall.traces.transitions import NewestTraces, TraceTransitions
+from torchrl_recall.traces.newest import NewestTraces
+from torchrl_recall.traces.transitions import TraceTransitions
 
 __all__ = ["OfflineRecall"]
 

@@ -32,7 +32,8 @@ from torchrl_recall.traces.filters import WithinSupport
 from torchrl_recall.traces.generator import RecallTraceGenerator
 from torchrl_recall.traces.high_value_states import HighValueStates, check_rewarded
 from torchrl_recall.traces.measured_length import MeasuredLength
-from torchrl_recall.traces.transitions import FreshTransitions, NewestTraces, TraceTransitions
+from torchrl_recall.traces.newest import FreshTransitions, NewestTraces
+from torchrl_recall.traces.transitions import TraceTransitions
 
 __all__ = ["Recall"]
 
@@ -202,7 +203,7 @@ class Recall(Stateful):
         trace_length: int | MeasuredLength = 20,
         num_traces: int = 1,
         actions: Literal["backward_policy", "uniform"] = "backward_policy",
-        reward: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        reward: Callable[[TensorDictBase], TensorDictBase | None] | None = None,
         bootstrap: bool = False,
         filters: Sequence[TensorDictModuleBase] | None = None,
         transition_filters: Sequence[TensorDictModuleBase] | None = None,

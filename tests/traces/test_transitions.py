@@ -11,7 +11,8 @@ from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, Unbound
 
 from torchrl_recall import RecallTraceGenerator, TraceTransitions
 from torchrl_recall.envs import PointMassEnv
-from torchrl_recall.traces.transitions import FreshTransitions, join_rows
+from torchrl_recall.traces.newest import FreshTransitions
+from torchrl_recall.traces.transitions import join_rows
 
 
 def traces(num: int = 2, length: int = 3) -> TensorDict:

@@ -23,7 +23,8 @@ from torchrl_recall.optim.batches import BatchSource, Draws
 from torchrl_recall.reward_updates import RewardUpdates
 from torchrl_recall.schedule import Schedule
 from torchrl_recall.stateful import Part, Stateful
-from torchrl_recall.traces.transitions import FreshTransitions, finite_rows, with_rewards
+from torchrl_recall.traces.newest import FreshTransitions
+from torchrl_recall.traces.transitions import finite_rows, with_rewards
 
 __all__ = ["ForwardDyna"]
 

@@ -85,8 +85,8 @@ class TrajectoryStreams:
         rows = data.reshape(-1, data.shape[-1])
         mask = data.get(_MASK, None)
         if mask is None and not self._checked and min(rows.shape) > 1:
-            self._checked = True
             self._check_order(rows)
+            self._checked = True
         mask = None if mask is None else mask.reshape(rows.shape)
         ids = data.get(_IDS, None)
         if ids is not None:

@@ -87,7 +87,7 @@ class StreamsByRow:
         gaps = ~self._continues(rows, before)
         self._parts.append(rows.clone())
         finished = self._cut() if self.order.done(rows).any() else []
-        self._drop_before(gaps, begins_known=self.order.begins(rows) is not None)
+        self._drop_before(gaps)
 
         # An episode that is longer than the buffer cannot be kept, nor held until it ends.
         length = self._length
@@ -114,8 +114,8 @@ class StreamsByRow:
             if end < start:
                 continue
             self._starts[row] = end + 1
-            known = bool(self._after_done[row] and not self._lost[row])
-            lost, self._lost[row], self._after_done[row] = bool(self._lost[row]), False, True
+            lost, self._lost[row] = bool(self._lost[row]), False
+            known, self._after_done[row] = bool(self._after_done[row]) and not lost, True
             cuts = breaks[row, start + 1 : end + 1].nonzero().squeeze(-1)
             first = start + 1 + int(cuts[-1]) if len(cuts) else start
             if begins is None:
@@ -131,15 +131,11 @@ class StreamsByRow:
         self._trim(window)
         return finished
 
-    def _drop_before(self, gaps: Tensor, *, begins_known: bool) -> None:
+    def _drop_before(self, gaps: Tensor) -> None:
         """Drop the steps of unfinished trajectories that come before a gap.
 
         Args:
             gaps: marks the steps of the newest write that do not follow from the step before.
-
-        Keyword Args:
-            begins_known: whether the data tell which steps begin an episode. If they do not, what
-                follows a gap is lost too.
         """
         place = torch.arange(gaps.shape[1]) + self._length - gaps.shape[1]
         gaps = gaps.cpu() & (place > self._starts.unsqueeze(1))
@@ -150,7 +146,10 @@ class StreamsByRow:
         self.dropped.add(int((last - self._starts)[cut].sum()), _CUT)
         self._starts = torch.where(cut, last, self._starts)
         self._after_done &= ~cut
-        self._lost = self._lost & ~cut if begins_known else self._lost | cut
+        if self.order.begins(self._parts[-1]) is None:  # what follows a gap is lost too
+            self._lost |= cut
+        else:
+            self._lost &= ~cut
         self._trim(self._window())
 
     def _continues(self, window: TensorDictBase, before: TensorDictBase | None) -> Tensor:
