@@ -9,6 +9,7 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import unravel_key
 from torch import Tensor
+from torchrl.data import TensorSpec
 
 __all__ = [
     "all_finite",
@@ -19,6 +20,7 @@ __all__ = [
     "positive",
     "require",
     "same_batch",
+    "same_dtype",
     "unraveled",
 ]
 
@@ -235,6 +237,35 @@ def same_batch(entries: Mapping[NestedKey, tuple[Tensor, Sequence[int]]]) -> Non
         raise ValueError(
             f"batch shapes differ: {found}. The model's specs are {specs}; build it with the specs "
             "of the data's own encoding, one-hot or categorical."
+        )
+
+
+def same_dtype(name: str, value: Tensor, spec: TensorSpec) -> None:
+    """Refuse values of another dtype than that of their spec.
+
+    Args:
+        name: name of the values, for the error.
+        value: values of any shape.
+        spec: their spec.
+
+    Raises:
+        ValueError: the dtypes differ.
+
+    Examples:
+        >>> import torch
+        >>> from torchrl.data import Unbounded
+        >>> from torchrl_recall.checks import same_dtype
+        >>> same_dtype("'observation'", torch.zeros(3), Unbounded((3,)))
+        >>> same_dtype("'observation'", torch.zeros(3).double(), Unbounded((3,)))
+        Traceback (most recent call last):
+            ...
+        ValueError: 'observation' is of torch.float64, but its spec is of torch.float32. Convert \
+it with .to(torch.float32), or use torchrl's DoubleToFloat.
+    """
+    if value.dtype != spec.dtype:
+        raise ValueError(
+            f"{name} is of {value.dtype}, but its spec is of {spec.dtype}. Convert it with "
+            f".to({spec.dtype}), or use torchrl's DoubleToFloat."
         )
 
 

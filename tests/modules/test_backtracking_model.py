@@ -346,6 +346,16 @@ def test_categories_need_no_statistics(transitions):
     assert model.log_prob(data).isfinite().all()
 
 
+@pytest.mark.parametrize("key", ["observation", "action", ("next", "observation")])
+def test_data_of_another_dtype_than_their_spec_are_refused(key, make_model, transitions):
+    model, data = make_model(), transitions(8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data[key] = data[key].double()
+    with pytest.raises(ValueError, match=r"of torch.float64, but .* DoubleToFloat"):
+        model.update_statistics(data)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("key", ["observation", "action", ("next", "observation")])
 def test_bad_data_leaves_the_statistics_untouched(key, bad, make_model, transitions):

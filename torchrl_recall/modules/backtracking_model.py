@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.data import TensorSpec
 
-from torchrl_recall.checks import all_finite, at_least, next_key, require, same_batch, unraveled
+from torchrl_recall.checks import (
+    all_finite,
+    at_least,
+    next_key,
+    require,
+    same_batch,
+    same_dtype,
+    unraveled,
+)
 from torchrl_recall.modules.appendix_c_networks import leaf_spec, probabilistic_mlp
 from torchrl_recall.modules.ensemble import EnsembleDistribution
 from torchrl_recall.modules.standardization import Codec, ContinuousCodec, codec_from_spec
@@ -354,20 +362,21 @@ class BacktrackingModel(TensorDictModuleBase):
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: an entry holds NaN or infinity, or actions and states differ in their batch
-                shape.
+            ValueError: an entry holds NaN or infinity or is of another dtype than its spec, or
+                actions and states differ in their batch shape.
         """
         observation = self._read(tensordict, self.observation_key)
         next_observation = self._read(tensordict, self.next_observation_key)
         action = self._read(tensordict, self.action_key)
         self._check_batch(action, next_observation)
-        all_finite(
-            {
-                self.observation_key: observation,
-                self.next_observation_key: next_observation,
-                self.action_key: action,
-            }
-        )
+        for key, value, spec in (
+            (self.observation_key, observation, self.observation_spec),
+            (self.next_observation_key, next_observation, self.observation_spec),
+            (self.action_key, action, self.action_spec),
+        ):
+            if spec.dtype.is_floating_point:  # categories may be stored in any dtype
+                same_dtype(repr(key), value, spec)
+            all_finite({key: value})
         if not next_observation.numel():
             return
         self._warn_outside(observation, next_observation)

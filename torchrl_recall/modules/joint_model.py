@@ -240,7 +240,7 @@ class JointModel(BacktrackingModel):
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: an entry holds NaN or infinity.
+            ValueError: an entry holds NaN or infinity, or is of another dtype than its spec.
         """
         reward = self.reward_of(tensordict)
         all_finite({("next", "reward"): reward})

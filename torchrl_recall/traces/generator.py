@@ -10,7 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.envs import ExplorationType, set_exploration_type
 
-from torchrl_recall.checks import at_least, require
+from torchrl_recall.checks import at_least, require, same_dtype
 from torchrl_recall.devices import device_of
 from torchrl_recall.envs.backtracking_env import BacktrackingEnv, reverse_time
 from torchrl_recall.modules.backtracking_model import BacktrackingModel
@@ -215,12 +215,7 @@ class RecallTraceGenerator(nn.Module):
                 f"batch shape {tuple(end_states.shape)}; expected the batch shape followed by "
                 f"{tuple(spec.shape)}."
             )
-        if states.dtype != spec.dtype:
-            raise ValueError(
-                f"the end states are {states.dtype}, but the model's observations are "
-                f"{spec.dtype}. Convert them with end_states.to({spec.dtype}), or use torchrl's "
-                "DoubleToFloat."
-            )
+        same_dtype(f"the end states' {model.observation_key!r}", states, spec)
         device = device_of(cast(nn.Module, model)) or states.device
         if states.device != device:
             raise ValueError(
