@@ -120,12 +120,14 @@ class EnvConfig(TaskConfig):
     """A task with continuous actions."""
 
     backend: Literal["gymnasium", "dm_control"]
+    frame_skip: Count
     delay: Count | Literal["end"] | None
 
     @property
     def making(self) -> dict[str, Any]:
         """Return the arguments of ``make_env`` that say how to make the task."""
-        return super().making | {"backend": self.backend, "delay": self.delay}
+        own = {"backend": self.backend, "frame_skip": self.frame_skip, "delay": self.delay}
+        return super().making | own
 
     def faults(self) -> Iterator[str]:
         """Refuse two settings that both determine the task."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from gymnasium.wrappers import TransformAction
+from gymnasium.wrappers import RepeatAction, TransformAction
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import OneHot, TensorSpec
@@ -35,6 +35,7 @@ def make_env(
     observation_keys: Sequence[str] | None = None,
     entry_point: str | None = None,
     backend: Backend = "gymnasium",
+    frame_skip: int = 1,
     delay: int | Literal["end"] | None = None,
     render_mode: str | None = None,
 ) -> TransformedEnv:
@@ -52,7 +53,9 @@ def make_env(
         observation_keys: entries of a Dict observation, concatenated in this order.
         entry_point: ``module:function`` that returns the task, if it has no id.
         backend: library that has the task, ``gymnasium`` or ``dm_control``.
-        delay: number of steps between payments of rewards, or ``"end"``; see
+        frame_skip: number of steps of the task that each action is repeated for. Their rewards are
+            summed, and the last observation is seen.
+        delay: number of actions between payments of rewards, or ``"end"``; see
             :class:`~torchrl_recall.trainers.tasks.delayed_reward.DelayedReward`.
         render_mode: how the task is drawn; see
             :func:`~torchrl_recall.trainers.tasks.gym_task.make_task`.
@@ -71,6 +74,8 @@ def make_env(
         backend=backend,
         render_mode=render_mode,
     )
+    if frame_skip > 1:
+        task = RepeatAction(task, frame_skip)
     if delay is not None:
         task = DelayedReward(task, delay)
     on_cpu = device is None or device.type == "cpu"  # without a device nothing is cast

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -96,8 +97,10 @@ def _is_gymnasiums_own(task: gymnasium.Env) -> bool:
 
 
 def longest_episode(task: gymnasium.Env) -> int | None:
-    """Return the time limit of a task in steps; None if it is unknown."""
-    return None if task.spec is None else task.spec.max_episode_steps
+    """Return the time limit of a task in actions; None if it is unknown."""
+    limit = None if task.spec is None else task.spec.max_episode_steps
+    repeats = task.get_wrapper_attr("num_repeats") if task.has_wrapper_attr("num_repeats") else 1
+    return None if limit is None else math.ceil(limit / repeats)
 
 
 def is_one_hot(task: gymnasium.Env) -> bool:

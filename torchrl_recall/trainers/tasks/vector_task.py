@@ -32,6 +32,8 @@ def own_vector(name: str, making: dict[str, Any], num_envs: int) -> VectorEnv | 
         return None
     if making["entry_point"] is not None or making["observation_keys"] is not None:
         return None
+    if making.get("frame_skip", 1) > 1 or making.get("delay") is not None:
+        return None
     vector = gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point")
     return vector if isinstance(vector.single_action_space, Box) else None
 
@@ -55,7 +57,7 @@ def make_vector(
     Returns:
         The environments.
     """
-    own = None if making.get("delay") is not None else own_vector(name, making, num_envs)
+    own = own_vector(name, making, num_envs)
     if own is not None and own.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP:
         return ClipAction(own) if clip_actions else own
     if own is not None:
