@@ -239,12 +239,16 @@ def task_name(task: str) -> str:
     name, *settings = task.split("+")
     if room := re.fullmatch(r"(\d+)_(\w+)", name):
         name = f"{room[1]} x {room[1]}, {room[2].replace('_', ' ')} start"
-    words = {"env.delay=end": "reward at the end"}
-    told = [
-        words.get(setting) or re.sub(r"env\.delay=(\d+)", r"reward every \1 steps", setting)
-        for setting in settings
-    ]
-    return ", ".join([TASKS.get(name, name), *told])
+    told = [TASKS.get(name, name)]
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key == "env.delay":
+            told.append("reward at the end" if value == "end" else f"reward every {value} steps")
+        elif key == "env.frame_skip":
+            told.append(f"each action for {value} steps")
+        elif key != "env.backend":  # the task's name says it
+            told.append(setting)
+    return ", ".join(told)
 
 
 def _name(host: str, recall: str, settings: Sequence[str], *, is_short: bool = False) -> str:
