@@ -186,6 +186,8 @@ PICTURES: dict[str, tuple[Source, Callable[[Sequence[Row]], Figure], str]] = {
                     RETURN.format(5)),
     "delayed_sac": (("delayed_sac.csv", "delayed_sac", [], []), partial(returns, recipe="sac"),
                     RETURN.format(3)),
+    "cartpole_sparse": (("cartpole_sparse.csv", "cartpole_sparse", [], []),
+                        partial(returns, recipe="sac"), RETURN.format(6)),
     "figure_16": (("figure_16.csv", "16", [], []), partial(returns, recipe="trpo"),
                   RETURN.format(2)),
     "figure_7": (("figure_7.csv", "7", [], []), partial(returns, recipe="sac"), RETURN.format(3)),
