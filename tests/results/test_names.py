@@ -123,6 +123,7 @@ def test_tasks_are_told_in_words():
     assert task_name("19_opposite") == "19 x 19, opposite start"
     assert task_name("Hopper-v5+env.delay=end") == "Hopper-v5, reward at the end"
     assert task_name("Hopper-v5+env.delay=20+seed=1") == "Hopper-v5, reward every 20 steps, seed=1"
+    assert task_name("Hopper-v5+env.delay=null") == "Hopper-v5, env.delay=null"
     repeated = "reacher-hard+env.backend=dm_control+env.frame_skip=4"
     assert task_name(repeated) == "reacher-hard, each action for 4 steps"
     assert task_name("mine") == "mine"

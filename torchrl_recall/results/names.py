@@ -239,15 +239,17 @@ def task_name(task: str) -> str:
     name, *settings = task.split("+")
     if room := re.fullmatch(r"(\d+)_(\w+)", name):
         name = f"{room[1]} x {room[1]}, {room[2].replace('_', ' ')} start"
+    words = {
+        r"env\.delay=end": "reward at the end",
+        r"env\.delay=(\d+)": r"reward every \1 steps",
+        r"env\.frame_skip=(\d+)": r"each action for \1 steps",
+    }
     told = [TASKS.get(name, name)]
     for setting in settings:
-        key, _, value = setting.partition("=")
-        if key == "env.delay":
-            told.append("reward at the end" if value == "end" else f"reward every {value} steps")
-        elif key == "env.frame_skip":
-            told.append(f"each action for {value} steps")
-        elif key != "env.backend":  # the task's name says it
-            told.append(setting)
+        if setting == "env.backend=dm_control":  # the task's name says it
+            continue
+        found = (re.sub(key, text, setting) for key, text in words.items())
+        told.append(next((text for text in found if text != setting), setting))
     return ", ".join(told)
 
 
