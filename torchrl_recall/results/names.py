@@ -248,8 +248,9 @@ def task_name(task: str) -> str:
     for setting in settings:
         if setting == "env.backend=dm_control":  # the task's name says it
             continue
-        found = (re.sub(key, text, setting) for key, text in words.items())
-        told.append(next((text for text in found if text != setting), setting))
+        for key, text in words.items():
+            setting = re.sub(key, text, setting)
+        told.append(setting)
     return ", ".join(told)
 
 

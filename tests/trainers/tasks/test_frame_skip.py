@@ -52,6 +52,12 @@ def test_episodes_are_shorter(frame_skip, limit):
     assert env.rollout(300).shape == (limit,)
 
 
+def test_a_limit_of_the_users_own_may_count_actions():
+    steps = gymnasium.make("Pendulum-v1", max_episode_steps=-1)
+    repeated = gymnasium.wrappers.RepeatAction(steps, 4)
+    assert longest_episode(gymnasium.wrappers.TimeLimit(repeated, 50)) == 50
+
+
 def test_a_vector_and_evaluations_repeat_actions_too():
     making = configure(tiny(env__frame_skip="4")).env.making
     assert own_vector("point_umaze", making, 2) is None

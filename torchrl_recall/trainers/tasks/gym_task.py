@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete, flatten, flatten_space
-from gymnasium.wrappers import TransformObservation
+from gymnasium.wrappers import RepeatAction, TimeLimit, TransformObservation
 
 from torchrl_recall.trainers.entry_points import load_function
 from torchrl_recall.trainers.schema.parts import ConfigError
@@ -99,7 +99,10 @@ def _is_gymnasiums_own(task: gymnasium.Env) -> bool:
 def longest_episode(task: gymnasium.Env) -> int | None:
     """Return the time limit of a task in actions; None if it is unknown."""
     limit = None if task.spec is None else task.spec.max_episode_steps
-    repeats = task.get_wrapper_attr("num_repeats") if task.has_wrapper_attr("num_repeats") else 1
+    repeats = 1
+    while isinstance(task, gymnasium.Wrapper) and not isinstance(task, TimeLimit):
+        repeats *= task.num_repeats if isinstance(task, RepeatAction) else 1
+        task = task.env
     return None if limit is None else math.ceil(limit / repeats)
 
 
